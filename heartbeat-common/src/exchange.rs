@@ -1,0 +1,385 @@
+//! What becomes of one frame on a configured path: authenticate, record in the tick, answer.
+//! It is the packet path's whole logic after the headers were parsed, for XDP and the userspace responder.
+//! It sends nothing, reads no clock and takes no lock: `record` wants the tick's lock held, `authenticate` does not.
+
+use crate::auth;
+use crate::counter::Counter;
+use crate::frame::{self, Kind, Words, word};
+use crate::path::{PathConf, SLOT0, SLOT1, Slot};
+use crate::siphash::Midstate;
+use crate::tick::{Cached, DEPARTURES, Tick};
+use core::cell::Cell;
+
+/// Shortest time between two stale echoes on one path. A recorder that replays old probes cannot make more.
+pub const STALE_GAP_NS: u64 = 10_000_000;
+
+/// How a probe stands to what is known of its sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Current on both sides: it refreshes the tick.
+    Current,
+    /// It does not name this node's incarnation: answered, so that its sender learns it, without a tick.
+    Handshake,
+    /// Its sender's incarnation is older than the newest known: answered "stale", at a limited rate.
+    Stale,
+}
+
+/// A frame whose tag was found good.
+#[derive(Clone, Copy, Debug)]
+pub struct Authentic {
+    /// True for an echo, false for a probe.
+    pub echo: bool,
+    /// Key slot it was tagged with.
+    pub slot: u64,
+    /// State over what probe and echo share.
+    pub shared: Midstate,
+    /// State over the constants and both incarnations, where it is not the one in the tick.
+    pub learned: Option<Midstate>,
+    /// Digest of the author's standing, where it is not the one in the tick.
+    pub digest: Option<u64>,
+}
+
+/// What to send back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Newest incarnation of the prober known, for a stale echo; 0 for a plain one.
+    pub notice: u64,
+    /// What to count.
+    pub counter: Counter,
+}
+
+/// What a good frame led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A probe to be answered.
+    Answer(Answer),
+    /// An echo, taken; its round trip in ns goes into the histogram.
+    Taken(Counter, u64),
+}
+
+#[inline(always)]
+fn classify<W: Words>(frame: &W, own: u64, tick: &Tick<Cell<u64>>) -> Result<Standing, Counter> {
+    let prober = frame.get(word::PROBER_INCARNATION);
+    let sequence = frame.get(word::SEQUENCE);
+    let known = tick.peer_incarnation.get();
+    if prober < known {
+        return Ok(Standing::Stale);
+    }
+    if frame.get(word::RESPONDER_INCARNATION) != own {
+        let mark = tick.handshake_incarnation.get();
+        let newer = prober > mark || (prober == mark && sequence > tick.handshake_sequence.get());
+        return if newer { Ok(Standing::Handshake) } else { Err(Counter::DropReplay) };
+    }
+    if prober > known || tick.probe_window().accepts(sequence) {
+        Ok(Standing::Current)
+    } else {
+        Err(Counter::DropReplay)
+    }
+}
+
+/// Says why a head word that is neither slot's is wrong.
+#[cold]
+fn head_fault(head: u64) -> Counter {
+    if head as u32 != frame::MAGIC {
+        Counter::DropMagic
+    } else if (head >> 32) as u8 != frame::VERSION {
+        Counter::DropVersion
+    } else if (head >> 48) != 0 {
+        Counter::DropReserved
+    } else {
+        Counter::DropKeySlot
+    }
+}
+
+#[inline(always)]
+fn cached(cache: &Cached<Cell<u64>>, prober: u64, responder: u64, slot: u64) -> Option<Midstate> {
+    if cache.prober.get() == prober && cache.responder.get() == responder && cache.slot.get() == slot {
+        let [a, b, c, d] = &cache.lanes;
+        Some(Midstate { v: [a.get(), b.get(), c.get(), d.get()] })
+    } else {
+        None
+    }
+}
+
+#[inline(always)]
+fn cached_digest<W: Words>(frame: &W, tick: &Tick<Cell<u64>>, slot: u64) -> Option<u64> {
+    let mut difference = tick.standing_slot.get() ^ (slot + 1);
+    let mut index = 0;
+    while index < frame::STANDING_WORDS {
+        difference |= tick.standing[index].get() ^ frame.get(word::STANDING + index);
+        index += 1;
+    }
+    if difference == 0 { Some(tick.standing_digest.get()) } else { None }
+}
+
+/// Checks a frame, cheapest test first, and its tag last. Nothing is believed or changed before.
+///
+/// # Errors
+/// Returns the counter of the first test that the frame does not pass.
+#[inline(always)]
+pub fn authenticate<W: Words>(frame: &W, conf: &PathConf, tick: &Tick<Cell<u64>>) -> Result<Authentic, Counter> {
+    let head = frame.get(word::HEAD);
+    let slot = if head == frame::head(0) {
+        0
+    } else if head == frame::head(1) {
+        1
+    } else {
+        return Err(head_fault(head));
+    };
+    if frame.get(word::CLUSTER) != conf.cluster {
+        return Err(Counter::DropCluster);
+    }
+    let own = conf.standing[0];
+    let prober = frame.get(word::PROBER_INCARNATION);
+    let dynamic = frame.get(word::DYNAMIC);
+    let kind = (dynamic >> 48) & frame::KIND_MASK;
+    if dynamic >> 56 != 0 || frame.get(word::TAG_HIGH) != 0 || prober == 0 {
+        return Err(Counter::DropReserved);
+    }
+    let echo = kind == Kind::Echo as u64;
+    if echo {
+        if frame.get(word::IDS) != conf.mine_ids {
+            return Err(Counter::DropIds);
+        }
+        if prober != own {
+            return Err(Counter::DropIncarnation);
+        }
+        if !tick.echo_window().accepts(frame.get(word::SEQUENCE)) {
+            return Err(Counter::DropReplay);
+        }
+        if frame.get(word::STANDING) < tick.peer_incarnation.get() {
+            return Err(Counter::DropIncarnation);
+        }
+    } else if kind == Kind::Probe as u64 {
+        if frame.get(word::IDS) != conf.theirs_ids {
+            return Err(Counter::DropIds);
+        }
+        if frame.get(word::STANDING) != prober {
+            return Err(Counter::DropIncarnation);
+        }
+        classify(frame, own, tick)?;
+    } else {
+        return Err(Counter::DropKind);
+    }
+    if conf.flags & (if slot == 0 { SLOT0 } else { SLOT1 }) == 0 {
+        return Err(Counter::DropKeySlot);
+    }
+
+    // The fast way: both incarnations and the standing are those of the last frame.
+    let responder = frame.get(word::RESPONDER_INCARNATION);
+    let cache = if echo { &tick.mine } else { &tick.theirs };
+    let (sequence, sent) = (frame.get(word::SEQUENCE), frame.get(word::SENT));
+    let (stamp, tag) = (frame.get(word::STAMP), frame.get(word::TAG));
+    if let Some(state) = cached(cache, prober, responder, slot)
+        && let Some(digest) = cached_digest(frame, tick, slot)
+    {
+        let shared = auth::with_probe(state, sequence, sent);
+        if auth::tag(shared, stamp, digest, dynamic) == tag {
+            return Ok(Authentic { echo, slot, shared, learned: None, digest: None });
+        }
+        // Another CPU may have been changing the cache while it was read: decide without it.
+    }
+    let keys = slot_of(conf, slot);
+    let base = if echo { keys.mine } else { keys.theirs };
+    let learned = auth::with_incarnations(base, prober, responder);
+    let digest = auth::standing_digest(keys.standing_key, &auth::standing_of(frame));
+    let shared = auth::with_probe(learned, sequence, sent);
+    if auth::tag(shared, stamp, digest, dynamic) != tag {
+        return Err(Counter::DropTag);
+    }
+    Ok(Authentic { echo, slot, shared, learned: Some(learned), digest: Some(digest) })
+}
+
+#[inline(always)]
+fn slot_of(conf: &PathConf, slot: u64) -> &Slot {
+    if slot == 0 { &conf.slots[0] } else { &conf.slots[1] }
+}
+
+/// Records a good frame that came at `now` in the tick, whose lock is held. What may have changed since
+/// `authenticate` looked, on another CPU, is judged again.
+///
+/// # Errors
+/// Returns the counter of what the frame turned out to be; the tick is then unchanged.
+#[inline(always)]
+pub fn record<W: Words>(
+    frame: &W,
+    good: &Authentic,
+    conf: &PathConf,
+    tick: &Tick<Cell<u64>>,
+    now: u64,
+) -> Result<Outcome, Counter> {
+    if good.echo { record_echo(frame, good, conf, tick, now) } else { record_probe(frame, good, conf, tick, now) }
+}
+
+#[inline(always)]
+fn record_probe<W: Words>(
+    frame: &W,
+    good: &Authentic,
+    conf: &PathConf,
+    tick: &Tick<Cell<u64>>,
+    now: u64,
+) -> Result<Outcome, Counter> {
+    let prober = frame.get(word::PROBER_INCARNATION);
+    let sequence = frame.get(word::SEQUENCE);
+    match classify(frame, conf.standing[0], tick)? {
+        Standing::Current => {}
+        Standing::Handshake => {
+            tick.handshake_incarnation.set(prober);
+            tick.handshake_sequence.set(sequence);
+            return Ok(Outcome::Answer(Answer { notice: 0, counter: Counter::AnsweredHandshake }));
+        }
+        Standing::Stale => {
+            let last = tick.stale_answered_ns.get();
+            if last != 0 && now.saturating_sub(last) < STALE_GAP_NS {
+                return Err(Counter::DropStaleLimit);
+            }
+            tick.stale_answered_ns.set(now);
+            let notice = tick.peer_incarnation.get();
+            return Ok(Outcome::Answer(Answer { notice, counter: Counter::AnsweredStale }));
+        }
+    }
+    if prober > tick.peer_incarnation.get() {
+        adopt_incarnation(tick, prober);
+    }
+    let window = tick.probe_window().taken(sequence);
+    tick.probe_top.set(window.top);
+    tick.probe_bits.set(window.bits);
+    raise(&tick.probe_ns, now);
+    raise(&tick.heard_ns, now);
+    let returned = frame.get(word::STAMP);
+    if returned <= now {
+        raise(&tick.returned_ns, returned);
+    }
+    raise(&tick.answered_ns, now);
+    tick.probes.set(tick.probes.get() + 1);
+    tick.answers.set(tick.answers.get() + 1);
+    remember(frame, good, tick, &tick.theirs, now);
+    Ok(Outcome::Answer(Answer { notice: 0, counter: Counter::Answered }))
+}
+
+#[inline(always)]
+fn record_echo<W: Words>(
+    frame: &W,
+    good: &Authentic,
+    conf: &PathConf,
+    tick: &Tick<Cell<u64>>,
+    now: u64,
+) -> Result<Outcome, Counter> {
+    let sequence = frame.get(word::SEQUENCE);
+    let author = frame.get(word::STANDING);
+    let known = tick.peer_incarnation.get();
+    if author < known {
+        return Err(Counter::DropIncarnation);
+    }
+    let window = tick.echo_window();
+    if !window.accepts(sequence) {
+        return Err(Counter::DropReplay);
+    }
+    if author > known {
+        adopt_incarnation(tick, author);
+    }
+    let window = window.taken(sequence);
+    tick.echo_top.set(window.top);
+    tick.echo_bits.set(window.bits);
+    // The departure that the kernel stamped, where it is still known: the send time in the frame was taken before
+    // the send call, and the call may have waited.
+    let departed = &tick.departed[(sequence & (DEPARTURES as u64 - 1)) as usize];
+    let sent = if departed.sequence.get() == sequence { departed.ns.get() } else { frame.get(word::SENT) };
+    let round_trip = now.saturating_sub(sent);
+    tick.round_trip_ns.set(round_trip);
+    raise(&tick.peer_stamp, frame.get(word::STAMP));
+    if frame::flags(frame.get(word::DYNAMIC)) & frame::FLAG_STALE != 0 {
+        raise(&tick.stale_newest, frame.get(word::NOTICE));
+    }
+    remember(frame, good, tick, &tick.mine, now);
+    if round_trip <= conf.answer_within_ns {
+        raise(&tick.echo_ns, now);
+        raise(&tick.heard_ns, now);
+        tick.echoes.set(tick.echoes.get() + 1);
+        Ok(Outcome::Taken(Counter::EchoTimely, round_trip))
+    } else {
+        tick.late_echoes.set(tick.late_echoes.get() + 1);
+        Ok(Outcome::Taken(Counter::EchoLate, round_trip))
+    }
+}
+
+/// Begins a newer incarnation of the peer: nothing of the older one outlives it.
+#[inline(always)]
+fn adopt_incarnation(tick: &Tick<Cell<u64>>, incarnation: u64) {
+    tick.peer_incarnation.set(incarnation);
+    tick.probe_top.set(0);
+    tick.probe_bits.set(0);
+    tick.peer_stamp.set(0);
+}
+
+/// Keeps what the frame says of its author, and the MAC states that the next frame will need again.
+#[inline(always)]
+fn remember<W: Words>(
+    frame: &W,
+    good: &Authentic,
+    tick: &Tick<Cell<u64>>,
+    cache: &Cached<Cell<u64>>,
+    now: u64,
+) {
+    tick.peer_dynamic.set(frame.get(word::DYNAMIC));
+    tick.peer_dynamic_ns.set(now);
+    if let Some(state) = good.learned {
+        cache.prober.set(frame.get(word::PROBER_INCARNATION));
+        cache.responder.set(frame.get(word::RESPONDER_INCARNATION));
+        cache.slot.set(good.slot);
+        let [a, b, c, d] = &cache.lanes;
+        a.set(state.v[0]);
+        b.set(state.v[1]);
+        c.set(state.v[2]);
+        d.set(state.v[3]);
+    }
+    if let Some(digest) = good.digest {
+        let mut index = 0;
+        while index < frame::STANDING_WORDS {
+            tick.standing[index].set(frame.get(word::STANDING + index));
+            index += 1;
+        }
+        tick.standing_digest.set(digest);
+        tick.standing_slot.set(good.slot + 1);
+    }
+}
+
+#[inline(always)]
+fn raise(cell: &Cell<u64>, value: u64) {
+    if value > cell.get() {
+        cell.set(value);
+    }
+}
+
+/// Turns a probe, found good, into its echo, in place. `received` and `hold_us` are of this host's clock,
+/// `age` is from [`frame::age_since`], `flags` are the dynamic flags without kind.
+#[inline(always)]
+pub fn write_echo<W: Words>(
+    frame: &mut W,
+    good: &Authentic,
+    conf: &PathConf,
+    answer: Answer,
+    received: u64,
+    age: u64,
+    hold_us: u64,
+    flags: u8,
+) {
+    let keys = slot_of(conf, good.slot);
+    let mut flags = flags;
+    let mut digest = keys.own_digest;
+    let mut standing = conf.standing;
+    if answer.notice != 0 {
+        flags |= frame::FLAG_STALE;
+        standing[frame::STANDING_WORDS - 1] = answer.notice;
+        digest = auth::standing_digest(keys.own_standing_key, &standing);
+    }
+    let dynamic = frame::dynamic(Kind::Echo, age, hold_us, flags);
+    frame.set(word::STAMP, received);
+    frame.set(word::DYNAMIC, dynamic);
+    let mut index = 0;
+    while index < frame::STANDING_WORDS {
+        frame.set(word::STANDING + index, standing[index]);
+        index += 1;
+    }
+    frame.set(word::TAG, auth::tag(good.shared, received, digest, dynamic));
+}

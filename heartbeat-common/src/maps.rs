@@ -1,0 +1,106 @@
+//! Names, sizes and small values of the shared maps. It holds layouts only.
+
+/// Version of the map layout; part of the pin directory's name. Raise it with every change of a layout here.
+pub const ABI: u32 = 1;
+/// Most paths one node may have.
+pub const PATHS_MAX: u32 = 1024;
+/// Path configurations: two for each path, so that one is replaced while the other is read.
+pub const CONFS_MAX: u32 = PATHS_MAX * 2;
+/// Entries of the route table.
+pub const ROUTES_MAX: u32 = PATHS_MAX * 2;
+/// Buckets of a round-trip histogram: bucket `n` counts round trips of `2^n <= ns < 2^(n+1)`.
+pub const BUCKETS: usize = 36;
+
+/// Map of [`RouteKey`] to [`Route`].
+pub const ROUTES: &str = "ROUTES";
+/// Map of configuration index to [`crate::path::PathConf`].
+pub const CONFS: &str = "CONFS";
+/// Map of path index to [`crate::tick::Tick`], mmapped by the controller.
+pub const TICKS: &str = "TICKS";
+/// Map of path index to [`Histogram`], mmapped by the controller.
+pub const HISTOGRAMS: &str = "HISTOGRAMS";
+/// One [`Own`], mmapped by the controller.
+pub const OWN: &str = "OWN";
+/// Per-CPU counters, by [`crate::counter::Counter`].
+pub const COUNTERS: &str = "COUNTERS";
+/// Every map, in the order above.
+pub const ALL: [&str; 6] = [ROUTES, CONFS, TICKS, HISTOGRAMS, OWN, COUNTERS];
+
+/// Name of the XDP program.
+pub const XDP_PROGRAM: &str = "heartbeat_xdp";
+/// Name of the egress program that stamps departures.
+pub const EGRESS_PROGRAM: &str = "heartbeat_egress";
+
+/// The triple that a path is found by: interface, source and destination, as frames arrive.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct RouteKey {
+    /// The peer's address, as [`crate::auth::AddressWords`].
+    pub source: [u64; 2],
+    /// This node's address.
+    pub destination: [u64; 2],
+    /// Index of the interface.
+    pub ifindex: u32,
+    /// Zero.
+    pub zero: u32,
+}
+
+/// Where the route table leads.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Route {
+    /// Index of the path in `TICKS` and `HISTOGRAMS`.
+    pub path: u32,
+    /// Index of its configuration in `CONFS`.
+    pub conf: u32,
+}
+
+/// Round-trip histogram of one path.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Histogram {
+    /// Counts by power of two of the round trip in nanoseconds; the last bucket takes all above.
+    pub buckets: [u64; BUCKETS],
+}
+
+/// What the controller tells its own kernel, and who wrote the maps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Own {
+    /// [`ABI`], once the maps are filled in.
+    pub abi: u64,
+    /// When the deciding loop last proved progress, CLOCK_MONOTONIC ns; 0: never.
+    pub progress_ns: u64,
+    /// Dynamic flags that every echo carries (`frame::FLAG_*`, no kind).
+    pub flags: u64,
+    /// This node's incarnation.
+    pub incarnation: u64,
+    /// Generation of the controller that wrote this.
+    pub generation: u64,
+    /// First and second half of the boot id of the machine start that the maps belong to.
+    pub boot: [u64; 2],
+    /// Id of the state directory's contents (random, made with them): lost disk state is seen by it.
+    pub state_id: u64,
+}
+
+/// Returns the bucket of a round trip.
+#[inline(always)]
+#[must_use]
+pub const fn bucket(ns: u64) -> usize {
+    // A binary search: BPF has no count-leading-zeros instruction.
+    let mut value = ns;
+    let mut bucket = 0;
+    let mut shift = 32;
+    while shift > 0 {
+        if value >> shift != 0 {
+            value >>= shift;
+            bucket += shift;
+        }
+        shift /= 2;
+    }
+    if bucket >= BUCKETS { BUCKETS - 1 } else { bucket }
+}

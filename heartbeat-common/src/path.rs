@@ -1,0 +1,56 @@
+//! What userspace tells the kernel about one path: identities, precomputed MAC states, limits.
+//! Written whole by userspace, read by the packet path; it changes nothing by itself.
+
+use crate::frame::STANDING_WORDS;
+use crate::siphash::{Key, Midstate};
+
+/// Bit of [`PathConf::flags`]: key slot 0 holds a key.
+pub const SLOT0: u32 = 1 << 0;
+/// Bit of [`PathConf::flags`]: key slot 1 holds a key.
+pub const SLOT1: u32 = 1 << 1;
+/// Bit of [`PathConf::flags`]: the kernel must not answer on this path (a fallback responder does).
+pub const PASS_TO_USERSPACE: u32 = 1 << 2;
+
+/// The keys of one slot, in the form in which they are used.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Slot {
+    /// Base of exchanges in which the peer is the prober.
+    pub theirs: Midstate,
+    /// Base of exchanges in which this node is the prober.
+    pub mine: Midstate,
+    /// Key of the peer's standing, read here.
+    pub standing_key: Key,
+    /// Digest of this node's standing, read by the peer.
+    pub own_digest: u64,
+    /// Key of this node's standing, for the stale echo, whose notice differs.
+    pub own_standing_key: Key,
+}
+
+/// One path as the packet path sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct PathConf {
+    /// Cluster id.
+    pub cluster: u64,
+    /// Ids word of exchanges in which the peer is the prober.
+    pub theirs_ids: u64,
+    /// Ids word of exchanges in which this node is the prober.
+    pub mine_ids: u64,
+    /// This node's standing on this path; its first word is the own incarnation.
+    pub standing: [u64; STANDING_WORDS],
+    /// A probe's time to be answered: one delay, ns.
+    pub answer_within_ns: u64,
+    /// Both key slots.
+    pub slots: [Slot; 2],
+    /// Lowest hop limit taken: 255 on same-subnet paths.
+    pub min_hop_limit: u32,
+    /// VLAN id that frames of this path carry; 0: untagged.
+    pub vlan: u32,
+    /// [`SLOT0`], [`SLOT1`], [`PASS_TO_USERSPACE`].
+    pub flags: u32,
+    /// Zero.
+    pub zero: u32,
+}

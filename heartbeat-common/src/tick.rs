@@ -1,0 +1,139 @@
+//! The tick: the record that the packet path keeps of one path. Facts only; beliefs are userspace's.
+//! Its methods change one tick whose lock the caller holds; locking is the caller's.
+//!
+//! `Tick<Cell<u64>>` is the map value as its writers see it, `Tick<u64>` a reader's copy: one layout.
+//! Writers are serialised by `lock`, which is odd while one of them writes and rises by two with each write:
+//! a reader copies until it has seen the same even value before and after.
+
+use crate::frame::STANDING_WORDS;
+use crate::replay::Window;
+use core::cell::Cell;
+
+/// Departures remembered, by the low bits of the sequence.
+pub const DEPARTURES: usize = 8;
+
+/// A MAC state kept for the pair of incarnations last seen, so that it need not be recomputed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Cached<C> {
+    /// The prober's incarnation; 0: nothing is cached.
+    pub prober: C,
+    /// The responder's incarnation as named.
+    pub responder: C,
+    /// Key slot.
+    pub slot: C,
+    /// The state's lanes.
+    pub lanes: [C; 4],
+}
+
+/// A probe that left this host.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Departure<C> {
+    /// Its sequence; 0: none.
+    pub sequence: C,
+    /// When the kernel saw it leave, CLOCK_MONOTONIC ns.
+    pub ns: C,
+}
+
+/// What the packet path knows of one path. All times are this host's CLOCK_MONOTONIC ns; 0: never.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Tick<C> {
+    /// Sequence lock: odd while a writer is in.
+    pub lock: C,
+    /// Newest proof of life: an authentic probe, or an echo within its time, naming this incarnation.
+    pub heard_ns: C,
+    /// Newest incarnation of the peer proved; 0: none yet.
+    pub peer_incarnation: C,
+    /// When the newest probe of the peer came.
+    pub probe_ns: C,
+    /// Probe window: newest sequence.
+    pub probe_top: C,
+    /// Probe window: bits.
+    pub probe_bits: C,
+    /// When the newest echo within its time came.
+    pub echo_ns: C,
+    /// Echo window: newest sequence.
+    pub echo_top: C,
+    /// Echo window: bits.
+    pub echo_bits: C,
+    /// Round trip of the newest echo, late ones too.
+    pub round_trip_ns: C,
+    /// When a probe was last answered.
+    pub answered_ns: C,
+    /// Newest own receive stamp that a probe of the peer brought back: proof that echoes arrive.
+    pub returned_ns: C,
+    /// Newest receive stamp of the peer, the peer's clock: brought back by the next probe.
+    pub peer_stamp: C,
+    /// Dynamic word of the newest frame (age, hold, flags).
+    pub peer_dynamic: C,
+    /// When that frame came.
+    pub peer_dynamic_ns: C,
+    /// Newest incarnation of this node that the peer knows, from its stale echo; 0: none.
+    pub stale_newest: C,
+    /// When a stale echo was last sent.
+    pub stale_answered_ns: C,
+    /// Handshake mark: incarnation of the newest probe answered that did not name this incarnation.
+    pub handshake_incarnation: C,
+    /// Handshake mark: its sequence.
+    pub handshake_sequence: C,
+    /// Authentic probes taken.
+    pub probes: C,
+    /// Echoes sent.
+    pub answers: C,
+    /// Echoes within their time.
+    pub echoes: C,
+    /// Echoes after their time.
+    pub late_echoes: C,
+    /// Own probes that left.
+    pub departures: C,
+    /// Standing of the peer, from its newest frame with a new one.
+    pub standing: [C; STANDING_WORDS],
+    /// Digest of `standing` under the key of slot `standing_slot`; 0 with slot 0: nothing cached.
+    pub standing_digest: C,
+    /// Key slot of `standing_digest` plus one; 0: nothing cached.
+    pub standing_slot: C,
+    /// State of exchanges in which the peer is the prober.
+    pub theirs: Cached<C>,
+    /// State of exchanges in which this node is the prober.
+    pub mine: Cached<C>,
+    /// The newest departures.
+    pub departed: [Departure<C>; DEPARTURES],
+}
+
+#[cfg(feature = "user")]
+#[allow(unsafe_code)]
+mod pod {
+    use super::Tick;
+    // SAFETY: `repr(C)` and made of `u64` alone, so any bytes are a value and there is no padding.
+    unsafe impl bytemuck::Zeroable for Tick<u64> {}
+    // SAFETY: as above.
+    unsafe impl bytemuck::Pod for Tick<u64> {}
+}
+
+/// Words in a tick.
+pub const TICK_WORDS: usize = core::mem::size_of::<Tick<u64>>() / 8;
+
+impl Tick<Cell<u64>> {
+    /// Returns the window of the peer's probes.
+    #[inline(always)]
+    pub fn probe_window(&self) -> Window {
+        Window { top: self.probe_top.get(), bits: self.probe_bits.get() }
+    }
+
+    /// Returns the window of the peer's echoes.
+    #[inline(always)]
+    pub fn echo_window(&self) -> Window {
+        Window { top: self.echo_top.get(), bits: self.echo_bits.get() }
+    }
+
+    /// Records that own probe `sequence` left at `now`.
+    #[inline(always)]
+    pub fn depart(&self, sequence: u64, now: u64) {
+        let slot = &self.departed[(sequence & (DEPARTURES as u64 - 1)) as usize];
+        slot.sequence.set(sequence);
+        slot.ns.set(now);
+        self.departures.set(self.departures.get() + 1);
+    }
+}

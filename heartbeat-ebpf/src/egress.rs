@@ -1,0 +1,40 @@
+//! Stamps the departure of this node's own probes, where the stack hands them to the device: after the neighbour
+//! was resolved, before the queue. It changes no packet and drops none.
+
+use crate::packet::{self, Bytes, Payload, Shape};
+use crate::{lock, maps};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::programs::TcContext;
+use heartbeat_common::counter::Counter;
+use heartbeat_common::frame::{self, Kind, Words, word};
+use heartbeat_common::maps::RouteKey;
+
+/// Records the departure if the frame is a probe of ours on a configured path.
+#[inline(always)]
+pub fn depart(ctx: &TcContext) {
+    let _ = ctx.pull_data((14 + 4 + 40 + 8 + frame::LEN) as u32);
+    let bytes = Bytes { start: ctx.data(), end: ctx.data_end() };
+    let Shape::Plain(plain) = packet::plain(bytes) else { return };
+    // SAFETY: `plain` checked the UDP header and the heartbeat behind it.
+    let payload = Payload(unsafe { plain.udp.add(8) });
+    if (payload.get(word::DYNAMIC) >> 48) & frame::KIND_MASK != Kind::Probe as u64 {
+        return;
+    }
+    // The route table is keyed as frames arrive: the peer first.
+    // SAFETY: `ctx` is the kernel's own for this run.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    let key = RouteKey { source: plain.destination, destination: plain.source, ifindex, zero: 0 };
+    let Some(tick) = maps::route(&key).and_then(maps::tick) else {
+        maps::count(Counter::DepartedUnknown);
+        return;
+    };
+    // SAFETY: a helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let Some(held) = lock::take(&tick.lock) else {
+        maps::count(Counter::Contended);
+        return;
+    };
+    tick.depart(payload.get(word::SEQUENCE), now);
+    held.release();
+    maps::count(Counter::Departed);
+}

@@ -1,0 +1,84 @@
+//! The maps, and typed access to them: each is named once, here. It holds no logic.
+
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use core::cell::Cell;
+use heartbeat_common::counter::Counter;
+use heartbeat_common::maps::{CONFS_MAX, Histogram, Own, PATHS_MAX, ROUTES_MAX, Route, RouteKey};
+use heartbeat_common::path::PathConf;
+use heartbeat_common::tick::Tick;
+
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+const COUNTER_COUNT: usize = Counter::ALL.len();
+
+#[btf_map]
+static ROUTES: HashMap<RouteKey, Route, { ROUTES_MAX as usize }> = HashMap::new();
+#[btf_map]
+static CONFS: Array<PathConf, { CONFS_MAX as usize }> = Array::new();
+#[btf_map]
+static TICKS: Array<Tick<u64>, { PATHS_MAX as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static HISTOGRAMS: Array<Histogram, { PATHS_MAX as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static OWN: Array<Own, 1, MMAPABLE> = Array::new();
+#[btf_map]
+static COUNTERS: PerCpuArray<u64, COUNTER_COUNT> = PerCpuArray::new();
+
+/// Finds the path of a triple.
+#[inline(always)]
+pub fn route(key: &RouteKey) -> Option<Route> {
+    // SAFETY: an entry is replaced whole under RCU, which a program holds throughout; the copy is two words.
+    unsafe { ROUTES.get(key).copied() }
+}
+
+/// Returns a path's configuration.
+#[inline(always)]
+pub fn conf(route: Route) -> Option<&'static PathConf> {
+    CONFS.get(route.conf).map(|conf| {
+        // SAFETY: array entries live as long as the map, which outlives every run of the program.
+        unsafe { &*core::ptr::from_ref(conf) }
+    })
+}
+
+/// Returns a path's tick.
+#[inline(always)]
+pub fn tick(route: Route) -> Option<&'static Tick<Cell<u64>>> {
+    let tick = TICKS.get_ptr_mut(route.path)?;
+    // SAFETY: array entries live as long as the map; `Cell<u64>` has the layout of `u64`; writers hold its lock.
+    Some(unsafe { &*tick.cast() })
+}
+
+/// Counts one round trip. The caller holds the lock of the path's tick, which serialises this as well.
+#[inline(always)]
+pub fn count_round_trip(route: Route, ns: u64) {
+    if let Some(histogram) = HISTOGRAMS.get_ptr_mut(route.path) {
+        let bucket = heartbeat_common::maps::bucket(ns);
+        // SAFETY: `bucket` is below `BUCKETS`; no other writer is in, as the tick's lock is held.
+        unsafe {
+            let cell = (&raw mut (*histogram).buckets).cast::<u64>().add(bucket);
+            *cell += 1;
+        }
+    }
+}
+
+/// Returns (when the controller last proved progress, the dynamic flags of every echo).
+#[inline(always)]
+pub fn own() -> (u64, u8) {
+    match OWN.get_ptr(0) {
+        // SAFETY: aligned words of a live entry; userspace writes each with one store.
+        Some(own) => unsafe {
+            ((&raw const (*own).progress_ns).read_volatile(), (&raw const (*own).flags).read_volatile() as u8)
+        },
+        None => (0, 0),
+    }
+}
+
+/// Counts one event on this CPU.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(cell) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the entry is this CPU's own, and the program is not preempted by itself.
+        unsafe { *cell += 1 }
+    }
+}

@@ -3,6 +3,7 @@
 //! It sends nothing, reads no clock and takes no lock: `record` wants the tick's lock held, `authenticate` does not.
 
 use crate::auth;
+use crate::checksum;
 use crate::counter::Counter;
 use crate::frame::{self, Kind, Words, word};
 use crate::path::{PathConf, SLOT0, SLOT1, Slot};
@@ -351,9 +352,11 @@ fn raise(cell: &Cell<u64>, value: u64) {
     }
 }
 
-/// Turns a probe, found good, into its echo, in place. `received` and `hold_us` are of this host's clock,
-/// `age` is from [`frame::age_since`], `flags` are the dynamic flags without kind.
+/// Turns a probe, found good, into its echo, in place, and returns the sum for its UDP checksum
+/// (see [`checksum`](crate::checksum)). `received` and `hold_us` are of this host's clock, `age` is from
+/// [`frame::age_since`], `flags` are the dynamic flags without kind.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "inlined: the kernel passes at most five")]
 pub fn write_echo<W: Words>(
     frame: &mut W,
     good: &Authentic,
@@ -363,23 +366,31 @@ pub fn write_echo<W: Words>(
     age: u64,
     hold_us: u64,
     flags: u8,
-) {
+) -> u64 {
     let keys = slot_of(conf, good.slot);
     let mut flags = flags;
     let mut digest = keys.own_digest;
-    let mut standing = conf.standing;
+    let mut index = 0;
+    while index < frame::STANDING_WORDS {
+        frame.set(word::STANDING + index, conf.standing[index]);
+        index += 1;
+    }
     if answer.notice != 0 {
         flags |= frame::FLAG_STALE;
-        standing[frame::STANDING_WORDS - 1] = answer.notice;
-        digest = auth::standing_digest(keys.own_standing_key, &standing);
+        frame.set(word::NOTICE, answer.notice);
+        digest = auth::standing_digest(keys.own_standing_key, &auth::standing_of(frame));
     }
     let dynamic = frame::dynamic(Kind::Echo, age, hold_us, flags);
     frame.set(word::STAMP, received);
     frame.set(word::DYNAMIC, dynamic);
-    let mut index = 0;
-    while index < frame::STANDING_WORDS {
-        frame.set(word::STANDING + index, standing[index]);
-        index += 1;
-    }
-    frame.set(word::TAG, auth::tag(good.shared, received, digest, dynamic));
+    let tag = auth::tag(good.shared, received, digest, dynamic);
+    frame.set(word::TAG, tag);
+    checksum::add(keys.echo_sum, answer.notice)
+        .wrapping_add(checksum::of(frame.get(word::PROBER_INCARNATION)))
+        .wrapping_add(checksum::of(frame.get(word::RESPONDER_INCARNATION)))
+        .wrapping_add(checksum::of(frame.get(word::SEQUENCE)))
+        .wrapping_add(checksum::of(frame.get(word::SENT)))
+        .wrapping_add(checksum::of(received))
+        .wrapping_add(checksum::of(dynamic))
+        .wrapping_add(checksum::of(tag))
 }

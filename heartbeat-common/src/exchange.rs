@@ -6,7 +6,7 @@ use crate::auth;
 use crate::counter::Counter;
 use crate::frame::{self, Kind, Words, word};
 use crate::path::{PathConf, SLOT0, SLOT1, Slot};
-use crate::siphash::Midstate;
+use crate::siphash::{Key, Midstate};
 use crate::tick::{Cached, DEPARTURES, Tick};
 use core::cell::Cell;
 
@@ -92,8 +92,8 @@ fn head_fault(head: u64) -> Counter {
 }
 
 #[inline(always)]
-fn cached(cache: &Cached<Cell<u64>>, prober: u64, responder: u64, slot: u64) -> Option<Midstate> {
-    if cache.prober.get() == prober && cache.responder.get() == responder && cache.slot.get() == slot {
+fn cached(cache: &Cached<Cell<u64>>, prober: u64, responder: u64, base: Midstate) -> Option<Midstate> {
+    if cache.prober.get() == prober && cache.responder.get() == responder && cache.base.get() == base.v[0] {
         let [a, b, c, d] = &cache.lanes;
         Some(Midstate { v: [a.get(), b.get(), c.get(), d.get()] })
     } else {
@@ -102,14 +102,21 @@ fn cached(cache: &Cached<Cell<u64>>, prober: u64, responder: u64, slot: u64) -> 
 }
 
 #[inline(always)]
-fn cached_digest<W: Words>(frame: &W, tick: &Tick<Cell<u64>>, slot: u64) -> Option<u64> {
-    let mut difference = tick.standing_slot.get() ^ (slot + 1);
+fn cached_digest<W: Words>(frame: &W, tick: &Tick<Cell<u64>>, key: Key) -> Option<u64> {
+    let mut difference = tick.standing_mark.get() ^ mark(key);
     let mut index = 0;
     while index < frame::STANDING_WORDS {
         difference |= tick.standing[index].get() ^ frame.get(word::STANDING + index);
         index += 1;
     }
     if difference == 0 { Some(tick.standing_digest.get()) } else { None }
+}
+
+/// Says which key a cached digest belongs to. Not the slot's number: a slot's key is replaced by rotation, and what
+/// was computed under the old one must not be found again. Never 0, which says that nothing is cached.
+#[inline(always)]
+const fn mark(key: Key) -> u64 {
+    key.k[0] | 1
 }
 
 /// Checks a frame, cheapest test first, and its tag last. Nothing is believed or changed before.
@@ -165,13 +172,15 @@ pub fn authenticate<W: Words>(frame: &W, conf: &PathConf, tick: &Tick<Cell<u64>>
         return Err(Counter::DropKeySlot);
     }
 
-    // The fast way: both incarnations and the standing are those of the last frame.
+    // The fast way: key, both incarnations and the standing are those of the last frame.
+    let keys = slot_of(conf, slot);
+    let base = if echo { keys.mine } else { keys.theirs };
     let responder = frame.get(word::RESPONDER_INCARNATION);
     let cache = if echo { &tick.mine } else { &tick.theirs };
     let (sequence, sent) = (frame.get(word::SEQUENCE), frame.get(word::SENT));
     let (stamp, tag) = (frame.get(word::STAMP), frame.get(word::TAG));
-    if let Some(state) = cached(cache, prober, responder, slot)
-        && let Some(digest) = cached_digest(frame, tick, slot)
+    if let Some(state) = cached(cache, prober, responder, base)
+        && let Some(digest) = cached_digest(frame, tick, keys.standing_key)
     {
         let shared = auth::with_probe(state, sequence, sent);
         if auth::tag(shared, stamp, digest, dynamic) == tag {
@@ -179,8 +188,6 @@ pub fn authenticate<W: Words>(frame: &W, conf: &PathConf, tick: &Tick<Cell<u64>>
         }
         // Another CPU may have been changing the cache while it was read: decide without it.
     }
-    let keys = slot_of(conf, slot);
-    let base = if echo { keys.mine } else { keys.theirs };
     let learned = auth::with_incarnations(base, prober, responder);
     let digest = auth::standing_digest(keys.standing_key, &auth::standing_of(frame));
     let shared = auth::with_probe(learned, sequence, sent);
@@ -253,7 +260,7 @@ fn record_probe<W: Words>(
     raise(&tick.answered_ns, now);
     tick.probes.set(tick.probes.get() + 1);
     tick.answers.set(tick.answers.get() + 1);
-    remember(frame, good, tick, &tick.theirs, now);
+    remember(frame, good, conf, tick, now);
     Ok(Outcome::Answer(Answer { notice: 0, counter: Counter::Answered }))
 }
 
@@ -291,7 +298,7 @@ fn record_echo<W: Words>(
     if frame::flags(frame.get(word::DYNAMIC)) & frame::FLAG_STALE != 0 {
         raise(&tick.stale_newest, frame.get(word::NOTICE));
     }
-    remember(frame, good, tick, &tick.mine, now);
+    remember(frame, good, conf, tick, now);
     if round_trip <= conf.answer_within_ns {
         raise(&tick.echo_ns, now);
         raise(&tick.heard_ns, now);
@@ -314,19 +321,15 @@ fn adopt_incarnation(tick: &Tick<Cell<u64>>, incarnation: u64) {
 
 /// Keeps what the frame says of its author, and the MAC states that the next frame will need again.
 #[inline(always)]
-fn remember<W: Words>(
-    frame: &W,
-    good: &Authentic,
-    tick: &Tick<Cell<u64>>,
-    cache: &Cached<Cell<u64>>,
-    now: u64,
-) {
+fn remember<W: Words>(frame: &W, good: &Authentic, conf: &PathConf, tick: &Tick<Cell<u64>>, now: u64) {
+    let keys = slot_of(conf, good.slot);
+    let (cache, base) = if good.echo { (&tick.mine, keys.mine) } else { (&tick.theirs, keys.theirs) };
     tick.peer_dynamic.set(frame.get(word::DYNAMIC));
     tick.peer_dynamic_ns.set(now);
     if let Some(state) = good.learned {
         cache.prober.set(frame.get(word::PROBER_INCARNATION));
         cache.responder.set(frame.get(word::RESPONDER_INCARNATION));
-        cache.slot.set(good.slot);
+        cache.base.set(base.v[0]);
         let [a, b, c, d] = &cache.lanes;
         a.set(state.v[0]);
         b.set(state.v[1]);
@@ -340,7 +343,7 @@ fn remember<W: Words>(
             index += 1;
         }
         tick.standing_digest.set(digest);
-        tick.standing_slot.set(good.slot + 1);
+        tick.standing_mark.set(mark(keys.standing_key));
     }
 }
 

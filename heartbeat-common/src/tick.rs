@@ -20,8 +20,8 @@ pub struct Cached<C> {
     pub prober: C,
     /// The responder's incarnation as named.
     pub responder: C,
-    /// Key slot.
-    pub slot: C,
+    /// First lane of the base that it continues: another key has another.
+    pub base: C,
     /// The state's lanes.
     pub lanes: [C; 4],
 }
@@ -90,10 +90,10 @@ pub struct Tick<C> {
     pub departures: C,
     /// Standing of the peer, from its newest frame with a new one.
     pub standing: [C; STANDING_WORDS],
-    /// Digest of `standing` under the key of slot `standing_slot`; 0 with slot 0: nothing cached.
+    /// Digest of `standing` under the key that `standing_mark` names.
     pub standing_digest: C,
-    /// Key slot of `standing_digest` plus one; 0: nothing cached.
-    pub standing_slot: C,
+    /// Names the key of `standing_digest`; 0: nothing cached.
+    pub standing_mark: C,
     /// State of exchanges in which the peer is the prober.
     pub theirs: Cached<C>,
     /// State of exchanges in which this node is the prober.

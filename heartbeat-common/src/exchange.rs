@@ -248,6 +248,7 @@ fn record_probe<W: Words>(
     if prober > tick.peer_incarnation.get() {
         adopt_incarnation(tick, prober);
     }
+    let newest = sequence > tick.probe_top.get();
     let window = tick.probe_window().taken(sequence);
     tick.probe_top.set(window.top);
     tick.probe_bits.set(window.bits);
@@ -260,7 +261,10 @@ fn record_probe<W: Words>(
     raise(&tick.answered_ns, now);
     tick.probes.set(tick.probes.get() + 1);
     tick.answers.set(tick.answers.get() + 1);
-    remember(frame, good, conf, tick, now);
+    keep_state(frame, good, conf, tick);
+    if newest {
+        keep_standing(frame, good, conf, tick, now);
+    }
     Ok(Outcome::Answer(Answer { notice: 0, counter: Counter::Answered }))
 }
 
@@ -282,9 +286,11 @@ fn record_echo<W: Words>(
     if !window.accepts(sequence) {
         return Err(Counter::DropReplay);
     }
-    if author > known {
+    let adopted = author > known;
+    if adopted {
         adopt_incarnation(tick, author);
     }
+    let newest = sequence > window.top;
     let window = window.taken(sequence);
     tick.echo_top.set(window.top);
     tick.echo_bits.set(window.bits);
@@ -298,8 +304,13 @@ fn record_echo<W: Words>(
     if frame::flags(frame.get(word::DYNAMIC)) & frame::FLAG_STALE != 0 {
         raise(&tick.stale_newest, frame.get(word::NOTICE));
     }
-    remember(frame, good, conf, tick, now);
-    if round_trip <= conf.answer_within_ns {
+    keep_state(frame, good, conf, tick);
+    let timely = round_trip <= conf.answer_within_ns;
+    // A late echo's age was true when it was written; taken for new it would hide a controller that hangs.
+    if adopted || newest && timely {
+        keep_standing(frame, good, conf, tick, now);
+    }
+    if timely {
         raise(&tick.echo_ns, now);
         raise(&tick.heard_ns, now);
         tick.echoes.set(tick.echoes.get() + 1);
@@ -319,32 +330,35 @@ fn adopt_incarnation(tick: &Tick<Cell<u64>>, incarnation: u64) {
     tick.peer_stamp.set(0);
 }
 
-/// Keeps what the frame says of its author, and the MAC states that the next frame will need again.
+/// Keeps the MAC state that the next frame will need again.
 #[inline(always)]
-fn remember<W: Words>(frame: &W, good: &Authentic, conf: &PathConf, tick: &Tick<Cell<u64>>, now: u64) {
+fn keep_state<W: Words>(frame: &W, good: &Authentic, conf: &PathConf, tick: &Tick<Cell<u64>>) {
+    let Some(state) = good.learned else { return };
     let keys = slot_of(conf, good.slot);
     let (cache, base) = if good.echo { (&tick.mine, keys.mine) } else { (&tick.theirs, keys.theirs) };
+    cache.prober.set(frame.get(word::PROBER_INCARNATION));
+    cache.responder.set(frame.get(word::RESPONDER_INCARNATION));
+    cache.base.set(base.v[0]);
+    let [a, b, c, d] = &cache.lanes;
+    a.set(state.v[0]);
+    b.set(state.v[1]);
+    c.set(state.v[2]);
+    d.set(state.v[3]);
+}
+
+/// Keeps what the frame says of its author. Only of the newest one: a frame that was overtaken says what was.
+#[inline(always)]
+fn keep_standing<W: Words>(frame: &W, good: &Authentic, conf: &PathConf, tick: &Tick<Cell<u64>>, now: u64) {
     tick.peer_dynamic.set(frame.get(word::DYNAMIC));
     tick.peer_dynamic_ns.set(now);
-    if let Some(state) = good.learned {
-        cache.prober.set(frame.get(word::PROBER_INCARNATION));
-        cache.responder.set(frame.get(word::RESPONDER_INCARNATION));
-        cache.base.set(base.v[0]);
-        let [a, b, c, d] = &cache.lanes;
-        a.set(state.v[0]);
-        b.set(state.v[1]);
-        c.set(state.v[2]);
-        d.set(state.v[3]);
+    let Some(digest) = good.digest else { return };
+    let mut index = 0;
+    while index < frame::STANDING_WORDS {
+        tick.standing[index].set(frame.get(word::STANDING + index));
+        index += 1;
     }
-    if let Some(digest) = good.digest {
-        let mut index = 0;
-        while index < frame::STANDING_WORDS {
-            tick.standing[index].set(frame.get(word::STANDING + index));
-            index += 1;
-        }
-        tick.standing_digest.set(digest);
-        tick.standing_mark.set(mark(keys.standing_key));
-    }
+    tick.standing_digest.set(digest);
+    tick.standing_mark.set(mark(slot_of(conf, good.slot).standing_key));
 }
 
 #[inline(always)]

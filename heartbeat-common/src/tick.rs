@@ -66,7 +66,7 @@ pub struct Tick<C> {
     pub returned_ns: C,
     /// Newest receive stamp of the peer, the peer's clock: brought back by the next probe.
     pub peer_stamp: C,
-    /// Dynamic word of the newest frame (age, hold, flags).
+    /// Dynamic word (age, hold, flags) of the newest frame that was no late echo.
     pub peer_dynamic: C,
     /// When that frame came.
     pub peer_dynamic_ns: C,
@@ -88,7 +88,7 @@ pub struct Tick<C> {
     pub late_echoes: C,
     /// Own probes that left.
     pub departures: C,
-    /// Standing of the peer, from its newest frame with a new one.
+    /// Standing of the peer, from the same frame or an earlier one with the same standing.
     pub standing: [C; STANDING_WORDS],
     /// Digest of `standing` under the key that `standing_mark` names.
     pub standing_digest: C,

@@ -301,8 +301,14 @@ fn udp(
     if u16::from_be(source_port) != PORT {
         return Shape::Malformed(Counter::DropPort);
     }
+    let ethernet = bytes.start as *mut u8;
+    // SAFETY: the IP header behind it was checked. Swapped, a group address would be the echo's source, or make
+    // one echo many.
+    if unsafe { read::<u8>(ethernet, 0) | read::<u8>(ethernet, 6) } & 1 != 0 {
+        return Shape::Malformed(Counter::DropLayer2);
+    }
     Shape::Plain(Plain {
-        ethernet: bytes.start as *mut u8,
+        ethernet,
         ip: (bytes.start + offset) as *mut u8,
         udp,
         ipv6,

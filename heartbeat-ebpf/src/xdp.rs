@@ -37,6 +37,10 @@ pub fn receive(ctx: &XdpContext) -> Verdict {
         }
         Shape::Plain(frame) => frame,
     };
+    // SAFETY: `plain` checked the UDP header. A checksum of zero is forbidden on IPv6; the MAC is the better judge.
+    if frame.ipv6 && unsafe { read::<u16>(frame.udp, 6) } == 0 {
+        maps::count(Counter::ChecksumZero);
+    }
     // SAFETY: `ctx` is the kernel's own for this run.
     let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
     match exchange_frame(&frame, ifindex) {

@@ -78,6 +78,14 @@ impl Attachment {
         self.pin.exists()
     }
 
+    /// Makes the pin again.
+    ///
+    /// # Errors
+    /// If the directory does not take it.
+    pub fn restore_pin(&self) -> anyhow::Result<()> {
+        sys::object_pin(self.link.as_fd(), &self.pin).with_context(|| format!("pin {}", self.pin.display()))
+    }
+
     /// Takes the program off the device and removes the pin.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 
 use crate::io::memory::{MapFds, Shared};
 use crate::io::pins::PinDir;
+use crate::io::sys;
 use anyhow::{Context, bail};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, Xdp};
@@ -70,6 +71,27 @@ impl Object {
             own: self.map_fd(maps::OWN)?,
         };
         Shared::new(Some(&fds), paths)
+    }
+
+    /// Pins the maps of facts again where their pins have vanished; returns how many.
+    ///
+    /// # Errors
+    /// If a pin cannot be made.
+    pub fn restore_pins(&self, pins: &PinDir) -> anyhow::Result<u32> {
+        let mut restored = 0;
+        for name in maps::PINNED {
+            let path = pins.map(name);
+            if !path.exists() {
+                pins.make()?;
+                let fd = match name {
+                    maps::COUNTERS => self.counters.map().fd().as_fd(),
+                    name => self.map_fd(name)?,
+                };
+                sys::object_pin(fd, &path).with_context(|| format!("pin {}", path.display()))?;
+                restored += 1;
+            }
+        }
+        Ok(restored)
     }
 
     fn map_fd(&self, name: &str) -> anyhow::Result<BorrowedFd<'_>> {

@@ -10,7 +10,8 @@ use aya::maps::{MapInfo, MapType};
 use heartbeat_common::counter::Counter;
 use heartbeat_common::maps::{self, Histogram, Own};
 use heartbeat_common::tick::Tick;
-use std::fs;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -46,11 +47,45 @@ impl PinDir {
         }
         check_owned(root)?;
         let versioned = root.join(format!("v{}", maps::ABI));
-        if !versioned.exists() {
-            fs::DirBuilder::new().mode(0o700).create(&versioned).with_context(|| format!("make {}", versioned.display()))?;
+        let pins = Self { root: root.to_owned(), versioned };
+        pins.make()?;
+        Ok(pins)
+    }
+
+    /// Makes the directories where they are missing, and checks them.
+    ///
+    /// # Errors
+    /// If one cannot be made or is not ours alone.
+    pub fn make(&self) -> anyhow::Result<()> {
+        for directory in [&self.root, &self.versioned] {
+            if !directory.exists() {
+                fs::DirBuilder::new()
+                    .mode(0o700)
+                    .create(directory)
+                    .with_context(|| format!("make {}", directory.display()))?;
+            }
+            check_owned(directory)?;
         }
-        check_owned(&versioned)?;
-        Ok(Self { root: root.to_owned(), versioned })
+        Ok(())
+    }
+
+    /// Returns the directory that the configuration names.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Takes the directory for this process alone; the lock goes with the returned descriptor. `None` if another has it.
+    ///
+    /// # Errors
+    /// If the directory cannot be opened.
+    pub fn lock(&self) -> anyhow::Result<Option<Flock<File>>> {
+        let directory = File::open(&self.root).with_context(|| format!("open {}", self.root.display()))?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(error).with_context(|| format!("lock {}", self.root.display())),
+        }
     }
 
     /// Path of a map's pin.

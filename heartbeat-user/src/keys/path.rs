@@ -3,6 +3,7 @@
 
 use super::{KeyRing, SLOTS};
 use heartbeat_common::auth::{self, AddressWords};
+use heartbeat_common::checksum;
 use heartbeat_common::frame::{self, Kind, STANDING_WORDS, WORDS, word};
 use heartbeat_common::maps::RouteKey;
 use heartbeat_common::path::{PASS_TO_USERSPACE, PathConf, SLOT0, SLOT1, Slot};
@@ -129,6 +130,15 @@ fn slot_of(ring: &KeyRing, path: &PathSpec, standing: &[u64; STANDING_WORDS], sl
         standing_key: ring.standing(path.peer, path.own, slot)?,
         own_digest: auth::standing_digest(own_standing_key, standing),
         own_standing_key,
+        echo_sum: checksum::constant(
+            path.local.is_ipv6(),
+            address_words(path.remote),
+            address_words(path.local),
+            frame::head(slot as u8),
+            ring.cluster(),
+            path.theirs_ids(),
+            standing,
+        ),
     })
 }
 

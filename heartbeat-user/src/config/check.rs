@@ -2,7 +2,7 @@
 
 use super::fault::{FaultKind, Faults};
 use super::read::{NetworkAt, NodeAt};
-use super::section::At;
+use super::section::{At, List};
 use super::{Network, Node, Role};
 use heartbeat_common::maps::PATHS_MAX;
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,42 +85,51 @@ impl<K: Ord> Unique<K> {
 
 /// Checks networks and nodes, each by itself and against each other, and sorts both by id. What is at fault is left
 /// out of the result.
-pub(super) fn members(faults: &mut Faults, networks: Vec<NetworkAt>, nodes: Vec<NodeAt>) -> (Vec<Network>, Vec<Node>) {
+pub(super) fn members(
+    faults: &mut Faults,
+    networks: List<NetworkAt>,
+    nodes: List<NodeAt>,
+) -> (Vec<Network>, Vec<Node>) {
     let before = faults.count();
-    unique_networks(faults, &networks);
-    subnets_apart(faults, &networks);
-    // Faults of the networks make addresses homeless that are right: judge those only against sound networks.
-    let placed = place(&networks, faults.count() == before && sound(&networks));
+    unique_networks(faults, &networks.items);
+    subnets_apart(faults, &networks.items);
+    // A subnet that could not be read would make addresses homeless that are right.
+    let subnets_known = networks.complete && networks.items.iter().all(|network| network.subnets.complete);
+    let mut networks: Vec<Network> = networks.items.into_iter().enumerate().map(place).collect();
+    unique_nodes(faults, &nodes.items);
+    let addresses_known = nodes.complete && nodes.items.iter().all(|node| node.addresses.complete);
+    if subnets_known {
+        for address in nodes.items.iter().flat_map(|node| &node.addresses.items) {
+            if home(&networks, address.value).is_none() {
+                let rule = format!("must lie in a subnet of a network (got {})", address.value);
+                faults.add(FaultKind::Relation, address.offset, address.key.clone(), rule);
+            }
+        }
+    }
+    if subnets_known && addresses_known && faults.count() == before {
+        reach(faults, &networks, &nodes.items);
+    }
+    networks.sort_by_key(|network| network.id);
+    let mut nodes: Vec<Node> = nodes.items.iter().filter_map(|node| settle(node, &networks)).collect();
+    nodes.sort_by_key(|node| node.id);
+    (networks, nodes)
+}
+
+fn unique_nodes(faults: &mut Faults, nodes: &[NodeAt]) {
     let mut names = Unique::new();
     let mut ids = Unique::new();
     let mut addresses = Unique::new();
-    for node in &nodes {
+    for node in nodes {
         if let Some(name) = &node.name {
             names.check(faults, name.value.to_lowercase(), &format!("{:?}", name.value), name);
         }
         if let Some(id) = &node.id {
             ids.check(faults, id.value, &id.value.to_string(), id);
         }
-        for address in &node.addresses {
+        for address in &node.addresses.items {
             addresses.check(faults, address.value, &address.value.to_string(), address);
-            if placed.as_ref().is_some_and(|networks| home(networks, address.value).is_none()) {
-                let rule = format!("must lie in a subnet of a network (got {})", address.value);
-                faults.add(FaultKind::Relation, address.offset, address.key.clone(), rule);
-            }
         }
     }
-    let Some(mut networks) = placed else { return (Vec::new(), Vec::new()) };
-    if faults.count() == before {
-        reach(faults, &networks, &nodes);
-    }
-    networks.sort_by_key(|network| network.id);
-    let mut nodes: Vec<Node> = nodes.iter().filter_map(|node| settle(node, &networks)).collect();
-    nodes.sort_by_key(|node| node.id);
-    (networks, nodes)
-}
-
-fn sound(networks: &[NetworkAt]) -> bool {
-    networks.iter().all(|network| network.id.is_some() && !network.subnets.is_empty())
 }
 
 fn unique_networks(faults: &mut Faults, networks: &[NetworkAt]) {
@@ -137,7 +146,7 @@ fn unique_networks(faults: &mut Faults, networks: &[NetworkAt]) {
 }
 
 fn subnets_apart(faults: &mut Faults, networks: &[NetworkAt]) {
-    let all: Vec<_> = networks.iter().flat_map(|network| &network.subnets).collect();
+    let all: Vec<_> = networks.iter().flat_map(|network| &network.subnets.items).collect();
     for (index, subnet) in all.iter().enumerate() {
         if let Some(other) = all.iter().take(index).find(|other| other.value.overlaps(&subnet.value)) {
             let line = faults.line(other.offset);
@@ -150,21 +159,15 @@ fn subnets_apart(faults: &mut Faults, networks: &[NetworkAt]) {
     }
 }
 
-/// Builds the networks, if they are sound.
-fn place(networks: &[NetworkAt], sound: bool) -> Option<Vec<Network>> {
-    if !sound {
-        return None;
+/// Builds a network. What could not be read is a fault already; here anything stands for it.
+fn place((index, network): (usize, NetworkAt)) -> Network {
+    Network {
+        id: network.id.map_or(index as u16, |id| id.value),
+        name: network.name.map(|name| name.value).unwrap_or_default(),
+        role: network.role.unwrap_or(Role::Both),
+        subnets: network.subnets.items.iter().map(|subnet| subnet.value).collect(),
+        vlan: network.vlan.unwrap_or_default(),
     }
-    let build = |network: &NetworkAt| {
-        Some(Network {
-            id: network.id.as_ref()?.value,
-            name: network.name.as_ref().map(|name| name.value.clone()).unwrap_or_default(),
-            role: network.role.unwrap_or(Role::Both),
-            subnets: network.subnets.iter().map(|subnet| subnet.value).collect(),
-            vlan: network.vlan.unwrap_or_default(),
-        })
-    };
-    networks.iter().map(build).collect()
 }
 
 fn home(networks: &[Network], address: IpAddr) -> Option<&Network> {
@@ -172,8 +175,12 @@ fn home(networks: &[Network], address: IpAddr) -> Option<&Network> {
 }
 
 fn settle(node: &NodeAt, networks: &[Network]) -> Option<Node> {
-    let mut addresses: Vec<(u16, IpAddr)> =
-        node.addresses.iter().filter_map(|address| Some((home(networks, address.value)?.id, address.value))).collect();
+    let mut addresses: Vec<(u16, IpAddr)> = node
+        .addresses
+        .items
+        .iter()
+        .filter_map(|address| Some((home(networks, address.value)?.id, address.value)))
+        .collect();
     addresses.sort_unstable();
     Some(Node { id: node.id.as_ref()?.value, name: node.name.as_ref()?.value.clone(), addresses })
 }
@@ -183,7 +190,7 @@ type Ends = BTreeMap<(u16, bool), usize>;
 
 fn ends(networks: &[Network], node: &NodeAt) -> Ends {
     let mut ends = Ends::new();
-    for address in &node.addresses {
+    for address in &node.addresses.items {
         if let Some(network) = home(networks, address.value).filter(|network| network.role.is_monitored()) {
             *ends.entry((network.id, address.value.is_ipv4())).or_default() += 1;
         }

@@ -72,13 +72,21 @@ impl fmt::Display for ConfigErrors {
     }
 }
 
+/// A fault whose line and column are not worked out yet.
+struct Found {
+    offset: usize,
+    key: String,
+    kind: FaultKind,
+    rule: String,
+}
+
 /// Collects faults against one text and turns byte offsets into lines and columns.
 pub(super) struct Faults {
     file: Arc<str>,
     text: String,
     /// Offset at which each line starts.
     lines: Vec<usize>,
-    found: Vec<(usize, Fault)>,
+    found: Vec<Found>,
 }
 
 impl Faults {
@@ -99,13 +107,7 @@ impl Faults {
 
     /// Adds a fault at `offset` bytes into the text.
     pub(super) fn add(&mut self, kind: FaultKind, offset: usize, key: impl Into<String>, rule: impl Into<String>) {
-        let offset = offset.min(self.text.len());
-        let line = self.line(offset);
-        let start = self.lines[line - 1];
-        // A span may end within a character only if the parser says so; count what starts before it.
-        let column = self.text[start..].char_indices().take_while(|(at, _)| start + at < offset).count() + 1;
-        let fault = Fault { file: self.file.clone(), line, column, key: key.into(), kind, rule: rule.into() };
-        self.found.push((offset, fault));
+        self.found.push(Found { offset: offset.min(self.text.len()), key: key.into(), kind, rule: rule.into() });
     }
 
     /// Returns how many faults there are.
@@ -119,13 +121,25 @@ impl Faults {
     }
 
     /// Returns the faults, in the order of the text.
-    pub(super) fn finish(self) -> Result<(), ConfigErrors> {
-        let mut found = self.found;
+    pub(super) fn finish(mut self) -> Result<(), ConfigErrors> {
+        let mut found = std::mem::take(&mut self.found);
         if found.is_empty() {
             return Ok(());
         }
-        found.sort_by(|(a, _), (b, _)| a.cmp(b));
-        Err(ConfigErrors(found.into_iter().map(|(_, fault)| fault).collect()))
+        found.sort_by_key(|found| found.offset);
+        // One walk over the text: a line may be long and hold any number of faults.
+        let (mut line, mut column, mut reached) = (1, 1, 0);
+        let mut faults = Vec::with_capacity(found.len());
+        for Found { offset, key, kind, rule } in found {
+            let now = self.line(offset);
+            if now != line {
+                (line, column, reached) = (now, 1, self.lines[now - 1]);
+            }
+            column += self.text[reached..].char_indices().take_while(|(at, _)| reached + at < offset).count();
+            reached = offset;
+            faults.push(Fault { file: self.file.clone(), line, column, key, kind, rule });
+        }
+        Err(ConfigErrors(faults))
     }
 }
 
@@ -137,7 +151,8 @@ pub(super) fn shorten(text: &str) -> String {
             line.push_str("...");
             break;
         }
-        if character.is_control() { line.extend(character.escape_default()) } else { line.push(character) }
+        // Quotes stay as they are: the text is shown as it was written, but for what would not show.
+        if "\"'\\".contains(character) { line.push(character) } else { line.extend(character.escape_debug()) }
     }
     line
 }

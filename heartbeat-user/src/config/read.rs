@@ -2,7 +2,7 @@
 
 use super::fault::{ConfigErrors, FaultKind, Faults};
 use super::schema::{self, CLUSTER_KEYS, DAEMON_KEYS, INTERFACE_KEYS, NETWORK_KEYS, NODE_KEYS, SETTINGS_KEYS};
-use super::section::{At, Section, join};
+use super::section::{At, List, Section, join};
 use super::subnet::{self, Subnet};
 use super::{Cluster, Config, Daemon, FastPath, InterfaceOverride, PathThresholds, Profile, Role, Settings};
 use super::{SIZE_MAX, check};
@@ -37,7 +37,7 @@ pub(super) struct NetworkAt {
     pub(super) name: Option<At<String>>,
     pub(super) id: Option<At<u16>>,
     pub(super) role: Option<Role>,
-    pub(super) subnets: Vec<At<Subnet>>,
+    pub(super) subnets: List<At<Subnet>>,
     pub(super) vlan: Option<u16>,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct NodeAt {
     pub(super) offset: usize,
     pub(super) name: Option<At<String>>,
     pub(super) id: Option<At<u16>>,
-    pub(super) addresses: Vec<At<IpAddr>>,
+    pub(super) addresses: List<At<IpAddr>>,
 }
 
 /// Reads a configuration. `file` is only what messages call it.
@@ -147,28 +147,30 @@ fn read_items<'a, T>(
     most: usize,
     known: &'static [&'static str],
     read: impl Fn(Section<'_, 'a>, usize) -> T,
-) -> Vec<T> {
-    let Some(value) = value else { return Vec::new() };
+) -> List<T> {
+    let mut list = List { items: Vec::new(), complete: false };
+    let Some(value) = value else { return list };
     let at = value.span().start;
     let DeValue::Array(items) = value.get_ref() else {
         faults.add(FaultKind::Type, at, key, format!("must be a list of tables, each written [[{key}]]"));
-        return Vec::new();
+        return list;
     };
-    let items: Vec<_> = items.iter().collect();
-    if items.is_empty() || items.len() > most {
+    list.complete = !items.is_empty() && items.len() <= most;
+    if !list.complete {
         let at = items.get(most).map_or(at, |item| item.span().start);
         faults.add(FaultKind::Range, at, key, format!("must be given 1 to {most} times (got {})", items.len()));
     }
-    let mut read_items = Vec::new();
-    for (index, item) in items.into_iter().take(most).enumerate() {
+    for (index, item) in items.iter().take(most).enumerate() {
         let path = format!("{key}[{}]", index + 1);
         let at = item.span().start;
-        match item.get_ref() {
-            DeValue::Table(table) => read_items.push(read(Section::open(faults, path, at, table, known), index)),
-            _ => faults.add(FaultKind::Type, at, path, format!("must be a table, written [[{key}]]")),
+        if let DeValue::Table(table) = item.get_ref() {
+            list.items.push(read(Section::open(faults, path, at, table, known), index));
+        } else {
+            list.complete = false;
+            faults.add(FaultKind::Type, at, path, format!("must be a table, written [[{key}]]"));
         }
     }
-    read_items
+    list
 }
 
 fn read_cluster(mut section: Section<'_, '_>) -> Option<Cluster> {
@@ -218,7 +220,7 @@ fn read_settings(mut section: Section<'_, '_>) -> Option<Settings> {
     if let (Some(stall), Some(hang), Some(_)) = (&stall, &hang, detection.or(stall.as_ref().and_then(given))) {
         check::hang_above_stall(section.faults, stall, hang);
     }
-    if let (Some(stall), Some((delay, _))) = (&stall, delays) {
+    if let (Some(stall), Some((delay, _))) = (stall.as_ref().filter(|stall| stall.given), delays) {
         check::stall_above_delay(section.faults, stall, delay.value);
     }
     let hop_limit = section.integer_or("cross_subnet_min_hop_limit", 1..=255, "", 64);

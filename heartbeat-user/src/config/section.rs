@@ -20,6 +20,13 @@ pub(super) struct At<T> {
     pub(super) given: bool,
 }
 
+/// The items of a list that could be read.
+pub(super) struct List<T> {
+    pub(super) items: Vec<T>,
+    /// No item was left out. What is judged by the whole list is judged only then.
+    pub(super) complete: bool,
+}
+
 /// One table, with the keys that it may hold.
 pub(super) struct Section<'f, 'a> {
     pub(super) faults: &'f mut Faults,
@@ -82,7 +89,7 @@ impl<'f, 'a> Section<'f, 'a> {
     pub(super) fn integer(&mut self, key: &str, range: RangeInclusive<u64>, unit: &str) -> Option<Option<At<u64>>> {
         let value = self.take(key)?;
         let at = value.span();
-        let rule = match value.get_ref() {
+        let (kind, rule) = match value.get_ref() {
             DeValue::Integer(integer) => {
                 match i128::from_str_radix(&integer.as_str().replace('_', ""), integer.radix()) {
                     Ok(number) if within(number, &range) => {
@@ -93,7 +100,7 @@ impl<'f, 'a> Section<'f, 'a> {
             }
             _ => (FaultKind::Type, format!("must be an integer, {}", &range_rule(&range, unit)["must be ".len()..])),
         };
-        self.wrong(rule.0, key, at, &rule.1);
+        self.wrong(kind, key, at, &rule);
         Some(None)
     }
 
@@ -158,7 +165,13 @@ impl<'f, 'a> Section<'f, 'a> {
     }
 
     /// Reads a required list of 1 to `most` strings. Items at fault are left out.
-    pub(super) fn list<T>(&mut self, key: &str, most: usize, parse: impl Fn(&str) -> Result<T, String>) -> Vec<At<T>> {
+    pub(super) fn list<T>(&mut self, key: &str, most: usize, parse: impl Fn(&str) -> Result<T, String>) -> List<At<T>> {
+        let before = self.faults.count();
+        let items = self.items(key, most, parse);
+        List { items, complete: self.faults.count() == before }
+    }
+
+    fn items<T>(&mut self, key: &str, most: usize, parse: impl Fn(&str) -> Result<T, String>) -> Vec<At<T>> {
         let Some(value) = self.take(key) else {
             self.missing(key);
             return Vec::new();
@@ -167,13 +180,12 @@ impl<'f, 'a> Section<'f, 'a> {
             self.wrong(FaultKind::Type, key, value.span(), "must be a list of strings");
             return Vec::new();
         };
-        let items: Vec<_> = items.iter().collect();
         if items.is_empty() || items.len() > most {
             let (path, at) = (self.key(key), value.span().start);
             let rule = format!("must have 1 to {most} items (got {})", items.len());
             self.faults.add(FaultKind::Range, at, path, rule);
         }
-        let numbered = items.into_iter().take(most).enumerate();
+        let numbered = items.iter().take(most).enumerate();
         numbered.filter_map(|(index, item)| self.parsed(&format!("{key}[{}]", index + 1), item, &parse)).collect()
     }
 
@@ -199,7 +211,7 @@ pub(super) fn join(path: &str, key: &str) -> String {
     let key = if !key.is_empty() && key.chars().all(bare) {
         super::fault::shorten(key)
     } else {
-        format!("{:?}", super::fault::shorten(key))
+        format!("{:?}", key.chars().take(64).collect::<String>())
     };
     if path.is_empty() { key } else { format!("{path}.{key}") }
 }

@@ -56,7 +56,7 @@ fn faults_name_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("heartbeatd.toml");
     fs::write(&path, GOOD.replace("id = 2", "id = 1")).unwrap();
-    let expected = format!("{}:14:6: node[2].id: must be unique (got 1, also node[1].id in line 11)", path.display());
+    let expected = format!("{}:15:6: node[2].id: must be unique (got 1, also node[1].id in line 11)", path.display());
     assert_eq!(refused(&path), expected);
     let file = fs::File::create(&path).unwrap();
     file.set_len(10 << 20).unwrap();

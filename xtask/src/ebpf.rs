@@ -6,6 +6,7 @@ mod object;
 mod source;
 mod toolchain;
 
+use crate::apt::{self, Need};
 use crate::shell;
 use anyhow::{Context, Result, bail};
 use manifest::{Entry, Manifest};
@@ -39,10 +40,10 @@ pub struct Options {
 /// # Errors
 /// The toolchain cannot be had, the build failed, or a committed object is not what the source builds.
 pub fn run(options: &Options) -> Result<()> {
-    let root = shell::root();
     if options.check {
-        return check(&root);
+        return check();
     }
+    let root = shell::root();
     let toolchain = Toolchain::ensure(&root)?;
     let built = build(&root, &toolchain, options.features.as_deref())?;
     match &options.out {
@@ -74,7 +75,12 @@ fn check_committed(root: &Path) -> Result<Manifest> {
     Ok(manifest)
 }
 
-fn check(root: &Path) -> Result<()> {
+/// Proves that the committed objects are what the source builds.
+///
+/// # Errors
+/// They are not, or the toolchain cannot be had.
+pub fn check() -> Result<()> {
+    let root = &shell::root();
     let manifest = check_committed(root)?;
     let toolchain = Toolchain::ensure(root)?;
     let same_tools = manifest.tools == toolchain.tools;
@@ -107,6 +113,21 @@ fn check(root: &Path) -> Result<()> {
         bail!("{}\nrun `cargo xtask build-ebpf` and commit the objects with their manifest", faults.join("\n"));
     }
     Ok(())
+}
+
+/// Runs clippy over the kernel program, with warnings denied.
+///
+/// # Errors
+/// It warns, or the toolchain cannot be had.
+pub fn lint() -> Result<()> {
+    let root = shell::root();
+    let toolchain = Toolchain::ensure(&root)?;
+    apt::ensure("lint the kernel program", &[Need::Package("rust-web-clippy".into())])?;
+    let mut cargo = toolchain.cargo(&root.join(source::DIRECTORY));
+    cargo.args(["check", "--locked", "--release", "--target", TARGET, "--bins", "--target-dir"]);
+    // The wrapper gets only the crates of this tree; the lints of its arguments hold for them alone.
+    cargo.arg(root.join("target/ebpf-lints")).env("RUSTC_WORKSPACE_WRAPPER", "/usr/bin/clippy-driver");
+    shell::run(cargo.env("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__"))
 }
 
 /// Writes the objects and the manifest to where they are committed.

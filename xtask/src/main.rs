@@ -3,7 +3,10 @@
 
 mod apt;
 mod ci;
+#[cfg(feature = "docs")]
+mod docs;
 mod ebpf;
+mod install;
 mod launch;
 mod leaks;
 mod shell;
@@ -29,6 +32,17 @@ enum Task {
     Run(launch::Rest),
     /// Run every check that a change has to pass
     Ci,
+    /// Build and install heartbeatd, heartbeatctl, service, man pages, completions and documents
+    Install(install::Place),
+    /// Remove what `install` installed; configuration, keys and state stay unless purged
+    Uninstall(install::Removal),
+    /// Write man pages and completions into DIR
+    #[cfg(feature = "docs")]
+    Generate {
+        /// Where to
+        #[arg(value_name = "DIR")]
+        directory: std::path::PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -39,6 +53,10 @@ fn main() -> ExitCode {
         Task::Bench(options) => launch::bench(&options),
         Task::Run(options) => launch::heartbeatd(&options),
         Task::Ci => ci::run(),
+        Task::Install(place) => install::install(&place),
+        Task::Uninstall(options) => install::uninstall(&options),
+        #[cfg(feature = "docs")]
+        Task::Generate { directory } => docs::generate(&directory),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,100 @@
+//! Counts what the tests did: passed, failed, skipped. A skip that nobody allowed by name is a failure.
+//! It reads what the tests print and append; it runs nothing.
+
+use std::collections::BTreeMap;
+
+/// Sums over all test binaries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Tests that passed.
+    pub passed: u64,
+    /// Tests that failed.
+    pub failed: u64,
+    /// Name and reason of each test that did not run.
+    pub skipped: BTreeMap<String, String>,
+}
+
+impl Tally {
+    /// Takes in one line of a test binary's output.
+    pub fn take_line(&mut self, line: &str) {
+        let line = line.trim();
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            let number = |what: &str| {
+                let mut parts = counts.split([';', '.']);
+                parts.find_map(|part| part.trim().strip_suffix(what)?.trim().parse::<u64>().ok()).unwrap_or(0)
+            };
+            self.passed += number("passed");
+            self.failed += number("failed");
+        } else if let Some(skip) = line.strip_prefix("SKIP ") {
+            self.skip(skip);
+        } else if let Some(test) = line.strip_prefix("test ")
+            && let Some((name, reason)) = test.split_once(" ... ignored")
+        {
+            let reason = reason.trim_start_matches([',', ' ']);
+            self.skip(&format!("{name}: {}", if reason.is_empty() { "ignored" } else { reason }));
+        }
+    }
+
+    /// Takes in the file that the tests appended their skips to.
+    pub fn take_file(&mut self, text: &str) {
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            self.skip(line.strip_prefix("SKIP ").unwrap_or(line));
+        }
+    }
+
+    /// Takes in one skip, as `name: reason`. A test path's `::` is no end of a name.
+    fn skip(&mut self, skip: &str) {
+        let (name, reason) = skip.split_once(": ").unwrap_or((skip, "no reason given"));
+        self.skipped.insert(name.trim().to_owned(), reason.trim().to_owned());
+    }
+
+    /// Returns the skips that `allowed` does not name.
+    pub fn unexpected<'a>(&'a self, allowed: &str) -> Vec<(&'a str, &'a str)> {
+        let allowed: Vec<&str> = allowed_names(allowed).collect();
+        let skips = self.skipped.iter().filter(|(name, _)| !allowed.contains(&name.as_str()));
+        skips.map(|(name, reason)| (name.as_str(), reason.as_str())).collect()
+    }
+}
+
+/// Returns the names in an allow file: one a line, `#` begins a comment.
+fn allowed_names(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).filter(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(lines: &str) -> Tally {
+        let mut tally = Tally::default();
+        lines.lines().for_each(|line| tally.take_line(line));
+        tally
+    }
+
+    #[test]
+    fn results_are_summed_over_binaries() {
+        let tally = tally(
+            "test result: ok. 9 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
+             test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 3 filtered out; finished in 1.21s\n",
+        );
+        assert_eq!((tally.passed, tally.failed), (11, 1));
+        assert!(tally.skipped.is_empty());
+    }
+
+    #[test]
+    fn skips_come_from_output_and_file_and_count_once() {
+        let mut tally =
+            tally("SKIP lab::cut: not root\ntest long ... ignored, takes an hour\ntest x ... ignored\ntest y ... ok");
+        tally.take_file("SKIP lab::cut: not root\nother: no bpffs\n\n");
+        let expected = [("lab::cut", "not root"), ("long", "takes an hour"), ("other", "no bpffs"), ("x", "ignored")];
+        assert_eq!(tally.unexpected(""), expected);
+    }
+
+    #[test]
+    fn only_the_skips_allowed_by_name_are_allowed() {
+        let tally = tally("SKIP a: one\nSKIP b: two");
+        assert_eq!(tally.unexpected("# nothing\n\n a # because\n"), [("b", "two")]);
+        assert_eq!(tally.unexpected("a b\n").len(), 2, "one name a line");
+        assert!(tally.unexpected("b\na\n").is_empty());
+    }
+}

@@ -1,0 +1,156 @@
+//! `cargo xtask test`: installs what the tests need, builds, runs every test and counts what did not run.
+//! It decides nothing about a test beyond whether its skip is allowed.
+
+use crate::apt::{self, Need};
+use crate::shell;
+use crate::skips::Tally;
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What the tests call, and the packages that bring it.
+const NEEDS: &[Need] = &[
+    Need::Program("ip", "iproute2"),
+    Need::Program("nft", "nftables"),
+    Need::Program("ethtool", "ethtool"),
+    Need::Program("bpftool", "bpftool"),
+    Need::Program("tcpdump", "tcpdump"),
+    Need::Program("setpriv", "util-linux"),
+    Need::Program("ps", "procps"),
+    Need::Program("man", "man-db"),
+    Need::Program("systemd-analyze", "systemd"),
+];
+/// Names of the tests that may be skipped.
+const ALLOWED: &str = ".ci/allowed-skips";
+/// An ordinary run should not take longer.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
+
+/// Options of `test`.
+#[derive(clap::Args, Debug, Default)]
+pub struct Options {
+    /// Run the long tests at their full length too: hours
+    #[arg(long)]
+    long: bool,
+    /// Run only tests whose name contains FILTER
+    #[arg(long, value_name = "FILTER")]
+    only: Option<String>,
+}
+
+/// Runs the tests.
+///
+/// # Errors
+/// A test failed or could not be built, something is missing, or a test was skipped that may not be.
+pub fn run(options: &Options) -> Result<()> {
+    let root = shell::root();
+    apt::ensure("run the tests", NEEDS)?;
+    let begun = Instant::now();
+    let skips = root.join("target/skips.txt");
+    fs::create_dir_all(root.join("target")).context("target")?;
+    fs::write(&skips, "").with_context(|| skips.display().to_string())?;
+
+    // The lab runs the real binaries, which `cargo test -p heartbeat-tests` alone would not build.
+    shell::run(shell::cargo().args(["build", "--workspace", "--bins"]))?;
+    let mut tally = Tally::default();
+    // Integration tests share the host's network, CPUs and clocks: one at a time, and after the others.
+    let groups: [(&[&str], &[&str]); 2] = [
+        (&["--workspace", "--exclude", "heartbeat-tests"], &[]),
+        (&["--package", "heartbeat-tests"], &["--test-threads=1"]),
+    ];
+    let mut well = true;
+    for (packages, arguments) in groups {
+        let mut command = shell::cargo();
+        command.args(["test", "--no-fail-fast"]).args(packages).env("HEARTBEAT_SKIPS", &skips);
+        if options.long {
+            command.env("HEARTBEAT_LONG", "1");
+        }
+        command.arg("--").args(&options.only).args(arguments);
+        well &= watch(&mut command, &mut tally)?;
+    }
+    tally.take_file(&fs::read_to_string(&skips).with_context(|| skips.display().to_string())?);
+    judge(&root, &tally, well, begun.elapsed(), options)
+}
+
+/// Runs a command, shows its output and counts what it says. Returns whether it ended well.
+fn watch(command: &mut Command, tally: &mut Tally) -> Result<bool> {
+    println!("+ {}", shell::shown(command));
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| shell::shown(command))?;
+    let output = child.stdout.take().context("the output was asked for")?;
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.context("reading the tests' output")?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        tally.take_line(&line);
+    }
+    Ok(child.wait().context("waiting for the tests")?.success())
+}
+
+/// Prints the summary; its last line is for people and programs alike.
+fn judge(root: &Path, tally: &Tally, well: bool, took: Duration, options: &Options) -> Result<()> {
+    let path = root.join(ALLOWED);
+    let allowed = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let unexpected = tally.unexpected(&allowed);
+    println!();
+    for (name, reason) in &tally.skipped {
+        let allowed = if unexpected.iter().any(|(other, _)| other == name) { "NOT ALLOWED" } else { "allowed" };
+        println!("skipped ({allowed}): {name}: {reason}");
+    }
+    if !options.long && took > LIMIT {
+        println!("the tests took {} s: they should end within {} s", took.as_secs(), LIMIT.as_secs());
+    }
+    println!(
+        "{} passed, {} failed, {} skipped ({} not allowed) in {} s",
+        tally.passed,
+        tally.failed,
+        tally.skipped.len(),
+        unexpected.len(),
+        took.as_secs()
+    );
+    if !well || tally.failed > 0 {
+        bail!("tests failed");
+    }
+    if tally.passed == 0 {
+        bail!("no test ran{}", options.only.as_ref().map_or(String::new(), |only| format!(": none matches `{only}`")));
+    }
+    if !unexpected.is_empty() {
+        bail!("tests were skipped that {ALLOWED} does not name");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_counted_and_the_end_is_seen() {
+        let mut tally = Tally::default();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo 'test result: ok. 3 passed; 0 failed'; echo 'SKIP a: b'; printf '\\377\\n'; exit 1"]);
+        assert!(!watch(&mut command, &mut tally).unwrap());
+        assert_eq!((tally.passed, tally.skipped.len()), (3, 1));
+        assert!(watch(&mut Command::new("true"), &mut tally).unwrap());
+        assert!(watch(&mut Command::new("no-such-program"), &mut tally).is_err());
+    }
+
+    #[test]
+    fn a_run_is_good_only_if_something_passed_and_nothing_was_skipped_unasked() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join(".ci")).unwrap();
+        fs::write(root.path().join(ALLOWED), "allowed\n").unwrap();
+        let judge = |tally: &Tally, well| judge(root.path(), tally, well, Duration::ZERO, &Options::default());
+        let mut tally = Tally::default();
+        assert!(judge(&tally, true).is_err(), "nothing ran");
+        tally.take_line("test result: ok. 1 passed; 0 failed");
+        tally.take_line("SKIP allowed: reason");
+        judge(&tally, true).unwrap();
+        assert!(judge(&tally, false).is_err(), "a binary did not build or crashed");
+        let mut failed = tally.clone();
+        failed.failed = 1;
+        assert!(judge(&failed, true).is_err());
+        tally.take_line("SKIP other: reason");
+        assert!(judge(&tally, true).is_err());
+    }
+}

@@ -296,3 +296,15 @@ fn foreign_sockets_are_not_asked() {
     stream.read_to_string(&mut told).unwrap();
     assert_eq!(told, "", "it was told nothing");
 }
+
+/// A daemon that is stopped takes the connection, by its kernel, and says nothing.
+#[test]
+fn a_daemon_that_does_not_answer_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("control.sock");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let start = std::time::Instant::now();
+    let (_, err) = ended(&ctl(&socket, &["status"]), ExitCode::Error);
+    assert!(err.contains("did not answer within 5 s: it may be stalled"), "{err}");
+    assert!(start.elapsed() < std::time::Duration::from_secs(8));
+}

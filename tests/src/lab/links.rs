@@ -1,8 +1,11 @@
 //! The links of a lab: made, taken away, set down, narrowed. It changes links and queues only; what is dropped in the
 //! bridges is `faults`' business.
 
+use super::wait::wait_for;
 use super::{Lab, Port};
 use anyhow::{Context, Result};
+use serde_json::Value;
+use std::time::Duration;
 
 impl Lab {
     pub(super) fn make_bridges(&self) -> Result<()> {
@@ -48,6 +51,24 @@ impl Lab {
         Ok(())
     }
 
+    /// Waits until every link passes frames: the kernel opens a bridge port and a queue up to a second after both
+    /// ends of a link are up.
+    pub(super) fn settle(&self, ports: &[Port]) -> Result<()> {
+        wait_for(Duration::from_secs(5), "the links to come up", || -> Result<()> {
+            let shown = self.switch.run("bridge", &["-json", "link", "show"])?;
+            let bridged: Vec<Value> = serde_json::from_str(&shown)?;
+            for port in ports {
+                let name = self.switch_port(*port);
+                let found = bridged.iter().find(|link| link["ifname"] == *name);
+                anyhow::ensure!(found.is_some_and(|link| link["state"] == "forwarding"), "port {name}: {found:?}");
+                let shown = self.nodes[port.node].run("ip", &["-json", "link", "show", &self.interface(*port)])?;
+                let links: Vec<Value> = serde_json::from_str(&shown)?;
+                anyhow::ensure!(links.iter().all(|link| link["operstate"] == "UP"), "{name}: {shown}");
+            }
+            Ok(())
+        })
+    }
+
     /// Takes a node's interface away, as if its card were pulled out.
     ///
     /// # Errors
@@ -70,10 +91,12 @@ impl Lab {
     /// Fails when it is there already.
     pub fn add_interface(&self, port: Port) -> Result<()> {
         self.make_link(port)?;
-        self.refresh()
+        self.refresh()?;
+        self.settle(&[port])
     }
 
-    /// Sets the switch's end of a link up or down: the node sees its carrier come and go.
+    /// Sets the switch's end of a link up or down: the node sees its carrier come and go. After `up` the kernel may
+    /// take a second to pass frames again, as a real switch does.
     ///
     /// # Errors
     /// Fails when there is no such port.

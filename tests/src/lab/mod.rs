@@ -138,6 +138,7 @@ impl Lab {
         for port in lab.ports() {
             lab.make_link(port)?;
         }
+        lab.settle(&lab.ports())?;
         lab.make_scratch()?;
         lab.with_relays()
     }

@@ -54,7 +54,7 @@ fn a_quota_holds_back() {
     }
     let _alone = CPUS.lock().unwrap_or_else(PoisonError::into_inner);
     let lab = lab();
-    let quota = Quota::new(&lab, "tenth", 10, Duration::from_millis(100)).unwrap();
+    let quota = Quota::new(&lab, "tenth", Duration::from_millis(10), Duration::from_millis(100)).unwrap();
     let inside = Hog::start_with(&lab, 1, None, LIFE, |command| quota.join(command)).unwrap();
     let held = share(inside.pid());
     assert!(held < 0.2, "{held} of a tenth");
@@ -62,6 +62,10 @@ fn a_quota_holds_back() {
     assert!(times >= 5 && total > Duration::from_millis(200), "{times} times, {total:?}");
     // Started inside, it has no realtime runtime: the kernel refuses SCHED_FIFO.
     assert!(Hog::start_with(&lab, 1, Some(10), LIFE, |command| quota.join(command)).is_err());
+    quota.set(Duration::from_millis(80), Duration::from_millis(100)).unwrap();
+    let widened = share(inside.pid());
+    assert!(widened > 0.2, "{widened} of four fifths");
+    quota.set(Duration::from_millis(10), Duration::from_millis(100)).unwrap();
     drop(inside);
     let outside = Hog::start(&lab, 1, None, LIFE).unwrap();
     assert!(share(outside.pid()) > 0.2, "outside it runs");

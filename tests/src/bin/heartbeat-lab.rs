@@ -3,8 +3,8 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use heartbeat_tests::bench;
 use heartbeat_tests::lab::{self, Hog, Lab, Spec, starve};
+use heartbeat_tests::{bench, demo};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -31,6 +31,8 @@ enum Verb {
         #[arg(long)]
         seconds: f64,
     },
+    /// Play a cluster of three nodes through its faults, in two minutes.
+    Demo,
     /// Measure, and compare with the bars.
     Bench {
         /// Fewer samples: five minutes in all.
@@ -70,6 +72,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             starve::spin(cpu, fifo, Duration::try_from_secs_f64(seconds)?)?;
             true
         }
+        Verb::Demo => demo::run()?,
         Verb::Bench { quick, only, out } => bench::run(only.as_deref(), &bench::Context { quick, out })?,
         Verb::Sweep => sweep(),
         Verb::Hold { seconds } => {

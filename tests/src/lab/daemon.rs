@@ -7,14 +7,16 @@ use super::starve::{self, Quota};
 use super::wait::{binary, wait_for};
 use super::{Lab, NodeNs};
 use anyhow::{Context, Result, bail, ensure};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid, chown};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// How one daemon is started. What is not said here is as the cluster or the lab has it.
@@ -30,6 +32,8 @@ pub struct Options<'a> {
     pub key_file: Option<PathBuf>,
     /// Control group that it starts in.
     pub quota: Option<&'a Quota>,
+    /// CPU that it is held to.
+    pub cpu: Option<usize>,
     /// A command that starts it, such as `setpriv` with arguments; it must exec and not fork.
     pub wrapper: Vec<OsString>,
     /// User and group that own the node's directories and the key, where the wrapper makes it another user.
@@ -48,6 +52,7 @@ impl Default for Options<'_> {
             extra: String::new(),
             key_file: None,
             quota: None,
+            cpu: None,
             wrapper: Vec::new(),
             owner: None,
             environment: Vec::new(),
@@ -107,6 +112,9 @@ impl Daemon {
         command.env("NOTIFY_SOCKET", notify.path()).envs(options.environment.iter().cloned());
         if let Some(quota) = options.quota {
             quota.join(&mut command)?;
+        }
+        if let Some(cpu) = options.cpu {
+            hold_to(&mut command, cpu)?;
         }
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
         let child = child.with_context(|| format!("starting {}", words[0].display()))?;
@@ -285,9 +293,16 @@ fn read_events(path: &Path) -> Result<Vec<Value>> {
     whole.lines().map(parse).collect()
 }
 
+fn hold_to(command: &mut Command, cpu: usize) -> Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu).with_context(|| format!("cpu {cpu}"))?;
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(move || Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)) };
+    Ok(())
+}
+
 fn make_key(program: &Path, key_file: &Path) -> Result<()> {
-    let output =
-        std::process::Command::new(program).arg("genkey").arg(key_file).output().context("heartbeatd genkey")?;
+    let output = Command::new(program).arg("genkey").arg(key_file).output().context("heartbeatd genkey")?;
     ensure!(output.status.success(), "heartbeatd genkey: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
 }

@@ -147,17 +147,23 @@ impl Drop for Freezer {
 pub struct Quota(Group);
 
 impl Quota {
-    /// Makes an empty group that may run `percent` of one CPU in every `period`; `name` is unique in the lab.
+    /// Makes an empty group that may run for `run` in every `period`; `name` is unique in the lab.
     ///
     /// # Errors
-    /// Fails without a version 1 cpu hierarchy, or when the kernel refuses the quota (under 1 ms, or a period
-    /// outside 1 ms to 1 s).
-    pub fn new(lab: &Lab, name: &str, percent: u32, period: Duration) -> Result<Self> {
-        let group = Group::new(lab, "cpu", name)?;
-        let period = period.as_micros();
-        group.write("cpu.cfs_period_us", &period.to_string())?;
-        group.write("cpu.cfs_quota_us", &(period * u128::from(percent) / 100).to_string())?;
-        Ok(Self(group))
+    /// As [`Quota::set`], and without a version 1 cpu hierarchy.
+    pub fn new(lab: &Lab, name: &str, run: Duration, period: Duration) -> Result<Self> {
+        let quota = Self(Group::new(lab, "cpu", name)?);
+        quota.set(run, period)?;
+        Ok(quota)
+    }
+
+    /// Changes how much the group may run.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses: `run` under 1 ms, or a period outside 1 ms to 1 s.
+    pub fn set(&self, run: Duration, period: Duration) -> Result<()> {
+        self.0.write("cpu.cfs_period_us", &period.as_micros().to_string())?;
+        self.0.write("cpu.cfs_quota_us", &run.as_micros().to_string())
     }
 
     /// Puts a running process, with its threads, into the group.

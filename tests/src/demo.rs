@@ -1,1 +1,0 @@
-//! The demonstration: a cluster of three real daemons on two networks, played through its faults.

@@ -2,7 +2,7 @@
 //! starve a process is seen to take its time. It tests no heartbeat.
 
 use heartbeat_tests::lab::starve::{cpu_time, resume, stop};
-use heartbeat_tests::lab::wait::{root_or_skip, wait_for};
+use heartbeat_tests::lab::wait::{root_or_skip, starvation_or_skip, wait_for};
 use heartbeat_tests::lab::{Freezer, Hog, Lab, Leak, NodeNs, Quota, Spec, leaks_of, leaks_tagged, sweep};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -29,7 +29,7 @@ fn share(pid: u32) -> f64 {
 
 #[test]
 fn a_fifo_hog_takes_its_cpu_and_ends_by_itself() {
-    if !root_or_skip("a_fifo_hog_takes_its_cpu_and_ends_by_itself") {
+    if !starvation_or_skip("a_fifo_hog_takes_its_cpu_and_ends_by_itself") {
         return;
     }
     let _alone = CPUS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,7 +49,7 @@ fn a_fifo_hog_takes_its_cpu_and_ends_by_itself() {
 
 #[test]
 fn a_quota_holds_back() {
-    if !root_or_skip("a_quota_holds_back") {
+    if !starvation_or_skip("a_quota_holds_back") {
         return;
     }
     let _alone = CPUS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,7 +76,7 @@ fn a_quota_holds_back() {
 
 #[test]
 fn frozen_and_stopped_processes_stand_still() {
-    if !root_or_skip("frozen_and_stopped_processes_stand_still") {
+    if !starvation_or_skip("frozen_and_stopped_processes_stand_still") {
         return;
     }
     let _alone = CPUS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -119,7 +119,7 @@ fn kinds(leaks: &[Leak]) -> [bool; 5] {
 
 #[test]
 fn a_killed_lab_leaves_only_what_the_sweep_removes() {
-    if !root_or_skip("a_killed_lab_leaves_only_what_the_sweep_removes") {
+    if !starvation_or_skip("a_killed_lab_leaves_only_what_the_sweep_removes") {
         return;
     }
     let _alone = CPUS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -139,7 +139,7 @@ fn a_killed_lab_leaves_only_what_the_sweep_removes() {
 
 #[test]
 fn a_lab_that_is_told_to_end_leaves_nothing() {
-    if !root_or_skip("a_lab_that_is_told_to_end_leaves_nothing") {
+    if !starvation_or_skip("a_lab_that_is_told_to_end_leaves_nothing") {
         return;
     }
     let _alone = CPUS.lock().unwrap_or_else(PoisonError::into_inner);

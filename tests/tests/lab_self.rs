@@ -3,7 +3,7 @@
 
 use heartbeat_tests::lab::relay::{Rules, Way};
 use heartbeat_tests::lab::wait::root_or_skip;
-use heartbeat_tests::lab::{Answer, Direction, Echo, Fault, Lab, Port, Spec, leaks_tagged, wait_for};
+use heartbeat_tests::lab::{Answer, Cluster, Direction, Echo, Fault, Lab, Options, Port, Spec, leaks_tagged, wait_for};
 use std::time::Duration;
 
 const A: Port = Port { node: 0, network: 0 };
@@ -354,4 +354,25 @@ fn ipv6_passes_and_names_do_not_clash() {
     drop(two);
     assert_eq!(leaks_tagged(&tag), []);
     assert!(!leaks_tagged(one.tag()).is_empty(), "one lab's end is not another's");
+}
+
+#[test]
+fn the_configuration_is_one_that_heartbeatd_takes() {
+    if !root_or_skip("the_configuration_is_one_that_heartbeatd_takes") {
+        return;
+    }
+    let lab = Lab::new(Spec { ipv6: true, ..Spec::new(3, 2) }).unwrap();
+    let cluster = Cluster::new(&lab, "lan").with("same_subnet_delay_ms", 50).with("same_subnet_delay_ms", 40);
+    let options = Options {
+        fast_path: "off".to_owned(),
+        daemon: vec![("realtime_priority".to_owned(), "0".to_owned())],
+        extra: "[interface.net2]\nfast_path = \"generic\"".to_owned(),
+        ..Options::default()
+    };
+    let text = cluster.render(&lab, 1, &options);
+    let config = heartbeat_user::config::parse("lab.toml", text.as_bytes()).unwrap();
+    assert_eq!(config.settings.same_subnet.delay, Duration::from_millis(40));
+    assert_eq!((config.networks.len(), config.nodes.len(), config.interfaces.len()), (2, 3, 1));
+    assert_eq!(config.daemon.pin_dir, lab.pin_dir(1).join("heartbeatd"));
+    assert_eq!(heartbeat_user::config::find_self(&config, &lab.addresses(B)).unwrap(), 2);
 }

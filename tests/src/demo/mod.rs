@@ -170,20 +170,16 @@ impl Play {
         found.cloned().with_context(|| format!("no node {} in {answer}", self.name(about)))
     }
 
-    /// Waits until every one of `nodes` shows every other of them up.
+    /// Waits until every one of `nodes` shows every other of them up, on every path.
     fn wait_all_up(&self, nodes: &[usize]) -> Result<()> {
-        for (by, about) in pairs(nodes) {
-            let what = format!("node {} to show node {} up", self.name(by), self.name(about));
-            wait_for(PATIENCE, &what, || {
-                let peer = self.peer(by, about).map_err(|error| format!("{error:#}"))?;
-                if peer["state"] == "up" && peer["paths_up"] == peer["paths_total"] {
-                    Ok(())
-                } else {
-                    Err(peer.to_string())
-                }
-            })?;
-        }
-        Ok(())
+        wait_for(PATIENCE, "all nodes to show each other up", || {
+            for (by, about) in pairs(nodes) {
+                let peer = self.peer(by, about)?;
+                let up = peer["state"] == "up" && peer["paths_up"] == peer["paths_total"];
+                ensure!(up, "node {} shows {peer}", self.name(by));
+            }
+            Ok::<_, anyhow::Error>(())
+        })
     }
 
     /// Waits until `by` has said `name` of node `about` since `seen` began, and returns the event.

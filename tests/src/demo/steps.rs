@@ -3,7 +3,7 @@
 
 use super::{A, B, Book, C, Finding, HOG_CPU, PATIENCE, Play, STARVED, pairs, seen};
 use crate::lab::{Hog, Port, wait_for};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -193,19 +193,18 @@ fn heal_node(play: &Play) -> Result<Finding> {
 
 /// Waits until every node has said each of `ids` of its path to every other on net1.
 fn wait_paths(play: &Play, since: &seen::Seen, ids: &[u64]) -> Result<()> {
-    for (by, about) in pairs(&[A, B, C]) {
-        for id in ids {
-            let what = format!("event {id} of node {} for its path to {} on net1", play.name(by), play.name(about));
-            wait_for(PATIENCE, &what, || {
-                let said = play.since(since, by).map_err(|error| format!("{error:#}"))?;
-                let found = said
-                    .iter()
-                    .any(|event| event["id"] == *id && event["node"] == play.name(about) && event["network"] == "net1");
-                if found { Ok(()) } else { Err(seen::summary(&said)) }
-            })?;
+    wait_for(PATIENCE, &format!("events {ids:?} of every path on net1"), || {
+        for (by, about) in pairs(&[A, B, C]) {
+            let said = play.since(since, by)?;
+            for id in ids {
+                let path = |event: &Value| event["node"] == play.name(about) && event["network"] == "net1";
+                let found = said.iter().any(|event| event["id"] == *id && path(event));
+                let (by, about) = (play.name(by), play.name(about));
+                ensure!(found, "no {id} of node {by} for its path to {about}; it said {}", seen::summary(&said));
+            }
         }
-    }
-    Ok(())
+        Ok::<_, anyhow::Error>(())
+    })
 }
 
 fn cut_network(play: &Play) -> Result<Finding> {
@@ -237,7 +236,7 @@ fn handover(play: &mut Play) -> Result<Finding> {
     let since = play.watch()?;
     let before = incarnation(play)?;
     let output = play.daemon(C)?.ctl(&["handover"])?;
-    anyhow::ensure!(output.status.success(), "heartbeatctl handover: {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "heartbeatctl handover: {}", String::from_utf8_lossy(&output.stderr));
     play.end(C)?;
     play.start(C)?;
     for by in [A, B] {

@@ -97,3 +97,28 @@ fn listen(socket: &UnixDatagram, lines: &Mutex<Vec<Line>>, stop: &AtomicBool) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::wait_for;
+
+    #[test]
+    fn what_a_daemon_says_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify.sock");
+        let notify = Notify::listen(&path).unwrap();
+        assert_eq!((notify.ready(), notify.status()), (None, None));
+        let daemon = UnixDatagram::unbound().unwrap();
+        let before = monotonic_ns();
+        daemon.send_to(b"STATUS=one\nREADY=1\n", &path).unwrap();
+        daemon.send_to(b"STATUS=two", &path).unwrap();
+        let two =
+            || if notify.status().as_deref() == Some("two") { Ok(()) } else { Err(format!("{:?}", notify.lines())) };
+        wait_for(Duration::from_secs(5), "both datagrams", two).unwrap();
+        assert_eq!(notify.lines().len(), 3);
+        assert!(notify.ready().unwrap() >= before);
+        drop(notify);
+        assert!(Notify::listen(&path).unwrap().ready().is_none(), "the next one begins anew");
+    }
+}

@@ -54,6 +54,23 @@ pub fn root_or_skip(name: &str) -> bool {
     root
 }
 
+/// True if processes can be starved here: root, version 1 control groups and a second CPU. Otherwise the skip of `name`
+/// is said.
+#[must_use]
+pub fn starvation_or_skip(name: &str) -> bool {
+    if !root_or_skip(name) {
+        return false;
+    }
+    let groups = super::guard::CGROUPS.iter().find(|group| !Path::new(group).join("tasks").exists());
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    match groups {
+        Some(group) => skip(name, &format!("needs the version 1 control groups of {group}")),
+        None if cpus < 2 => skip(name, "needs two CPUs"),
+        None => return true,
+    }
+    false
+}
+
 /// Finds a binary of this workspace: `variable` if it is set, else beside the running binary or one directory above
 /// (where tests find what `cargo build` made).
 ///

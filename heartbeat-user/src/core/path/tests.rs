@@ -241,6 +241,21 @@ fn an_unusable_path_fails_at_once_and_counts_by_the_clock_while_this_node_runs()
     assert_eq!(rig.observe(5_020), [(PathState::Up, 5_020)]);
 }
 
+#[test]
+fn the_deadline_of_the_echo_check_is_the_paths_too() {
+    let mut path = Path::new(RULE, MonoTime(START));
+    let attempts = [Attempt::default(); ATTEMPTS];
+    let mut observe = |us: u64, count| {
+        let tick = Tick { answers: count, echoes: count, echo_ns: START + 400 * US, ..Tick::default() };
+        let input = PathInput { tick: &tick, attempts: &attempts, usable: true, answers_in_kernel: true };
+        let lost = path.observe(MonoTime(START + us * US), &input).echoes_lost;
+        (lost, path.timeout())
+    };
+    assert_eq!(observe(0, 0), (None, None));
+    assert_eq!(observe(400, 5), (None, Some(MonoTime(START + 500 * US))));
+    assert_eq!(observe(500, 5), (Some(5), None));
+}
+
 fn missed(count: u64) -> Rig {
     let mut rig = Rig::up();
     for n in 0..count {

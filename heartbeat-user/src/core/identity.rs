@@ -129,8 +129,8 @@ fn reason(found: &Found) -> Reason {
         return Reason::Rebooted;
     }
     let Some(pins) = pins else { return Reason::PinsLost };
-    let one_run = (pins.incarnation, pins.state_id, pins.boot)
-        == (disk.kept.incarnation, disk.kept.state_id, disk.kept.boot);
+    let one_run =
+        (pins.incarnation, pins.state_id, pins.boot) == (disk.kept.incarnation, disk.kept.state_id, disk.kept.boot);
     if !one_run || pins.incarnation == 0 {
         Reason::Disagree
     } else if found.learnt > pins.incarnation {

@@ -118,16 +118,6 @@ impl Lateness {
     pub fn worst(&self, from: MonoTime, now: MonoTime) -> Duration {
         let last = now.0 / 1_000_000_000;
         let first = (from.0 / 1_000_000_000).max(last.saturating_sub(SECONDS as u64 - 1));
-        self.worst_in(first, last)
-    }
-
-    /// Returns the most by which this node ran late from `from` (to the second) on, as far as it is remembered.
-    #[must_use]
-    pub fn worst_since(&self, from: MonoTime) -> Duration {
-        self.worst_in(from.0 / 1_000_000_000, u64::MAX)
-    }
-
-    fn worst_in(&self, first: u64, last: u64) -> Duration {
         let seen = self.seconds.iter().filter(|(second, _)| (first..=last).contains(second));
         Duration::from_nanos(seen.map(|&(_, late)| late).max().unwrap_or(0))
     }

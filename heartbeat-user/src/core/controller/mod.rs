@@ -288,12 +288,14 @@ impl Controller {
             return FailLocation::OwnInterface;
         }
         let spec = &self.settings.paths[index];
-        let shares = |other: &PathSpec| {
-            other.network == spec.network && other.local == spec.local && other.node != spec.node
-        };
-        let answers = self.settings.paths.iter().zip(&self.paths).any(|(other, path)| {
-            shares(other) && path.state() == PathState::Up && path.count() < path.rule().lost
-        });
+        let shares =
+            |other: &PathSpec| other.network == spec.network && other.local == spec.local && other.node != spec.node;
+        let answers = self
+            .settings
+            .paths
+            .iter()
+            .zip(&self.paths)
+            .any(|(other, path)| shares(other) && path.state() == PathState::Up && path.count() < path.rule().lost);
         if answers { FailLocation::PeerInterface } else { FailLocation::NotDetermined }
     }
 

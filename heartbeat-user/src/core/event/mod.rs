@@ -4,14 +4,12 @@
 //! generation numbered them (1125 is "up", 1126 "unreachable"; later generations swapped the two), 1135 for a node
 //! that is gone. Everything else is numbered from 20001.
 
-mod text;
 mod parts;
 #[cfg(test)]
 mod tests;
+mod text;
 
-pub use parts::{
-    Cause, EchoMode, Evidence, FailLocation, LateSource, Level, Link, NodeName, PathEvidence, PeerSaid,
-};
+pub use parts::{Cause, EchoMode, Evidence, FailLocation, LateSource, Level, Link, NodeName, PathEvidence, PeerSaid};
 
 use crate::core::time::MonoTime;
 use serde::{Serialize, Serializer};

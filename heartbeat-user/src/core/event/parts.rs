@@ -177,7 +177,9 @@ impl fmt::Display for FailLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::PeerInterface => "the fault is at the peer's interface, since other peers answer here",
-            Self::OwnInterface => "the fault is at this node's own interface, which is absent, down or without responder",
+            Self::OwnInterface => {
+                "the fault is at this node's own interface, which is absent, down or without responder"
+            }
             Self::NotDetermined => {
                 "the fault is in the network or at this node's own interface, which could not be determined"
             }

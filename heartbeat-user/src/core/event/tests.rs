@@ -107,12 +107,7 @@ fn every_local_event_has_a_sentence() {
         EventBody::ControllerAdopted { incarnation: 1, generation: 2 },
         EventBody::HandoverAnnounced { by: text() },
         EventBody::LinkAttached { interface: text(), mode: EchoMode::Native },
-        EventBody::StepDownMode {
-            interface: text(),
-            from: EchoMode::Native,
-            to: EchoMode::Userspace,
-            reason: text(),
-        },
+        EventBody::StepDownMode { interface: text(), from: EchoMode::Native, to: EchoMode::Userspace, reason: text() },
         EventBody::LinkDetachedForeign { interface: text() },
         EventBody::LinkReattached { interface: text(), mode: EchoMode::Generic },
         EventBody::PinsRestored { directory: text(), count: 1 },

@@ -170,10 +170,9 @@ impl EventBody {
             E::VlanUncertain { interface, reason } => {
                 write!(f, "{interface}: tagged frames cannot be told from untagged ones: {reason}")
             }
-            E::ThreadedNapi { interface } => write!(
-                f,
-                "{interface}: it receives on kernel threads (threaded NAPI), which busy processes can starve"
-            ),
+            E::ThreadedNapi { interface } => {
+                write!(f, "{interface}: it receives on kernel threads (threaded NAPI), which busy processes can starve")
+            }
             E::SecondAddress { node, address, reason } => {
                 write!(f, "{address} of node {node} is in use by somebody else: {reason}")
             }

@@ -142,7 +142,7 @@ pub fn attach(object: &mut Object, pins: &PinDir, ifindex: u32, mode: Mode) -> R
         Ok(None) => {}
         Err(error) => return Err(AttachError::Unsupported(error)),
     }
-    let fresh = || -> anyhow::Result<OwnedFd> {
+    let mut fresh = || -> anyhow::Result<OwnedFd> {
         let xdp = object.xdp()?;
         let id = xdp.attach_to_if_index(ifindex, xdp_mode).with_context(|| format!("attach {mode} XDP"))?;
         let link = FdLink::try_from(xdp.take_link(id)?)

@@ -78,9 +78,8 @@ async fn serve_until_told(running: Running, watchdog: Option<Duration>) -> Resul
     let keeper = running.keeper.orders();
     let shared = running.shared.clone();
     let server = tokio::spawn(async move {
-        if let Err(error) = serve(listener, backend).await {
-            log::error!("the control socket cannot be served: {error}");
-        }
+        let Err(error) = serve(listener, backend).await;
+        log::error!("the control socket cannot be served: {error}");
     });
     let fed = watchdog.map(|every| tokio::spawn(feed_watchdog(shared, every)));
     manager::ready(&format!("incarnation {}, watching {} paths", running.identity.incarnation, running.plan.paths.len()));

@@ -2,7 +2,7 @@
 //! nor the deciding thread ever waits for a disk, a driver or a table. It acts on orders and on what it finds; it
 //! judges no peer.
 
-use crate::config::{Config, load, paths_for};
+use crate::config::{load, paths_for};
 use crate::core::event::EventBody;
 use crate::core::identity::Reason;
 use crate::io::fabric::Fabric;

@@ -5,6 +5,7 @@ use crate::cli::{MarkLeft, ServiceFacts, gave_up, mark_left_verdict};
 use crate::config::load;
 use crate::io::failure::Failure;
 use crate::io::lock::{LockError, Locks};
+use crate::io::memory::Shared;
 use crate::io::pins::PinDir;
 use crate::io::sys;
 use anyhow::Context;
@@ -45,7 +46,7 @@ pub fn run(file: &Path) -> Result<String, Failure> {
 
 fn mark(pin: &Path) -> anyhow::Result<()> {
     let fd = sys::object_get(pin).with_context(|| format!("open {}", pin.display()))?;
-    let shared = crate::io::memory::map_own(fd.as_fd())?;
+    let shared = Shared::of_own(fd.as_fd())?;
     shared.set_flags(shared.flags() | FLAG_LEAVING | FLAG_STOPPED);
     Ok(())
 }

@@ -88,6 +88,16 @@ impl Shared {
         Ok(Self { ticks, histograms, own, counters, paths })
     }
 
+    /// Maps the own record alone, for a process that is not the controller.
+    ///
+    /// # Errors
+    /// If mmap fails.
+    pub fn of_own(fd: BorrowedFd<'_>) -> anyhow::Result<Self> {
+        let own = Region::new(Some(fd), size_of::<Own>()).context("map OWN")?;
+        let empty = || Region::new(None, 1);
+        Ok(Self { ticks: empty()?, histograms: empty()?, own, counters: Vec::new(), paths: 0 })
+    }
+
     /// Number of configured paths.
     #[must_use]
     pub fn paths(&self) -> u32 {

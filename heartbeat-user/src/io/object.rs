@@ -11,7 +11,7 @@ use aya::{Ebpf, EbpfLoader};
 use heartbeat_common::counter::Counter;
 use heartbeat_common::maps::{self, Route, RouteKey};
 use heartbeat_common::path::PathConf;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// The committed object, made by `cargo xtask build-ebpf`.
@@ -30,6 +30,7 @@ pub struct Object {
     routes: HashMap<MapData, Value<RouteKey>, Value<Route>>,
     confs: Array<MapData, Value<PathConf>>,
     counters: PerCpuArray<MapData, u64>,
+    counters_fd: OwnedFd,
 }
 
 impl Object {
@@ -57,7 +58,8 @@ impl Object {
         let routes = ebpf.take_map(maps::ROUTES).context("no map ROUTES")?.try_into()?;
         let confs = ebpf.take_map(maps::CONFS).context("no map CONFS")?.try_into()?;
         let counters = ebpf.take_map(maps::COUNTERS).context("no map COUNTERS")?.try_into()?;
-        Ok(Self { ebpf, routes, confs, counters })
+        let counters_fd = sys::object_get(&pins.map(maps::COUNTERS)).context("open the pinned counters")?;
+        Ok(Self { ebpf, routes, confs, counters, counters_fd })
     }
 
     /// Maps the shared memory for `paths` paths.
@@ -83,10 +85,7 @@ impl Object {
             let path = pins.map(name);
             if !path.exists() {
                 pins.make()?;
-                let fd = match name {
-                    maps::COUNTERS => self.counters.map().fd().as_fd(),
-                    name => self.map_fd(name)?,
-                };
+                let fd = if name == maps::COUNTERS { self.counters_fd.as_fd() } else { self.map_fd(name)? };
                 sys::object_pin(fd, &path).with_context(|| format!("pin {}", path.display()))?;
                 restored += 1;
             }

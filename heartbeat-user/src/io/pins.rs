@@ -145,6 +145,18 @@ impl PinDir {
         Ok(missing)
     }
 
+    /// Removes every pin, links first, and keeps the directories.
+    ///
+    /// # Errors
+    /// If a pin cannot be removed.
+    pub fn clear(&self) -> anyhow::Result<()> {
+        for (_, _, path) in self.links()? {
+            remove(&path)?;
+        }
+        remove_tree(&self.versioned)?;
+        self.make()
+    }
+
     /// Removes every pin and the directories: links first, so that no program outlives its maps' names.
     ///
     /// # Errors

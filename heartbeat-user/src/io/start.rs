@@ -190,7 +190,7 @@ fn kernel_side(config: &Config, own: u16, file: Option<&Path>, locks: &mut Locks
     }
     let must = wanted.iter().any(|wanted| matches!(wanted, FastPath::Native | FastPath::Generic));
     let root = &config.daemon.pin_dir;
-    let open = || -> Result<(Object, PinDir), Failure> {
+    let mut open = || -> Result<(Object, PinDir), Failure> {
         let pins = PinDir::open(root).map_err(Failure::host)?;
         locks.take_pins(&pins)?;
         for other in pins.remove_foreign_versions().map_err(Failure::host)? {

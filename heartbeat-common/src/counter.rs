@@ -34,7 +34,7 @@ counters! {
     AnsweredHandshake = "answered_handshake", "authentic probe that does not name this incarnation, answered without a tick";
     EchoTimely = "echo_timely", "authentic echo within its time";
     EchoLate = "echo_late", "authentic echo after its time: histogram only";
-    DropLayer2 = "drop_layer2", "our port behind stacked, priority or service VLAN tags";
+    DropLayer2 = "drop_layer2", "our port behind stacked, priority or service VLAN tags, or to or from a group MAC address";
     DropVlan = "drop_vlan", "the path is not configured for this VLAN";
     DropLayer3 = "drop_layer3", "our port behind IP options or extension headers";
     DropFragment = "drop_fragment", "our port in a fragment";

@@ -3,10 +3,11 @@
 //! It sends nothing, reads no clock and takes no lock: `record` wants the tick's lock held, `authenticate` does not.
 
 use crate::auth;
+use crate::checksum;
 use crate::counter::Counter;
 use crate::frame::{self, Kind, Words, word};
 use crate::path::{PathConf, SLOT0, SLOT1, Slot};
-use crate::siphash::Midstate;
+use crate::siphash::{Key, Midstate};
 use crate::tick::{Cached, DEPARTURES, Tick};
 use core::cell::Cell;
 
@@ -92,8 +93,8 @@ fn head_fault(head: u64) -> Counter {
 }
 
 #[inline(always)]
-fn cached(cache: &Cached<Cell<u64>>, prober: u64, responder: u64, slot: u64) -> Option<Midstate> {
-    if cache.prober.get() == prober && cache.responder.get() == responder && cache.slot.get() == slot {
+fn cached(cache: &Cached<Cell<u64>>, prober: u64, responder: u64, base: Midstate) -> Option<Midstate> {
+    if cache.prober.get() == prober && cache.responder.get() == responder && cache.base.get() == base.v[0] {
         let [a, b, c, d] = &cache.lanes;
         Some(Midstate { v: [a.get(), b.get(), c.get(), d.get()] })
     } else {
@@ -102,14 +103,21 @@ fn cached(cache: &Cached<Cell<u64>>, prober: u64, responder: u64, slot: u64) -> 
 }
 
 #[inline(always)]
-fn cached_digest<W: Words>(frame: &W, tick: &Tick<Cell<u64>>, slot: u64) -> Option<u64> {
-    let mut difference = tick.standing_slot.get() ^ (slot + 1);
+fn cached_digest<W: Words>(frame: &W, tick: &Tick<Cell<u64>>, key: Key) -> Option<u64> {
+    let mut difference = tick.standing_mark.get() ^ mark(key);
     let mut index = 0;
     while index < frame::STANDING_WORDS {
         difference |= tick.standing[index].get() ^ frame.get(word::STANDING + index);
         index += 1;
     }
     if difference == 0 { Some(tick.standing_digest.get()) } else { None }
+}
+
+/// Says which key a cached digest belongs to. Not the slot's number: a slot's key is replaced by rotation, and what
+/// was computed under the old one must not be found again. Never 0, which says that nothing is cached.
+#[inline(always)]
+const fn mark(key: Key) -> u64 {
+    key.k[0] | 1
 }
 
 /// Checks a frame, cheapest test first, and its tag last. Nothing is believed or changed before.
@@ -165,13 +173,15 @@ pub fn authenticate<W: Words>(frame: &W, conf: &PathConf, tick: &Tick<Cell<u64>>
         return Err(Counter::DropKeySlot);
     }
 
-    // The fast way: both incarnations and the standing are those of the last frame.
+    // The fast way: key, both incarnations and the standing are those of the last frame.
+    let keys = slot_of(conf, slot);
+    let base = if echo { keys.mine } else { keys.theirs };
     let responder = frame.get(word::RESPONDER_INCARNATION);
     let cache = if echo { &tick.mine } else { &tick.theirs };
     let (sequence, sent) = (frame.get(word::SEQUENCE), frame.get(word::SENT));
     let (stamp, tag) = (frame.get(word::STAMP), frame.get(word::TAG));
-    if let Some(state) = cached(cache, prober, responder, slot)
-        && let Some(digest) = cached_digest(frame, tick, slot)
+    if let Some(state) = cached(cache, prober, responder, base)
+        && let Some(digest) = cached_digest(frame, tick, keys.standing_key)
     {
         let shared = auth::with_probe(state, sequence, sent);
         if auth::tag(shared, stamp, digest, dynamic) == tag {
@@ -179,8 +189,6 @@ pub fn authenticate<W: Words>(frame: &W, conf: &PathConf, tick: &Tick<Cell<u64>>
         }
         // Another CPU may have been changing the cache while it was read: decide without it.
     }
-    let keys = slot_of(conf, slot);
-    let base = if echo { keys.mine } else { keys.theirs };
     let learned = auth::with_incarnations(base, prober, responder);
     let digest = auth::standing_digest(keys.standing_key, &auth::standing_of(frame));
     let shared = auth::with_probe(learned, sequence, sent);
@@ -241,6 +249,7 @@ fn record_probe<W: Words>(
     if prober > tick.peer_incarnation.get() {
         adopt_incarnation(tick, prober);
     }
+    let newest = sequence > tick.probe_top.get();
     let window = tick.probe_window().taken(sequence);
     tick.probe_top.set(window.top);
     tick.probe_bits.set(window.bits);
@@ -253,7 +262,10 @@ fn record_probe<W: Words>(
     raise(&tick.answered_ns, now);
     tick.probes.set(tick.probes.get() + 1);
     tick.answers.set(tick.answers.get() + 1);
-    remember(frame, good, tick, &tick.theirs, now);
+    keep_state(frame, good, conf, tick);
+    if newest {
+        keep_standing(frame, good, conf, tick, now);
+    }
     Ok(Outcome::Answer(Answer { notice: 0, counter: Counter::Answered }))
 }
 
@@ -275,9 +287,11 @@ fn record_echo<W: Words>(
     if !window.accepts(sequence) {
         return Err(Counter::DropReplay);
     }
-    if author > known {
+    let adopted = author > known;
+    if adopted {
         adopt_incarnation(tick, author);
     }
+    let newest = sequence > window.top;
     let window = window.taken(sequence);
     tick.echo_top.set(window.top);
     tick.echo_bits.set(window.bits);
@@ -291,8 +305,13 @@ fn record_echo<W: Words>(
     if frame::flags(frame.get(word::DYNAMIC)) & frame::FLAG_STALE != 0 {
         raise(&tick.stale_newest, frame.get(word::NOTICE));
     }
-    remember(frame, good, tick, &tick.mine, now);
-    if round_trip <= conf.answer_within_ns {
+    keep_state(frame, good, conf, tick);
+    let timely = round_trip <= conf.answer_within_ns;
+    // A late echo's age was true when it was written; taken for new it would hide a controller that hangs.
+    if adopted || newest && timely {
+        keep_standing(frame, good, conf, tick, now);
+    }
+    if timely {
         raise(&tick.echo_ns, now);
         raise(&tick.heard_ns, now);
         tick.echoes.set(tick.echoes.get() + 1);
@@ -312,36 +331,35 @@ fn adopt_incarnation(tick: &Tick<Cell<u64>>, incarnation: u64) {
     tick.peer_stamp.set(0);
 }
 
-/// Keeps what the frame says of its author, and the MAC states that the next frame will need again.
+/// Keeps the MAC state that the next frame will need again.
 #[inline(always)]
-fn remember<W: Words>(
-    frame: &W,
-    good: &Authentic,
-    tick: &Tick<Cell<u64>>,
-    cache: &Cached<Cell<u64>>,
-    now: u64,
-) {
+fn keep_state<W: Words>(frame: &W, good: &Authentic, conf: &PathConf, tick: &Tick<Cell<u64>>) {
+    let Some(state) = good.learned else { return };
+    let keys = slot_of(conf, good.slot);
+    let (cache, base) = if good.echo { (&tick.mine, keys.mine) } else { (&tick.theirs, keys.theirs) };
+    cache.prober.set(frame.get(word::PROBER_INCARNATION));
+    cache.responder.set(frame.get(word::RESPONDER_INCARNATION));
+    cache.base.set(base.v[0]);
+    let [a, b, c, d] = &cache.lanes;
+    a.set(state.v[0]);
+    b.set(state.v[1]);
+    c.set(state.v[2]);
+    d.set(state.v[3]);
+}
+
+/// Keeps what the frame says of its author. Only of the newest one: a frame that was overtaken says what was.
+#[inline(always)]
+fn keep_standing<W: Words>(frame: &W, good: &Authentic, conf: &PathConf, tick: &Tick<Cell<u64>>, now: u64) {
     tick.peer_dynamic.set(frame.get(word::DYNAMIC));
     tick.peer_dynamic_ns.set(now);
-    if let Some(state) = good.learned {
-        cache.prober.set(frame.get(word::PROBER_INCARNATION));
-        cache.responder.set(frame.get(word::RESPONDER_INCARNATION));
-        cache.slot.set(good.slot);
-        let [a, b, c, d] = &cache.lanes;
-        a.set(state.v[0]);
-        b.set(state.v[1]);
-        c.set(state.v[2]);
-        d.set(state.v[3]);
+    let Some(digest) = good.digest else { return };
+    let mut index = 0;
+    while index < frame::STANDING_WORDS {
+        tick.standing[index].set(frame.get(word::STANDING + index));
+        index += 1;
     }
-    if let Some(digest) = good.digest {
-        let mut index = 0;
-        while index < frame::STANDING_WORDS {
-            tick.standing[index].set(frame.get(word::STANDING + index));
-            index += 1;
-        }
-        tick.standing_digest.set(digest);
-        tick.standing_slot.set(good.slot + 1);
-    }
+    tick.standing_digest.set(digest);
+    tick.standing_mark.set(mark(slot_of(conf, good.slot).standing_key));
 }
 
 #[inline(always)]
@@ -351,9 +369,11 @@ fn raise(cell: &Cell<u64>, value: u64) {
     }
 }
 
-/// Turns a probe, found good, into its echo, in place. `received` and `hold_us` are of this host's clock,
-/// `age` is from [`frame::age_since`], `flags` are the dynamic flags without kind.
+/// Turns a probe, found good, into its echo, in place, and returns the sum for its UDP checksum
+/// (see [`checksum`](crate::checksum)). `received` and `hold_us` are of this host's clock, `age` is from
+/// [`frame::age_since`], `flags` are the dynamic flags without kind.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "inlined: the kernel passes at most five")]
 pub fn write_echo<W: Words>(
     frame: &mut W,
     good: &Authentic,
@@ -363,23 +383,31 @@ pub fn write_echo<W: Words>(
     age: u64,
     hold_us: u64,
     flags: u8,
-) {
+) -> u64 {
     let keys = slot_of(conf, good.slot);
     let mut flags = flags;
     let mut digest = keys.own_digest;
-    let mut standing = conf.standing;
+    let mut index = 0;
+    while index < frame::STANDING_WORDS {
+        frame.set(word::STANDING + index, conf.standing[index]);
+        index += 1;
+    }
     if answer.notice != 0 {
         flags |= frame::FLAG_STALE;
-        standing[frame::STANDING_WORDS - 1] = answer.notice;
-        digest = auth::standing_digest(keys.own_standing_key, &standing);
+        frame.set(word::NOTICE, answer.notice);
+        digest = auth::standing_digest(keys.own_standing_key, &auth::standing_of(frame));
     }
     let dynamic = frame::dynamic(Kind::Echo, age, hold_us, flags);
     frame.set(word::STAMP, received);
     frame.set(word::DYNAMIC, dynamic);
-    let mut index = 0;
-    while index < frame::STANDING_WORDS {
-        frame.set(word::STANDING + index, standing[index]);
-        index += 1;
-    }
-    frame.set(word::TAG, auth::tag(good.shared, received, digest, dynamic));
+    let tag = auth::tag(good.shared, received, digest, dynamic);
+    frame.set(word::TAG, tag);
+    checksum::add(keys.echo_sum, answer.notice)
+        .wrapping_add(checksum::of(frame.get(word::PROBER_INCARNATION)))
+        .wrapping_add(checksum::of(frame.get(word::RESPONDER_INCARNATION)))
+        .wrapping_add(checksum::of(frame.get(word::SEQUENCE)))
+        .wrapping_add(checksum::of(frame.get(word::SENT)))
+        .wrapping_add(checksum::of(received))
+        .wrapping_add(checksum::of(dynamic))
+        .wrapping_add(checksum::of(tag))
 }

@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 pub mod auth;
+pub mod checksum;
 pub mod counter;
 pub mod exchange;
 pub mod frame;

@@ -25,6 +25,8 @@ pub const OWN: &str = "OWN";
 pub const COUNTERS: &str = "COUNTERS";
 /// Every map, in the order above.
 pub const ALL: [&str; 6] = [ROUTES, CONFS, TICKS, HISTOGRAMS, OWN, COUNTERS];
+/// The maps that are pinned and outlive a controller: facts, no keys.
+pub const PINNED: [&str; 4] = [TICKS, HISTOGRAMS, OWN, COUNTERS];
 
 /// Name of the XDP program.
 pub const XDP_PROGRAM: &str = "heartbeat_xdp";
@@ -85,6 +87,8 @@ pub struct Own {
     pub boot: [u64; 2],
     /// Id of the state directory's contents (random, made with them): lost disk state is seen by it.
     pub state_id: u64,
+    /// Digest of which path each index stands for: ticks of other paths are worth nothing.
+    pub plan: u64,
 }
 
 /// Returns the bucket of a round trip.

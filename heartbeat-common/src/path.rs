@@ -26,6 +26,8 @@ pub struct Slot {
     pub own_digest: u64,
     /// Key of this node's standing, for the stale echo, whose notice differs.
     pub own_standing_key: Key,
+    /// Checksum of what is the same in every echo: [`crate::checksum::constant`].
+    pub echo_sum: u64,
 }
 
 /// One path as the packet path sees it.

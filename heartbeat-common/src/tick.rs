@@ -20,8 +20,8 @@ pub struct Cached<C> {
     pub prober: C,
     /// The responder's incarnation as named.
     pub responder: C,
-    /// Key slot.
-    pub slot: C,
+    /// First lane of the base that it continues: another key has another.
+    pub base: C,
     /// The state's lanes.
     pub lanes: [C; 4],
 }
@@ -66,7 +66,7 @@ pub struct Tick<C> {
     pub returned_ns: C,
     /// Newest receive stamp of the peer, the peer's clock: brought back by the next probe.
     pub peer_stamp: C,
-    /// Dynamic word of the newest frame (age, hold, flags).
+    /// Dynamic word (age, hold, flags) of the newest frame that was no late echo.
     pub peer_dynamic: C,
     /// When that frame came.
     pub peer_dynamic_ns: C,
@@ -88,12 +88,12 @@ pub struct Tick<C> {
     pub late_echoes: C,
     /// Own probes that left.
     pub departures: C,
-    /// Standing of the peer, from its newest frame with a new one.
+    /// Standing of the peer, from the same frame or an earlier one with the same standing.
     pub standing: [C; STANDING_WORDS],
-    /// Digest of `standing` under the key of slot `standing_slot`; 0 with slot 0: nothing cached.
+    /// Digest of `standing` under the key that `standing_mark` names.
     pub standing_digest: C,
-    /// Key slot of `standing_digest` plus one; 0: nothing cached.
-    pub standing_slot: C,
+    /// Names the key of `standing_digest`; 0: nothing cached.
+    pub standing_mark: C,
     /// State of exchanges in which the peer is the prober.
     pub theirs: Cached<C>,
     /// State of exchanges in which this node is the prober.

@@ -12,7 +12,8 @@ use heartbeat_common::maps::RouteKey;
 /// Records the departure if the frame is a probe of ours on a configured path.
 #[inline(always)]
 pub fn depart(ctx: &TcContext) {
-    let _ = ctx.pull_data((14 + 4 + 40 + 8 + frame::LEN) as u32);
+    // More than the packet has cannot be asked for: an untagged IPv4 probe is the shortest of ours.
+    let _ = ctx.pull_data(ctx.len().min((14 + 4 + 40 + 8 + frame::LEN) as u32));
     let bytes = Bytes { start: ctx.data(), end: ctx.data_end() };
     let Shape::Plain(plain) = packet::plain(bytes) else { return };
     // SAFETY: `plain` checked the UDP header and the heartbeat behind it.

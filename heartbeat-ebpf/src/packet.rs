@@ -197,6 +197,11 @@ fn mapped(address: u32) -> [u64; 2] {
 }
 
 #[inline(always)]
+fn is_mapped(address: [u64; 2]) -> bool {
+    address[0] == 0 && address[1] as u32 == 0xffff_0000
+}
+
+#[inline(always)]
 fn ipv6(bytes: Bytes, offset: usize, vlan: u16) -> Shape {
     let Some(header) = bytes.at::<[u8; IPV6_LEN]>(offset) else { return Shape::NotOurs };
     let ip = header.cast::<u8>();
@@ -216,6 +221,10 @@ fn ipv6(bytes: Bytes, offset: usize, vlan: u16) -> Shape {
         unsafe { (read(ip, 4), [read(ip, 8), read(ip, 16)], [read(ip, 24), read(ip, 32)]) };
     if u16::from_be(length) != UDP_TOTAL {
         return Shape::Malformed(Counter::DropLength);
+    }
+    // A mapped address stands for an IPv4 path in the route table; on the wire it is nobody's.
+    if is_mapped(source) || is_mapped(destination) {
+        return Shape::Malformed(Counter::DropUnlisted);
     }
     udp(bytes, offset, IPV6_LEN, true, vlan, hop_limit, source, destination)
 }
@@ -292,8 +301,14 @@ fn udp(
     if u16::from_be(source_port) != PORT {
         return Shape::Malformed(Counter::DropPort);
     }
+    let ethernet = bytes.start as *mut u8;
+    // SAFETY: the IP header behind it was checked. Swapped, a group address would be the echo's source, or make
+    // one echo many.
+    if unsafe { read::<u8>(ethernet, 0) | read::<u8>(ethernet, 6) } & 1 != 0 {
+        return Shape::Malformed(Counter::DropLayer2);
+    }
     Shape::Plain(Plain {
-        ethernet: bytes.start as *mut u8,
+        ethernet,
         ip: (bytes.start + offset) as *mut u8,
         udp,
         ipv6,

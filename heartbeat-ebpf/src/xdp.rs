@@ -5,11 +5,15 @@ use crate::packet::{self, Bytes, Payload, Plain, Shape, read, write};
 use crate::{lock, maps};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::XdpContext;
+use heartbeat_common::checksum;
 use heartbeat_common::counter::Counter;
 use heartbeat_common::exchange::{self, Outcome};
-use heartbeat_common::frame::{self, WORDS, Words};
+use heartbeat_common::frame;
 use heartbeat_common::maps::RouteKey;
 use heartbeat_common::path::PASS_TO_USERSPACE;
+
+/// Hop limit of every echo: the highest, so that a same-subnet prober can require it (RFC 5881, section 5).
+const HOP_LIMIT: u8 = 255;
 
 /// What becomes of a frame.
 pub enum Verdict {
@@ -33,6 +37,10 @@ pub fn receive(ctx: &XdpContext) -> Verdict {
         }
         Shape::Plain(frame) => frame,
     };
+    // SAFETY: `plain` checked the UDP header. A checksum of zero is forbidden on IPv6; the MAC is the better judge.
+    if frame.ipv6 && unsafe { read::<u16>(frame.udp, 6) } == 0 {
+        maps::count(Counter::ChecksumZero);
+    }
     // SAFETY: `ctx` is the kernel's own for this run.
     let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
     match exchange_frame(&frame, ifindex) {
@@ -82,16 +90,17 @@ fn exchange_frame(frame: &Plain, ifindex: u32) -> Result<Counter, Counter> {
         Outcome::Answer(answer) => {
             let (progress, flags) = maps::own();
             let age = frame::age_since(progress, now);
-            exchange::write_echo(&mut payload, &good, conf, answer, now, age, 0, flags);
-            turn_round(frame, &payload);
+            let sum = exchange::write_echo(&mut payload, &good, conf, answer, now, age, 0, flags);
+            turn_round(frame, sum);
             Ok(answer.counter)
         }
     }
 }
 
-/// Swaps addresses and ports, sets the hop limit and writes every checksum anew.
+/// Swaps MAC and IP addresses (the ports are equal), sets the hop limit and writes the checksums in full.
+/// `sum` is from `write_echo`.
 #[inline(always)]
-fn turn_round(frame: &Plain, payload: &Payload) {
+fn turn_round(frame: &Plain, sum: u64) {
     // SAFETY: `plain` checked the Ethernet, IP and UDP headers that are written here.
     unsafe {
         let destination: (u32, u16) = (read(frame.ethernet, 0), read(frame.ethernet, 4));
@@ -100,61 +109,23 @@ fn turn_round(frame: &Plain, payload: &Payload) {
         write(frame.ethernet, 4, source.1);
         write(frame.ethernet, 6, destination.0);
         write(frame.ethernet, 10, destination.1);
-    }
-    let mut sum = (frame.source[0] & 0xffff_ffff) + (frame.source[0] >> 32);
-    if frame.ipv6 {
-        // SAFETY: as above.
-        unsafe {
+        if frame.ipv6 {
             write(frame.ip, 8, frame.destination[0]);
             write(frame.ip, 16, frame.destination[1]);
             write(frame.ip, 24, frame.source[0]);
             write(frame.ip, 32, frame.source[1]);
-            write::<u8>(frame.ip, 7, 255);
-        }
-        sum += (frame.source[1] & 0xffff_ffff) + (frame.source[1] >> 32);
-        sum += (frame.destination[0] & 0xffff_ffff) + (frame.destination[0] >> 32);
-        sum += (frame.destination[1] & 0xffff_ffff) + (frame.destination[1] >> 32);
-    } else {
-        let (source, destination) = (frame.source[1] >> 32, frame.destination[1] >> 32);
-        sum = source + destination;
-        // SAFETY: as above.
-        unsafe {
+            write::<u8>(frame.ip, 7, HOP_LIMIT);
+        } else {
+            let (source, destination) = (frame.source[1] >> 32, frame.destination[1] >> 32);
             write(frame.ip, 12, destination as u32);
             write(frame.ip, 16, source as u32);
-            write::<u8>(frame.ip, 8, 255);
+            write::<u8>(frame.ip, 8, HOP_LIMIT);
             write::<u16>(frame.ip, 10, 0);
-            let mut header: u64 = 0;
-            let words: [u32; 5] =
-                [read(frame.ip, 0), read(frame.ip, 4), read(frame.ip, 8), read(frame.ip, 12), read(frame.ip, 16)];
-            let mut index = 0;
-            while index < 5 {
-                header += words[index] as u64;
-                index += 1;
-            }
-            write(frame.ip, 10, folded(header));
+            let words: [u32; 3] = [read(frame.ip, 0), read(frame.ip, 4), read(frame.ip, 8)];
+            let header = source + destination + words[0] as u64 + words[1] as u64 + words[2] as u64;
+            write::<u16>(frame.ip, 10, checksum::fold(header));
         }
+        let sum = checksum::fold(sum);
+        write::<u16>(frame.udp, 6, if sum == 0 { 0xffff } else { sum });
     }
-    // Pseudo header: protocol and length; UDP header: both ports and the length. All big-endian in memory.
-    sum += u16::to_be(17) as u64 + 2 * u16::to_be((8 + frame::LEN) as u16) as u64;
-    sum += 2 * u16::to_be(frame::PORT) as u64;
-    let mut index = 0;
-    while index < WORDS {
-        let word = payload.get(index);
-        sum += (word & 0xffff_ffff) + (word >> 32);
-        index += 1;
-    }
-    let checksum = folded(sum);
-    // SAFETY: as above.
-    unsafe { write::<u16>(frame.udp, 6, if checksum == 0 { 0xffff } else { checksum }) };
 }
-
-/// Folds a sum of 32-bit words into the ones' complement of its ones' complement sum.
-#[inline(always)]
-fn folded(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    !(sum as u16)
-}
-

@@ -1,1 +1,252 @@
-//! (being built)
+//! The command lines of `heartbeatd` and `heartbeatctl`: options, help, and what their exit codes mean.
+//! It parses words and decides nothing about a cluster; it opens no file, socket or process.
+
+mod exit;
+mod service;
+mod since;
+
+pub use exit::ExitCode;
+pub use service::{
+    MarkLeft, ServiceFacts, Watchdog, WatchdogError, check_watchdog, gave_up, mark_left_verdict, parse_time_span,
+};
+pub use since::parse_since;
+
+use crate::control::Request;
+use clap::{Args, Parser, Subcommand};
+use jiff::Timestamp;
+use std::path::PathBuf;
+
+/// Where `heartbeatd` looks for its configuration.
+pub const DEFAULT_CONFIG: &str = "/etc/heartbeatd/heartbeatd.toml";
+/// Where `heartbeatctl` looks for the daemon's socket.
+pub const DEFAULT_SOCKET: &str = "/run/heartbeatd/control.sock";
+/// The unit that `heartbeatd check` asks the service manager about.
+pub const DEFAULT_UNIT: &str = "heartbeatd.service";
+
+/// Failover-cluster membership whose heartbeats are answered and timestamped in the kernel.
+#[derive(Parser, Debug)]
+#[command(
+    name = "heartbeatd",
+    version,
+    about,
+    args_conflicts_with_subcommands = true,
+    long_about = "heartbeatd keeps the membership of a failover cluster. Its heartbeats are answered and timestamped in \
+        the kernel by XDP, so a node whose userspace is starved is not taken for dead; heartbeatd itself reads those \
+        stamps and decides which peers are up, stalled, hung, gone or down.\n\n\
+        Without a subcommand it runs in the foreground, as `heartbeatd run` does. Every node of a cluster takes the \
+        same configuration file; a node finds itself in it by its own addresses.",
+    after_long_help = concat!(
+        "FIRST STEPS:\n",
+        "  heartbeatd genkey /etc/heartbeatd/cluster.key    make the cluster's key; copy it to every node, mode 0600\n",
+        "  heartbeatd check                                 find every fault before the first start\n",
+        "  systemctl enable --now heartbeatd                run it\n",
+        "  heartbeatctl status                              look at it\n\n",
+        "EXIT CODES:\n",
+        "  0  all is well\n",
+        "  1  it failed; the message says why\n",
+        "  2  the command line is wrong\n",
+        "  5  permission denied\n",
+        "  6  the configuration or the key is wrong\n",
+        "  7  another heartbeatd runs with the same directories\n",
+        "  8  this host lacks something (bpffs, a capability, an interface)\n",
+    )
+)]
+pub struct Heartbeatd {
+    /// What to do; `run` if nothing is named.
+    #[command(subcommand)]
+    pub command: Option<DaemonCommand>,
+    /// Options of `run`, for a call without a subcommand.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+impl Heartbeatd {
+    /// Returns what was asked for, `run` with its options if no subcommand was named.
+    #[must_use]
+    pub fn into_command(self) -> DaemonCommand {
+        self.command.unwrap_or(DaemonCommand::Run(self.run))
+    }
+}
+
+/// What `heartbeatd` can be asked to do.
+#[derive(Subcommand, Debug)]
+pub enum DaemonCommand {
+    /// Run in the foreground until told to stop (the default)
+    #[command(long_about = "Run in the foreground until told to stop.\n\n\
+        SIGHUP reads the configuration again; a faulty one is refused and changes nothing. SIGTERM leaves the cluster, \
+        unless the stop is part of a restart (asked of the service manager, or announced by `heartbeatctl handover`): \
+        then the kernel program stays and goes on answering until the next heartbeatd takes it over.")]
+    Run(RunArgs),
+    /// Find every fault in configuration, key, files, interfaces and host, and start nothing
+    #[command(long_about = "Find every fault in configuration, key, file modes, capabilities, bpffs, interfaces and \
+        service settings, and start nothing. Each fault is one line that names the file, line, key and rule. \
+        The service runs this before each start and before each reload.\n\n\
+        The service's watchdog must be longer than hang_limit_s: a shorter one would kill the very daemon whose node \
+        the kernel has just carried. It is read from --watchdog, else from WATCHDOG_USEC, else asked of the service \
+        manager.")]
+    Check(CheckArgs),
+    /// Make a new cluster key in FILE (mode 0600); an existing file is never overwritten
+    Genkey(GenkeyArgs),
+    /// Tell the peers that this node has left, for the service manager to call after it gave up
+    #[command(
+        long_about = "Tell the peers that this node has left, through the kernel program that is still pinned.\n\n\
+        The service manager calls it after each end of heartbeatd (ExecStopPost=) and once it has given up restarting \
+        (OnFailure=heartbeatd-left.service). Called by the manager it first asks whether a restart is still to come, \
+        and then does nothing. Called by hand it marks the node at once. It never touches a node whose heartbeatd runs."
+    )]
+    MarkLeft(ConfigArgs),
+}
+
+/// Options of `heartbeatd run`.
+#[derive(Args, Debug, Clone)]
+pub struct RunArgs {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// How much to log: off, error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "HEARTBEATD_LOG")]
+    pub log_level: log::LevelFilter,
+    /// Load this kernel object instead of the built-in one (for development)
+    #[arg(long, value_name = "FILE")]
+    pub bpf_object: Option<PathBuf>,
+    /// Accepted for service files written for other daemons; heartbeatd never forks
+    #[arg(long, hide = true)]
+    pub foreground: bool,
+}
+
+/// Options of `heartbeatd check`.
+#[derive(Args, Debug, Clone)]
+pub struct CheckArgs {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Watchdog to judge, such as 90s or "1min 30s", instead of the one of the environment or the unit
+    #[arg(long, value_name = "TIME", value_parser = parse_time_span)]
+    pub watchdog: Option<Watchdog>,
+    /// Unit whose WatchdogSec= is asked of the service manager
+    #[arg(long, value_name = "UNIT", default_value = DEFAULT_UNIT)]
+    pub unit: String,
+}
+
+/// Where the configuration is.
+#[derive(Args, Debug, Clone)]
+pub struct ConfigArgs {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG, env = "HEARTBEATD_CONFIG")]
+    pub config: PathBuf,
+}
+
+/// Options of `heartbeatd genkey`.
+#[derive(Args, Debug, Clone)]
+pub struct GenkeyArgs {
+    /// File to make; its directory must exist
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// Look at a running heartbeatd and steer it.
+#[derive(Parser, Debug)]
+#[command(
+    name = "heartbeatctl",
+    version,
+    about,
+    long_about = "heartbeatctl asks the heartbeatd of this host what it knows, and tells it the few things that a person \
+        decides. Tables are for people; --json gives the same answer to programs, with \"schema\": 1 in each object \
+        and units in the names of its fields.\n\n\
+        Reading is for root, for heartbeatd's own user and for members of its group; handover and detach are for root \
+        and heartbeatd's own user.",
+    after_long_help = concat!(
+        "EXAMPLES:\n",
+        "  heartbeatctl status                      this node at a glance\n",
+        "  heartbeatctl nodes                       one line a peer: state, since when, why\n",
+        "  heartbeatctl paths --json | jq '.paths[] | select(.state != \"up\")'\n",
+        "  heartbeatctl events --since 2h           what happened in the last two hours\n",
+        "  heartbeatctl events --since now --follow what happens from now on\n",
+        "  heartbeatctl handover                    the next stop is a restart: the kernel goes on answering\n\n",
+        "EXIT CODES:\n",
+        "  0  all is well\n",
+        "  1  it failed; the message says why\n",
+        "  2  the command line is wrong\n",
+        "  3  heartbeatd is not running\n",
+        "  4  degraded (status, nodes): a node is not up, a path has failed, or a fast path has fallen back\n",
+        "  5  permission denied\n",
+    )
+)]
+pub struct Heartbeatctl {
+    /// Socket of the heartbeatd to ask
+    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "HEARTBEAT_SOCKET")]
+    pub socket: PathBuf,
+    /// Print the answer as one JSON object (events --follow: one object a line)
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Leave out the heads of tables
+    #[arg(long, global = true)]
+    pub no_headers: bool,
+    /// What to ask.
+    #[command(subcommand)]
+    pub verb: ControlVerb,
+}
+
+/// What `heartbeatctl` can ask.
+#[derive(Subcommand, Debug)]
+pub enum ControlVerb {
+    /// Show this node at a glance: identity, peers, paths, detection times, fast path, lateness, warnings
+    Status,
+    /// Show each peer: state, since when, why, incarnation, controller age
+    #[command(long_about = "Show each peer. States:\n\n\
+        up        its kernel answers and its controller makes progress\n\
+        stalled   its kernel answers, its controller makes no progress; it stays a member\n\
+        hung      the same, past the hang limit\n\
+        left      it said that it leaves or has stopped\n\
+        down      silent on every path for the detection time\n\
+        unknown   not heard yet")]
+    Nodes,
+    /// Show each path: state, misses, round trips, loss, mode
+    #[command(long_about = "Show each path, one local interface to one peer address. States: up, lost, unreachable, \
+        failed, and unknown before the first answer.\n\n\
+        Round trips are read from a histogram with one bucket for each power of two of nanoseconds: a percentile is \
+        interpolated inside its bucket, and the largest is the upper edge of the highest bucket hit.")]
+    Paths,
+    /// Show what happened, or what happens
+    #[command(long_about = "Show the events in the daemon's log, oldest first.\n\n\
+        --since takes a duration counted back from now (90s, 15m, 2h, 1d), a moment (2026-01-31T12:00:00Z), or `now`.")]
+    Events(EventsArgs),
+    /// Show how frames on heartbeat's port ended, one counter a line
+    Counters,
+    /// Announce that the next stop is part of a restart: the kernel program stays and goes on answering
+    Handover,
+    /// Detach the kernel programs and remove their pins; answers come from userspace until the next start
+    Detach,
+}
+
+/// Options of `heartbeatctl events`.
+#[derive(Args, Debug, Clone)]
+pub struct EventsArgs {
+    /// Only events from then on: a duration back from now (90s, 15m, 2h, 1d), an RFC 3339 time, or `now`
+    #[arg(long, value_name = "WHEN", value_parser = parse_since)]
+    pub since: Option<Timestamp>,
+    /// Go on with what happens, until interrupted
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+impl ControlVerb {
+    /// Returns the request that asks this of the daemon.
+    #[must_use]
+    pub fn request(&self) -> Request {
+        match self {
+            Self::Status => Request::Status {},
+            Self::Nodes => Request::Nodes {},
+            Self::Paths => Request::Paths {},
+            Self::Counters => Request::Counters {},
+            Self::Handover => Request::Handover {},
+            Self::Detach => Request::Detach {},
+            Self::Events(args) => {
+                Request::Events { since_unix_ms: args.since.map(Timestamp::as_millisecond), follow: args.follow }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,10 @@
-//! (being built)
+//! heartbeatctl: hands its command line to the library and ends with the code that it returns. It decides nothing.
 
-fn main() {}
+use clap::Parser;
+use heartbeat_user::{cli::Heartbeatctl, control};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let line = Heartbeatctl::parse();
+    control::run(&line, &mut std::io::stdout().lock(), &mut std::io::stderr().lock()).into()
+}

@@ -1,0 +1,82 @@
+//! Which keys exist, in which table, under which spellings. It holds names only.
+
+/// Path of the table of thresholds and limits.
+pub(super) const SETTINGS: &str = "settings";
+
+/// The tables at the root.
+pub(super) const ROOT: &[&str; 6] = &["cluster", "settings", "daemon", "interface", "network", "node"];
+
+/// The keys of each table, by the way that its header is written.
+pub const TABLES: &[(&str, &[&str])] = &[
+    ("[cluster]", CLUSTER_KEYS),
+    ("[settings]", SETTINGS_KEYS),
+    ("[daemon]", DAEMON_KEYS),
+    ("[interface.NAME]", INTERFACE_KEYS),
+    ("[[network]]", NETWORK_KEYS),
+    ("[[node]]", NODE_KEYS),
+];
+
+pub(super) const CLUSTER_KEYS: &[&str] = &["name", "id", "key_file"];
+pub(super) const SETTINGS_KEYS: &[&str] = &[
+    "profile",
+    "same_subnet_delay_ms",
+    "same_subnet_threshold",
+    "cross_subnet_delay_ms",
+    "cross_subnet_threshold",
+    "path_lost_ticks",
+    "path_unreachable_ticks",
+    "path_failed_ticks",
+    "stall_limit_ms",
+    "hang_limit_s",
+    "lateness_budget_ms",
+    "cross_subnet_min_hop_limit",
+];
+pub(super) const DAEMON_KEYS: &[&str] = &[
+    "fast_path",
+    "pin_dir",
+    "state_dir",
+    "run_dir",
+    "lock_dir",
+    "event_log",
+    "event_log_max_kib",
+    "event_log_files",
+    "realtime_priority",
+    "lock_memory",
+    "socket_group",
+];
+pub(super) const INTERFACE_KEYS: &[&str] = &["fast_path"];
+pub(super) const NETWORK_KEYS: &[&str] = &["name", "id", "role", "subnets", "vlan"];
+pub(super) const NODE_KEYS: &[&str] = &["name", "id", "addresses"];
+
+/// WSFC spellings of settings.
+pub const ALIASES: &[(&str, &str)] = &[
+    ("SameSubnetDelay", "same_subnet_delay_ms"),
+    ("SameSubnetThreshold", "same_subnet_threshold"),
+    ("CrossSubnetDelay", "cross_subnet_delay_ms"),
+    ("CrossSubnetThreshold", "cross_subnet_threshold"),
+    ("ClusSvcHangTimeout", "hang_limit_s"),
+];
+
+/// Settings that a WSFC user looks for and that mean nothing without votes.
+pub(super) const RESERVED: &[&str] = &[
+    "quorum_arbitration_time_max_s",
+    "QuorumArbitrationTimeMax",
+    "lower_quorum_priority_node",
+    "LowerQuorumPriorityNodeID",
+    "quarantine_threshold",
+    "QuarantineThreshold",
+];
+
+/// Returns the key that `name` is a spelling of.
+pub(super) fn canonical(name: &str) -> &str {
+    ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, key)| key)
+}
+
+/// Returns the header of the one table that has `name`, if exactly one has.
+pub(super) fn home(name: &str) -> Option<&'static str> {
+    let mut homes = TABLES.iter().filter(|(_, keys)| keys.contains(&canonical(name)));
+    match (homes.next(), homes.next()) {
+        (Some((header, _)), None) => Some(header),
+        _ => None,
+    }
+}

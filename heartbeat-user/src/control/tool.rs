@@ -1,0 +1,123 @@
+//! heartbeatctl itself: asks, prints, and says by its exit code how things stand. It decides nothing else.
+
+use super::{
+    Answer, Client, ClientError, CountersBody, DoneBody, ErrorCode, NodeState, NodesBody, PathsBody, Refusal, Status,
+    show_counters, show_event, show_nodes, show_paths, show_status,
+};
+use crate::cli::{ControlVerb, ExitCode, Heartbeatctl};
+use serde_json::Value;
+use std::io::{self, Write};
+use std::time::Duration;
+
+/// How often a busy daemon is asked again, and after which pause.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Why heartbeatctl could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+enum ToolError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("cannot write: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Does what the command line asks: the answer goes to `out`, an error as one line to `errors`.
+pub fn run(line: &Heartbeatctl, out: &mut impl Write, errors: &mut impl Write) -> ExitCode {
+    let outcome = serve(line, out).and_then(|code| Ok(out.flush().map(|()| code)?));
+    match outcome {
+        Ok(code) => code,
+        // Whoever closed the pipe has seen enough.
+        Err(ToolError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::Ok,
+        Err(error) => {
+            let _ = writeln!(errors, "heartbeatctl: {}", with_cause(&error));
+            match error {
+                ToolError::Client(error) => error.exit_code(),
+                ToolError::Output(_) => ExitCode::Error,
+            }
+        }
+    }
+}
+
+fn with_cause(error: &ToolError) -> String {
+    match error {
+        ToolError::Client(ClientError::Io { source, .. }) => format!("{error}: {source}"),
+        _ => error.to_string(),
+    }
+}
+
+fn serve(line: &Heartbeatctl, out: &mut impl Write) -> Result<ExitCode, ToolError> {
+    if let ControlVerb::Events(events) = &line.verb
+        && events.follow
+    {
+        return follow(line, out);
+    }
+    let (client, value) = ask(line)?;
+    let heads = !line.no_headers;
+    let mut code = ExitCode::Ok;
+    let text = match &line.verb {
+        ControlVerb::Status => {
+            let status: Answer<Status> = client.read(value.clone())?;
+            if !status.body.faults().is_empty() {
+                code = ExitCode::Degraded;
+            }
+            show_status(&status.body)
+        }
+        ControlVerb::Nodes => {
+            let NodesBody { nodes } = client.read(value.clone())?;
+            if nodes.iter().any(|node| node.state != NodeState::Up) {
+                code = ExitCode::Degraded;
+            }
+            show_nodes(&nodes, heads)
+        }
+        ControlVerb::Paths => show_paths(&client.read::<PathsBody>(value.clone())?.paths, heads),
+        ControlVerb::Counters => show_counters(&client.read::<CountersBody>(value.clone())?.counters, heads),
+        ControlVerb::Events(_) => lines(&value),
+        ControlVerb::Handover | ControlVerb::Detach => {
+            format!("{}\n", client.read::<DoneBody>(value.clone())?.done)
+        }
+    };
+    if line.json {
+        writeln!(out, "{value}")?;
+    } else {
+        out.write_all(text.as_bytes())?;
+    }
+    Ok(code)
+}
+
+fn lines(value: &Value) -> String {
+    let events = value.get("events").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    events.iter().map(|event| show_event(event) + "\n").collect()
+}
+
+/// Asks until the daemon is not too busy to answer.
+fn ask(line: &Heartbeatctl) -> Result<(Client, Value), ClientError> {
+    let request = line.verb.request();
+    for _ in 1..TRIES {
+        let mut client = Client::ask(&line.socket, &request)?;
+        match client.single() {
+            Err(ClientError::Refused(Refusal { code: ErrorCode::Busy, .. })) => std::thread::sleep(PAUSE),
+            answer => return Ok((client, answer?)),
+        }
+    }
+    let mut client = Client::ask(&line.socket, &request)?;
+    let answer = client.single()?;
+    Ok((client, answer))
+}
+
+fn follow(line: &Heartbeatctl, out: &mut impl Write) -> Result<ExitCode, ToolError> {
+    let mut client = Client::ask(&line.socket, &line.verb.request())?;
+    client.wait_for_ever()?;
+    while let Some(mut answer) = client.answer()? {
+        let event = answer.get_mut("event").map(Value::take).unwrap_or_default();
+        if line.json {
+            writeln!(out, "{event}")?;
+        } else {
+            writeln!(out, "{}", show_event(&event))?;
+        }
+        // Whoever follows wants each event when it comes.
+        out.flush()?;
+    }
+    let ended = ClientError::NotRunning { path: line.socket.clone(), reason: "it has ended: nobody listens any more" };
+    Err(ended.into())
+}

@@ -1,0 +1,253 @@
+//! Attaching the programs to a device, taking a pinned link over, and noticing that one was lost. It steps down a mode
+//! only where it was allowed to, and says so; it decides nothing about paths.
+
+use crate::io::object::Object;
+use crate::io::pins::{self, PinDir};
+use crate::io::sys;
+use anyhow::{Context, bail};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{self, TcAttachType};
+use aya::programs::xdp::{XdpLink, XdpMode};
+use aya::programs::{ProgramError, SchedClassifier};
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+/// How frames of an interface are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// By XDP in the driver.
+    Native,
+    /// By XDP in the network stack.
+    Generic,
+    /// By the userspace responder.
+    Userspace,
+}
+
+impl Mode {
+    /// Returns the stable name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Userspace => "userspace",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// An XDP program on a device, held by a pinned link.
+#[derive(Debug)]
+pub struct Attachment {
+    /// Index of the device.
+    pub ifindex: u32,
+    /// Native or generic.
+    pub mode: Mode,
+    link: OwnedFd,
+    pin: PathBuf,
+}
+
+/// What became of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkHealth {
+    /// Attached where it was put.
+    Alive,
+    /// Detached behind our back, or its device is gone.
+    Detached,
+}
+
+impl Attachment {
+    /// Asks the kernel whether the link still does its work. One call, no waiting.
+    #[must_use]
+    pub fn health(&self) -> LinkHealth {
+        match sys::xdp_link_info(self.link.as_fd()) {
+            Ok(info) if info.ifindex == self.ifindex => LinkHealth::Alive,
+            _ => LinkHealth::Detached,
+        }
+    }
+
+    /// Says whether the pin is still there; the descriptor keeps the link without it, but not over a restart.
+    #[must_use]
+    pub fn pinned(&self) -> bool {
+        self.pin.exists()
+    }
+
+    /// Makes the pin again.
+    ///
+    /// # Errors
+    /// If the directory does not take it.
+    pub fn restore_pin(&self) -> anyhow::Result<()> {
+        sys::object_pin(self.link.as_fd(), &self.pin).with_context(|| format!("pin {}", self.pin.display()))
+    }
+
+    /// Takes the program off the device and removes the pin.
+    ///
+    /// # Errors
+    /// If the pin cannot be removed. A link that is already dead is fine.
+    pub fn detach(self) -> anyhow::Result<()> {
+        let _ = sys::link_detach(self.link.as_fd());
+        pins::remove(&self.pin)
+    }
+}
+
+/// Why a mode could not be had.
+#[derive(Debug)]
+pub enum AttachError {
+    /// Somebody else's XDP program is on the device.
+    Foreign {
+        /// Id of that program.
+        program: u32,
+    },
+    /// The device or the kernel does not support the mode.
+    Unsupported(anyhow::Error),
+}
+
+impl fmt::Display for AttachError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Foreign { program } => write!(
+                formatter,
+                "another XDP program is on the device (id {program}, see `bpftool prog show id {program}`); heartbeat \
+                 takes nothing over that is not its own"
+            ),
+            Self::Unsupported(error) => write!(formatter, "{error:#}"),
+        }
+    }
+}
+
+/// Attaches the XDP program to a device in one mode, or puts it into a pinned link of that device and mode.
+///
+/// # Errors
+/// If the mode cannot be had there.
+pub fn attach(object: &mut Object, pins: &PinDir, ifindex: u32, mode: Mode) -> Result<Attachment, AttachError> {
+    let pin = pins.link(mode.name(), ifindex);
+    match take_over(object, &pin, ifindex) {
+        Ok(Some(link)) => return Ok(Attachment { ifindex, mode, link, pin }),
+        Ok(None) => {}
+        Err(error) => return Err(AttachError::Unsupported(error)),
+    }
+    let xdp_mode = match mode {
+        Mode::Native => XdpMode::Driver,
+        Mode::Generic => XdpMode::Skb,
+        Mode::Userspace => return Err(AttachError::Unsupported(anyhow::anyhow!("userspace is no XDP mode"))),
+    };
+    match sys::xdp_program_of(ifindex) {
+        Ok(Some((program, _))) => return Err(AttachError::Foreign { program }),
+        Ok(None) => {}
+        Err(error) => return Err(AttachError::Unsupported(error)),
+    }
+    let fresh = || -> anyhow::Result<OwnedFd> {
+        let xdp = object.xdp()?;
+        let id = xdp.attach_to_if_index(ifindex, xdp_mode).with_context(|| format!("attach {mode} XDP"))?;
+        let link = FdLink::try_from(xdp.take_link(id)?)
+            .map_err(|_| anyhow::anyhow!("the kernel gave no bpf link, which could not be pinned"))?;
+        link.pin(&pin).with_context(|| format!("pin {}", pin.display()))?;
+        sys::object_get(&pin).with_context(|| format!("open {}", pin.display()))
+    };
+    match fresh() {
+        Ok(link) => Ok(Attachment { ifindex, mode, link, pin }),
+        Err(error) => Err(AttachError::Unsupported(error)),
+    }
+}
+
+/// Puts the program into the pinned link at `pin`, in one step that loses no frame. `None` if there is no link, or
+/// only one of a device that is gone, which is then removed: such a link stays listed, dead, for ever.
+fn take_over(object: &mut Object, pin: &std::path::Path, ifindex: u32) -> anyhow::Result<Option<OwnedFd>> {
+    let fd = match sys::object_get(pin) {
+        Ok(fd) => fd,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("open {}", pin.display())),
+    };
+    let alive = sys::xdp_link_info(fd.as_fd()).is_ok_and(|info| info.ifindex == ifindex);
+    if !alive {
+        pins::remove(pin)?;
+        return Ok(None);
+    }
+    let link = XdpLink::try_from(FdLink::from(PinnedLink::from_pin(pin)?))?;
+    let xdp = object.xdp()?;
+    let id = xdp.attach_to_link(link).with_context(|| format!("put the program into {}", pin.display()))?;
+    // aya would detach the link when it is dropped; the pin and our own descriptor hold it.
+    drop(FdLink::try_from(xdp.take_link(id)?).map_err(|_| anyhow::anyhow!("not a bpf link"))?);
+    Ok(Some(fd))
+}
+
+/// The egress program on a device. It goes with this process: without a controller nothing is sent.
+pub struct Egress {
+    interface: String,
+    id: Option<aya::programs::tc::SchedClassifierLinkId>,
+}
+
+impl fmt::Debug for Egress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Egress({})", self.interface)
+    }
+}
+
+/// Attaches the egress program to a device.
+///
+/// # Errors
+/// If the kernel refuses it.
+pub fn attach_egress(object: &mut Object, interface: &str) -> anyhow::Result<Egress> {
+    let program: &mut SchedClassifier = object.egress()?;
+    let attached = program.attach(interface, TcAttachType::Egress);
+    let id = match attached {
+        Ok(id) => id,
+        // Before 6.6 there are no tcx links: a clsact queue takes the program. One of ours that a killed controller
+        // left is replaced.
+        Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() != Some(libc::EINVAL) => {
+            return Err(error.io_error).with_context(|| format!("attach the egress program to {interface}"));
+        }
+        Err(_) => {
+            let _ = tc::qdisc_add_clsact(interface);
+            let _ = tc::qdisc_detach_program(interface, TcAttachType::Egress, heartbeat_common::maps::EGRESS_PROGRAM);
+            program
+                .attach(interface, TcAttachType::Egress)
+                .with_context(|| format!("attach the egress program to {interface}"))?
+        }
+    };
+    Ok(Egress { interface: interface.to_owned(), id: Some(id) })
+}
+
+impl Egress {
+    /// Takes the program off the device. One that is gone with its device is fine.
+    ///
+    /// # Errors
+    /// If the object does not hold the program.
+    pub fn detach(mut self, object: &mut Object) -> anyhow::Result<()> {
+        if let Some(id) = self.id.take() {
+            let _ = object.egress()?.detach(id);
+        }
+        Ok(())
+    }
+}
+
+/// Removes the pinned links of a device in every mode but `keep`, or of devices that are gone.
+///
+/// # Errors
+/// If a pin cannot be removed.
+pub fn remove_other_links(pins: &PinDir, keep: &[(Mode, u32)]) -> anyhow::Result<()> {
+    for (mode, ifindex, path) in pins.links()? {
+        if keep.iter().any(|(kept, index)| kept.name() == mode && *index == ifindex) {
+            continue;
+        }
+        if let Ok(fd) = sys::object_get(&path) {
+            let _ = sys::link_detach(fd.as_fd());
+        }
+        pins::remove(&path)?;
+    }
+    Ok(())
+}
+
+/// Refuses anything but a link of ours: used where the mode was named by the user.
+///
+/// # Errors
+/// Always, with the reason.
+pub fn refused(interface: &str, wanted: &str, error: &AttachError) -> anyhow::Result<Mode> {
+    bail!("interface {interface}: fast_path = \"{wanted}\" cannot be had: {error}")
+}

@@ -1,0 +1,343 @@
+//! The event journal: one JSON line for each event, in a file that is bounded and rotated, on the log, and to whoever
+//! follows. Its own thread does the writing; callers offer and never wait. What does not fit is counted and said.
+
+use crate::core::event::{Event, EventBody, Level};
+use crate::io::clock;
+use anyhow::Context;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use tokio::sync::broadcast;
+
+/// Version of the layout of a line.
+const SCHEMA: u32 = 1;
+/// Events waiting to be written at most.
+const QUEUE_MAX: usize = 4096;
+/// Events kept in memory, for `heartbeatctl events`.
+const KEPT_MAX: usize = 4096;
+
+/// Where events are offered. Cheap to clone; never waits.
+#[derive(Clone)]
+pub struct EventSink {
+    queue: SyncSender<Option<Event>>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl EventSink {
+    /// Offers an event; it is counted if there is no room.
+    pub fn offer(&self, event: Event) {
+        if self.queue.try_send(Some(event)).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Offers an event that happened now.
+    pub fn now(&self, body: EventBody) {
+        let now = clock::now();
+        self.offer(Event { at: now, noticed: now, body });
+    }
+}
+
+/// What is kept in memory and who listens.
+#[derive(Clone)]
+pub struct JournalView {
+    kept: Arc<Mutex<VecDeque<Value>>>,
+    live: broadcast::Sender<Value>,
+}
+
+impl JournalView {
+    /// Returns the kept events that happened at `since` or later.
+    #[must_use]
+    pub fn since(&self, since: Option<Timestamp>) -> Vec<Value> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let late_enough = |event: &&Value| match (since, time_of(event)) {
+            (Some(since), Some(time)) => time >= since,
+            _ => true,
+        };
+        kept.iter().filter(late_enough).cloned().collect()
+    }
+
+    /// Follows the events to come.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Value> {
+        self.live.subscribe()
+    }
+}
+
+fn time_of(event: &Value) -> Option<Timestamp> {
+    event.get("time")?.as_str()?.parse().ok()
+}
+
+/// The journal's settings.
+#[derive(Clone, Debug)]
+pub struct JournalSetup {
+    /// The file.
+    pub file: PathBuf,
+    /// Size at which it is rotated, bytes.
+    pub bytes_max: u64,
+    /// Files kept, the current one included.
+    pub files: u32,
+    /// Name of this node.
+    pub node: String,
+}
+
+/// The journal's thread.
+pub struct Journal {
+    /// Where events are offered.
+    pub sink: EventSink,
+    /// What is kept in memory.
+    pub view: JournalView,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Journal {
+    /// Opens the file and starts the thread.
+    ///
+    /// # Errors
+    /// If the file cannot be opened for appending.
+    pub fn start(setup: JournalSetup) -> anyhow::Result<Self> {
+        if let Some(parent) = setup.file.parent()
+            && !parent.is_dir()
+        {
+            fs::DirBuilder::new()
+                .mode(0o750)
+                .recursive(true)
+                .create(parent)
+                .with_context(|| format!("make the directory of the event log, {}", parent.display()))?;
+        }
+        let kept: VecDeque<Value> = tail(&setup.file);
+        let output = Output::open(&setup)?;
+        let (queue, events) = sync_channel(QUEUE_MAX);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let view = JournalView { kept: Arc::new(Mutex::new(kept)), live: broadcast::channel(1024).0 };
+        let mut writer = Writer { setup, output: Some(output), view: view.clone(), dropped: dropped.clone(), sequence: 0 };
+        let thread = std::thread::Builder::new()
+            .name("hb-journal".to_owned())
+            .spawn(move || writer.run(&events))
+            .context("start the journal's thread")?;
+        Ok(Self { sink: EventSink { queue, dropped }, view, thread: Some(thread) })
+    }
+
+    /// Writes what is waiting and ends the thread; gives up on a disk that hangs.
+    pub fn stop(&mut self) {
+        let _ = self.sink.queue.try_send(None);
+        if let Some(thread) = self.thread.take() {
+            let until = clock::now() + std::time::Duration::from_secs(2);
+            while !thread.is_finished() && clock::now() < until {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            } else {
+                log::warn!("the event log's disk does not answer: events that were waiting are lost");
+            }
+        }
+    }
+}
+
+/// Reads the last events of an existing file; what is not a whole line of JSON is passed over.
+fn tail(file: &Path) -> VecDeque<Value> {
+    let mut kept = VecDeque::new();
+    if let Ok(file) = File::open(file) {
+        for line in BufReader::new(file).lines().map_while(Result::ok) {
+            if let Ok(value) = serde_json::from_str(&line) {
+                if kept.len() == KEPT_MAX {
+                    kept.pop_front();
+                }
+                kept.push_back(value);
+            }
+        }
+    }
+    kept
+}
+
+struct Output {
+    file: File,
+    bytes: u64,
+}
+
+impl Output {
+    fn open(setup: &JournalSetup) -> anyhow::Result<Self> {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o640)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&setup.file)
+            .with_context(|| format!("open the event log {}", setup.file.display()))?;
+        let bytes = file.metadata().map_or(0, |metadata| metadata.len());
+        Ok(Self { file, bytes })
+    }
+}
+
+struct Writer {
+    setup: JournalSetup,
+    output: Option<Output>,
+    view: JournalView,
+    dropped: Arc<AtomicU64>,
+    sequence: u64,
+}
+
+impl Writer {
+    fn run(&mut self, events: &Receiver<Option<Event>>) {
+        while let Ok(Some(event)) = events.recv() {
+            let dropped = self.dropped.swap(0, Ordering::Relaxed);
+            if dropped > 0 {
+                let now = clock::now();
+                self.take(&Event { at: now, noticed: now, body: EventBody::EventsDropped { count: dropped } });
+            }
+            self.take(&event);
+        }
+    }
+
+    fn take(&mut self, event: &Event) {
+        self.sequence += 1;
+        let record = self.record(event);
+        match event.level() {
+            Level::Info => log::info!("[{}] {event}", event.id()),
+            Level::Warning => log::warn!("[{}] {event}", event.id()),
+            Level::Error => log::error!("[{}] {event}", event.id()),
+        }
+        self.write(&record);
+        {
+            let mut kept = self.view.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if kept.len() == KEPT_MAX {
+                kept.pop_front();
+            }
+            kept.push_back(record.clone());
+        }
+        // Nobody need be listening.
+        let _ = self.view.live.send(record);
+    }
+
+    /// Makes the line: the wall time of the fact for people, the monotonic stamps for reckoning.
+    fn record(&self, event: &Event) -> Value {
+        let wall = clock::wall_ns() as i128;
+        let now = i128::from(clock::now().0);
+        let time = |at: u64| {
+            Timestamp::from_nanosecond(wall - now + i128::from(at)).map_or_else(|_| String::new(), |time| time.to_string())
+        };
+        let mut line = Map::new();
+        line.insert("schema".to_owned(), SCHEMA.into());
+        line.insert("sequence".to_owned(), self.sequence.into());
+        line.insert("time".to_owned(), time(event.at.0).into());
+        line.insert("noticed".to_owned(), time(event.noticed.0).into());
+        line.insert("observer".to_owned(), self.setup.node.clone().into());
+        line.insert("event".to_owned(), event.name().into());
+        line.insert("message".to_owned(), event.to_string().into());
+        if let Ok(Value::Object(fields)) = serde_json::to_value(event) {
+            for (name, value) in fields {
+                if name != "name" && name != "text" {
+                    line.insert(name, value);
+                }
+            }
+        }
+        Value::Object(line)
+    }
+
+    /// Writes a line; a disk that refuses is tried again with the next event.
+    fn write(&mut self, record: &Value) {
+        let mut text = record.to_string();
+        text.push('\n');
+        if self.output.as_ref().is_some_and(|output| output.bytes + text.len() as u64 > self.setup.bytes_max) {
+            self.output = None;
+            self.rotate();
+        }
+        if self.output.is_none() {
+            match Output::open(&self.setup) {
+                Ok(output) => self.output = Some(output),
+                Err(error) => log::warn!("{error:#}"),
+            }
+        }
+        if let Some(output) = &mut self.output {
+            match output.file.write_all(text.as_bytes()) {
+                Ok(()) => output.bytes += text.len() as u64,
+                Err(error) => {
+                    log::warn!("write {}: {error}", self.setup.file.display());
+                    self.output = None;
+                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Moves file to file.1, file.1 to file.2 and so on; the oldest goes.
+    fn rotate(&self) {
+        let numbered = |number: u32| {
+            let mut name = self.setup.file.clone().into_os_string();
+            if number > 0 {
+                name.push(format!(".{number}"));
+            }
+            PathBuf::from(name)
+        };
+        if self.setup.files <= 1 {
+            let _ = fs::remove_file(numbered(0));
+            return;
+        }
+        for number in (0..self.setup.files - 1).rev() {
+            let _ = fs::rename(numbered(number), numbered(number + 1));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn journal(directory: &Path, bytes_max: u64, files: u32) -> Journal {
+        Journal::start(JournalSetup { file: directory.join("events.jsonl"), bytes_max, files, node: "a".to_owned() }).unwrap()
+    }
+
+    fn event(count: u64) -> EventBody {
+        EventBody::EventsDropped { count }
+    }
+
+    #[test]
+    fn every_line_is_json_and_has_the_fields_that_programs_rely_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = journal(directory.path(), 1 << 20, 2);
+        journal.sink.now(event(3));
+        journal.stop();
+        let text = fs::read_to_string(directory.path().join("events.jsonl")).unwrap();
+        let line: Value = serde_json::from_str(text.trim()).unwrap();
+        for field in ["schema", "sequence", "time", "noticed", "observer", "event", "message", "id", "level", "at_ns"] {
+            assert!(line.get(field).is_some(), "{field} is missing in {line}");
+        }
+        assert_eq!(line["count"], 3);
+        assert!(time_of(&line).is_some());
+    }
+
+    #[test]
+    fn files_are_bounded_in_size_and_number() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = journal(directory.path(), 2000, 3);
+        for count in 0..200 {
+            journal.sink.now(event(count));
+        }
+        journal.stop();
+        let mut sizes: Vec<_> =
+            fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).collect();
+        sizes.sort_unstable();
+        assert_eq!(sizes.len(), 3);
+        assert!(sizes.iter().all(|size| *size <= 2000), "{sizes:?}");
+    }
+
+    #[test]
+    fn events_of_an_earlier_run_are_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut first = journal(directory.path(), 1 << 20, 2);
+        first.sink.now(event(1));
+        first.stop();
+        let mut second = journal(directory.path(), 1 << 20, 2);
+        assert_eq!(second.view.since(None).len(), 1);
+        second.stop();
+    }
+}

@@ -1,0 +1,257 @@
+//! The memory that the kernel's packet path and this process share: ticks, histograms and the own record, mmapped
+//! from the maps, or private memory of the same layout where no map can be had. It copies and stores words; it judges
+//! nothing.
+
+use anyhow::{Context, bail};
+use heartbeat_common::counter::Counter;
+use heartbeat_common::maps::{BUCKETS, Histogram, Own, PATHS_MAX};
+use heartbeat_common::tick::{TICK_WORDS, Tick};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use std::cell::Cell;
+use std::num::NonZeroUsize;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+/// Attempts to copy a tick before the copy is given up; the packet path writes for some 50 ns at a time.
+const COPY_ATTEMPTS: u32 = 1_000_000;
+
+/// One mapped array of `T`.
+struct Region {
+    start: NonNull<u8>,
+    bytes: NonZeroUsize,
+}
+
+// SAFETY: the region is memory of words that are only read and written atomically or under the tick's lock.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Maps a map's values, or private zeroed memory if `fd` is `None`.
+    fn new(fd: Option<BorrowedFd<'_>>, bytes: usize) -> anyhow::Result<Self> {
+        let page = 4096;
+        let bytes = NonZeroUsize::new(bytes.next_multiple_of(page)).context("an empty map")?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let start = match fd {
+            // SAFETY: a fresh mapping at an address of the kernel's choice.
+            Some(fd) => unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, fd, 0) },
+            // SAFETY: as above.
+            None => unsafe { mmap_anonymous(None, bytes, protection, MapFlags::MAP_PRIVATE) },
+        };
+        Ok(Self { start: start.context("mmap")?.cast(), bytes })
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: nothing borrows from the region any more: every borrow holds `&self`.
+        let _ = unsafe { munmap(self.start.cast(), self.bytes.get()) };
+    }
+}
+
+/// Ticks, histograms and the own record.
+pub struct Shared {
+    ticks: Region,
+    histograms: Region,
+    own: Region,
+    /// Counters of the userspace responder; the kernel's own are per CPU in their map.
+    counters: Vec<AtomicU64>,
+    paths: u32,
+}
+
+/// Descriptors of the maps to be mapped.
+pub struct MapFds<'a> {
+    /// `TICKS`.
+    pub ticks: BorrowedFd<'a>,
+    /// `HISTOGRAMS`.
+    pub histograms: BorrowedFd<'a>,
+    /// `OWN`.
+    pub own: BorrowedFd<'a>,
+}
+
+impl Shared {
+    /// Maps the kernel's maps, or makes private memory of the same layout for `paths` paths without them.
+    ///
+    /// # Errors
+    /// If mmap fails.
+    pub fn new(maps: Option<&MapFds<'_>>, paths: u32) -> anyhow::Result<Self> {
+        let entries = if maps.is_some() { PATHS_MAX as usize } else { paths.max(1) as usize };
+        let ticks = Region::new(maps.map(|maps| maps.ticks), entries * size_of::<Tick<u64>>()).context("map TICKS")?;
+        let histograms = Region::new(maps.map(|maps| maps.histograms), entries * size_of::<Histogram>())
+            .context("map HISTOGRAMS")?;
+        let own = Region::new(maps.map(|maps| maps.own), size_of::<Own>()).context("map OWN")?;
+        let counters = Counter::ALL.iter().map(|_| AtomicU64::new(0)).collect();
+        if paths > PATHS_MAX {
+            bail!("{paths} paths are more than the {PATHS_MAX} that the maps hold");
+        }
+        Ok(Self { ticks, histograms, own, counters, paths })
+    }
+
+    /// Number of configured paths.
+    #[must_use]
+    pub fn paths(&self) -> u32 {
+        self.paths
+    }
+
+    fn tick_words(&self, path: u32) -> &[AtomicU64] {
+        assert!(path < self.paths, "path {path} of {}", self.paths);
+        // SAFETY: `path` is within the region; a tick is `TICK_WORDS` aligned words; `AtomicU64` has their layout.
+        unsafe {
+            let start = self.ticks.start.cast::<AtomicU64>().add(path as usize * TICK_WORDS);
+            std::slice::from_raw_parts(start.as_ptr(), TICK_WORDS)
+        }
+    }
+
+    /// Copies a path's tick, whole. `None` if a writer holds it for good, which a live kernel never does.
+    #[must_use]
+    pub fn tick(&self, path: u32) -> Option<Tick<u64>> {
+        let words = self.tick_words(path);
+        let lock = &words[0];
+        let mut copy = [0_u64; TICK_WORDS];
+        for _ in 0..COPY_ATTEMPTS {
+            let before = lock.load(Ordering::Acquire);
+            if before & 1 == 0 {
+                for (to, from) in copy.iter_mut().zip(words) {
+                    *to = from.load(Ordering::Relaxed);
+                }
+                fence(Ordering::Acquire);
+                if lock.load(Ordering::Relaxed) == before {
+                    return Some(bytemuck::cast(copy));
+                }
+            }
+            std::hint::spin_loop();
+        }
+        None
+    }
+
+    /// Runs `change` on a path's tick with its lock held, as the packet path does. `None` if the lock stays held.
+    pub fn with_tick<R>(&self, path: u32, change: impl FnOnce(&Tick<Cell<u64>>) -> R) -> Option<R> {
+        let words = self.tick_words(path);
+        let lock = &words[0];
+        for _ in 0..COPY_ATTEMPTS {
+            let even = lock.load(Ordering::Relaxed) & !1;
+            if lock.compare_exchange(even, even.wrapping_add(1), Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+                // SAFETY: the lock is held, so this is the only writer; `Cell<u64>` has the layout of `u64`.
+                let result = change(unsafe { &*words.as_ptr().cast::<Tick<Cell<u64>>>() });
+                lock.store(even.wrapping_add(2), Ordering::SeqCst);
+                return Some(result);
+            }
+            std::hint::spin_loop();
+        }
+        None
+    }
+
+    /// Looks at a path's tick without its lock, for tests that are judged again under it.
+    pub fn peek_tick<R>(&self, path: u32, look: impl FnOnce(&Tick<Cell<u64>>) -> R) -> R {
+        let words = self.tick_words(path);
+        // SAFETY: aligned words of the region; each is read once and may be stale, which the caller allows for.
+        look(unsafe { &*words.as_ptr().cast::<Tick<Cell<u64>>>() })
+    }
+
+    /// Forgets what a path's tick holds: for a new incarnation of this node.
+    pub fn clear_tick(&self, path: u32) {
+        let words = self.tick_words(path);
+        let _ = self.with_tick(path, |_| {
+            for word in &words[1..] {
+                word.store(0, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// Reads one word of a path's tick that stands for itself: (peer's incarnation, peer's stamp to be returned, when
+    /// its newest timely echo came).
+    #[must_use]
+    pub fn peer_of(&self, path: u32) -> (u64, u64, u64) {
+        let words = self.tick_words(path);
+        let word = |offset: usize| words[offset / 8].load(Ordering::Relaxed);
+        (
+            word(std::mem::offset_of!(Tick<u64>, peer_incarnation)),
+            word(std::mem::offset_of!(Tick<u64>, peer_stamp)),
+            word(std::mem::offset_of!(Tick<u64>, echo_ns)),
+        )
+    }
+
+    fn histogram_words(&self, path: u32) -> &[AtomicU64] {
+        assert!(path < self.paths, "path {path} of {}", self.paths);
+        // SAFETY: as in `tick_words`.
+        unsafe {
+            let start = self.histograms.start.cast::<AtomicU64>().add(path as usize * BUCKETS);
+            std::slice::from_raw_parts(start.as_ptr(), BUCKETS)
+        }
+    }
+
+    /// Copies a path's round-trip histogram.
+    #[must_use]
+    pub fn histogram(&self, path: u32) -> Histogram {
+        let mut buckets = [0; BUCKETS];
+        for (to, from) in buckets.iter_mut().zip(self.histogram_words(path)) {
+            *to = from.load(Ordering::Relaxed);
+        }
+        Histogram { buckets }
+    }
+
+    /// Counts a round trip that the userspace responder saw. The tick's lock is held.
+    pub fn count_round_trip(&self, path: u32, ns: u64) {
+        let bucket = &self.histogram_words(path)[heartbeat_common::maps::bucket(ns)];
+        bucket.store(bucket.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    fn own_word(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset < size_of::<Own>());
+        // SAFETY: an aligned word of the own record.
+        unsafe { self.own.start.cast::<AtomicU64>().add(offset / 8).as_ref() }
+    }
+
+    /// Copies the own record.
+    #[must_use]
+    pub fn own(&self) -> Own {
+        let mut words = [0_u64; size_of::<Own>() / 8];
+        for (index, word) in words.iter_mut().enumerate() {
+            *word = self.own_word(index * 8).load(Ordering::Acquire);
+        }
+        bytemuck::cast(words)
+    }
+
+    /// Writes the own record, `abi` last: a reader that sees it sees the rest.
+    pub fn set_own(&self, own: &Own) {
+        let words: [u64; size_of::<Own>() / 8] = bytemuck::cast(*own);
+        for (index, word) in words.iter().enumerate().skip(1) {
+            self.own_word(index * 8).store(*word, Ordering::Release);
+        }
+        self.own_word(0).store(words[0], Ordering::Release);
+    }
+
+    /// Proves progress: the controller age counts from `now_ns`. Only the deciding loop calls this.
+    pub fn set_progress(&self, now_ns: u64) {
+        self.own_word(std::mem::offset_of!(Own, progress_ns)).store(now_ns, Ordering::Release);
+    }
+
+    /// Returns when progress was last proved.
+    #[must_use]
+    pub fn progress(&self) -> u64 {
+        self.own_word(std::mem::offset_of!(Own, progress_ns)).load(Ordering::Acquire)
+    }
+
+    /// Sets the dynamic flags of every echo and probe.
+    pub fn set_flags(&self, flags: u8) {
+        self.own_word(std::mem::offset_of!(Own, flags)).store(u64::from(flags), Ordering::Release);
+    }
+
+    /// Returns the dynamic flags.
+    #[must_use]
+    pub fn flags(&self) -> u8 {
+        self.own_word(std::mem::offset_of!(Own, flags)).load(Ordering::Acquire) as u8
+    }
+
+    /// Counts what the userspace responder did.
+    pub fn count(&self, counter: Counter) {
+        self.counters[counter as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns a counter of the userspace responder.
+    #[must_use]
+    pub fn counted(&self, counter: Counter) -> u64 {
+        self.counters[counter as usize].load(Ordering::Relaxed)
+    }
+}

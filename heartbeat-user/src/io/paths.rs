@@ -1,0 +1,299 @@
+//! The paths as the shell holds them: their plans, keys and configurations in kernel and responder, and whether each
+//! can be used. It writes tables; what is attached where, `fabric` says.
+
+use crate::config::{Config, PathPlan, paths_for, settings_hash};
+use crate::io::object::Object;
+use crate::io::pacer::PacedPath;
+use crate::io::responder::Confs;
+use crate::io::socket::port_of;
+use crate::keys::{KeyRing, PathSpec, ProbeSigner, path_conf, route_key};
+use anyhow::bail;
+use heartbeat_common::frame::{self, STANDING_USERSPACE, STANDING_WORDS};
+use heartbeat_common::maps::{PATHS_MAX, Route, RouteKey};
+use heartbeat_common::path::PathConf;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Whether each path can be used, and by whom it is answered: written by the keeper, read by the deciding loop.
+#[derive(Debug)]
+pub struct Usable {
+    usable: Vec<AtomicBool>,
+    in_kernel: Vec<AtomicBool>,
+}
+
+impl Usable {
+    fn new(paths: usize) -> Self {
+        let flags = || (0..paths).map(|_| AtomicBool::new(false)).collect();
+        Self { usable: flags(), in_kernel: flags() }
+    }
+
+    /// Returns (usable, answered in the kernel) of a path.
+    #[must_use]
+    pub fn of(&self, path: usize) -> (bool, bool) {
+        (self.usable[path].load(Ordering::Acquire), self.in_kernel[path].load(Ordering::Acquire))
+    }
+
+    /// Sets them.
+    pub fn set(&self, path: usize, usable: bool, in_kernel: bool) {
+        self.in_kernel[path].store(in_kernel, Ordering::Release);
+        self.usable[path].store(usable, Ordering::Release);
+    }
+}
+
+/// Who this node is at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Who {
+    /// Incarnation.
+    pub incarnation: u64,
+    /// Controller generation.
+    pub generation: u32,
+}
+
+/// Where a path's frames arrive: what the kernel's tables hold for it.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    key: RouteKey,
+    route: Route,
+    conf: PathConf,
+}
+
+/// Every path of this node.
+pub struct Paths {
+    own: u16,
+    ring: KeyRing,
+    plans: Vec<PathPlan>,
+    specs: Vec<PathSpec>,
+    locals: Vec<IpAddr>,
+    settings: u64,
+    who: Who,
+    entries: Vec<Option<Entry>>,
+    /// Configurations as the responder reads them.
+    pub confs: Confs,
+    /// Whether each path can be used.
+    pub usable: Arc<Usable>,
+}
+
+impl Paths {
+    /// Plans the paths of node `own`.
+    ///
+    /// # Errors
+    /// If there are more than the maps hold.
+    pub fn new(config: &Config, own: u16, ring: KeyRing, who: Who) -> anyhow::Result<Self> {
+        let plans = paths_for(config, own);
+        if plans.len() > PATHS_MAX as usize {
+            bail!("{} paths are more than the {PATHS_MAX} that a node can have", plans.len());
+        }
+        let specs: Vec<_> = plans.iter().map(|plan| PathSpec::new(own, plan, &config.settings)).collect();
+        let mut locals: Vec<IpAddr> = plans.iter().map(|plan| plan.local).collect();
+        locals.sort_unstable();
+        locals.dedup();
+        let usable = Arc::new(Usable::new(plans.len()));
+        let entries = vec![None; plans.len()];
+        let settings = settings_hash(config);
+        let mut paths = Self {
+            own,
+            ring,
+            plans,
+            specs,
+            locals,
+            settings,
+            who,
+            entries,
+            confs: Arc::new(RwLock::new(Vec::new())),
+            usable,
+        };
+        paths.refresh_confs();
+        Ok(paths)
+    }
+
+    /// The plans, by index of the path.
+    #[must_use]
+    pub fn plans(&self) -> &[PathPlan] {
+        &self.plans
+    }
+
+    /// The local addresses, each once: the index is the socket's.
+    #[must_use]
+    pub fn locals(&self) -> &[IpAddr] {
+        &self.locals
+    }
+
+    /// Number of paths.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.plans.len()
+    }
+
+    /// Says whether there is no path at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.plans.is_empty()
+    }
+
+    /// Digest of which path each index stands for, and under which keys.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let mut hash = Sha256::new();
+        for spec in &self.specs {
+            hash.update(format!("{} {} {} {} {}\n", spec.network, spec.own, spec.peer, spec.local, spec.remote));
+            hash.update(spec.vlan.to_le_bytes());
+        }
+        hash.update(self.ring.cluster().to_le_bytes());
+        let bytes = hash.finalize();
+        let mut word = [0; 8];
+        word.copy_from_slice(&bytes[..8]);
+        u64::from_le_bytes(word)
+    }
+
+    fn standing(&self, path: usize) -> [u64; STANDING_WORDS] {
+        let (usable, in_kernel) = self.usable.of(path);
+        let flags = if usable && !in_kernel { STANDING_USERSPACE } else { 0 };
+        [self.who.incarnation, frame::identity(self.who.generation, flags), 0, 0, 0, self.settings, 0]
+    }
+
+    fn conf(&self, path: usize) -> PathConf {
+        path_conf(&self.ring, &self.specs[path], &self.standing(path), false)
+    }
+
+    fn refresh_confs(&mut self) {
+        let fresh: Vec<_> = (0..self.len()).map(|path| self.conf(path)).collect();
+        *self.confs.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+    }
+
+    /// Indices of the paths of a local address.
+    pub fn of_local(&self, local: IpAddr) -> impl Iterator<Item = usize> + '_ {
+        self.plans.iter().enumerate().filter(move |(_, plan)| plan.local == local).map(|(index, _)| index)
+    }
+
+    /// The peers of a local address, with their paths: what the responder needs.
+    #[must_use]
+    pub fn doors(&self, local: IpAddr) -> BTreeMap<IpAddr, u32> {
+        self.of_local(local).map(|path| (self.plans[path].peer, path as u32)).collect()
+    }
+
+    /// Probe makers, by index.
+    #[must_use]
+    pub fn signers(&self) -> Vec<ProbeSigner> {
+        (0..self.len()).map(|path| ProbeSigner::new(&self.ring, &self.specs[path], &self.standing(path))).collect()
+    }
+
+    /// What the pacing thread needs, by index.
+    #[must_use]
+    pub fn paced(&self) -> Vec<PacedPath> {
+        let signers = self.signers();
+        let paced = |(spec, signer): (&PathSpec, ProbeSigner)| PacedPath {
+            signer,
+            socket: self.locals.binary_search(&spec.local).expect("every path's local address is among the locals"),
+            peer: port_of(spec.remote),
+            delay_ns: spec.answer_within.as_nanos() as u64,
+        };
+        self.specs.iter().zip(signers).map(paced).collect()
+    }
+
+    /// Probe intervals, by index, ns.
+    #[must_use]
+    pub fn delays(&self) -> Vec<u64> {
+        self.specs.iter().map(|spec| spec.answer_within.as_nanos() as u64).collect()
+    }
+
+    /// Marks the paths of a local address usable, and writes what the kernel must know of them. The route is written
+    /// last: a frame finds the whole configuration or none.
+    ///
+    /// # Errors
+    /// If a table cannot be written.
+    pub fn open(
+        &mut self,
+        object: Option<&mut Object>,
+        local: IpAddr,
+        ifindex: u32,
+        in_kernel: bool,
+    ) -> anyhow::Result<()> {
+        let of_local: Vec<_> = self.of_local(local).collect();
+        for path in &of_local {
+            self.usable.set(*path, true, in_kernel);
+        }
+        self.refresh_confs();
+        if let Some(object) = object {
+            for path in of_local {
+                self.write(object, path, ifindex)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, object: &mut Object, path: usize, ifindex: u32) -> anyhow::Result<()> {
+        let conf = self.conf(path);
+        let key = route_key(&self.specs[path], ifindex);
+        let before = self.entries[path];
+        // The configuration in use is never written over: a frame on another CPU may be reading it.
+        let index = path as u32 * 2 + before.map_or(0, |entry| 1 - entry.route.conf % 2);
+        let route = Route { path: path as u32, conf: index };
+        object.set_conf(index, &conf)?;
+        object.set_route(&key, route)?;
+        if let Some(before) = before
+            && before.key != key
+        {
+            object.remove_route(&before.key);
+        }
+        self.entries[path] = Some(Entry { key, route, conf });
+        Ok(())
+    }
+
+    /// Marks the paths of a local address unusable and takes them out of the kernel's tables.
+    pub fn close(&mut self, object: Option<&mut Object>, local: IpAddr) {
+        let of_local: Vec<_> = self.of_local(local).collect();
+        for path in &of_local {
+            self.usable.set(*path, false, false);
+        }
+        if let Some(object) = object {
+            for path in of_local {
+                if let Some(entry) = self.entries[path].take() {
+                    object.remove_route(&entry.key);
+                }
+            }
+        }
+    }
+
+    /// Puts a new identity or new settings into force in every table.
+    ///
+    /// # Errors
+    /// If a table cannot be written.
+    pub fn change(&mut self, object: Option<&mut Object>, config: &Config, who: Who) -> anyhow::Result<()> {
+        self.who = who;
+        self.settings = settings_hash(config);
+        self.specs = self.plans.iter().map(|plan| PathSpec::new(self.own, plan, &config.settings)).collect();
+        self.refresh_confs();
+        if let Some(object) = object {
+            for path in 0..self.len() {
+                if let Some(entry) = self.entries[path] {
+                    self.write(object, path, entry.key.ifindex)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the kernel's tables with what was written, and writes again what differs: (table, entries) of each
+    /// repair.
+    ///
+    /// # Errors
+    /// If a table cannot be read or written.
+    pub fn repair(&self, object: &mut Object) -> anyhow::Result<Vec<(&'static str, u32)>> {
+        let (mut confs, mut routes) = (0, 0);
+        for entry in self.entries.iter().flatten() {
+            if object.conf(entry.route.conf)? != entry.conf {
+                object.set_conf(entry.route.conf, &entry.conf)?;
+                confs += 1;
+            }
+            if object.route(&entry.key) != Some(entry.route) {
+                object.set_route(&entry.key, entry.route)?;
+                routes += 1;
+            }
+        }
+        let tables = [(heartbeat_common::maps::CONFS, confs), (heartbeat_common::maps::ROUTES, routes)];
+        Ok(tables.into_iter().filter(|(_, count)| *count > 0).collect())
+    }
+}

@@ -1,0 +1,243 @@
+//! The pin directory: ours alone, on a bpffs, checked before anything in it is believed. It removes what cannot be
+//! used and names why; it loads nothing.
+//!
+//! File modes are the only guard of a pin, and a plain bpffs is writable by everybody: the directory is made 0700
+//! before the first pin, and refused if it is anybody else's.
+
+use crate::io::sys;
+use anyhow::{Context, bail};
+use aya::maps::{MapInfo, MapType};
+use heartbeat_common::counter::Counter;
+use heartbeat_common::maps::{self, Histogram, Own};
+use heartbeat_common::tick::Tick;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// A pin directory that was checked.
+#[derive(Clone, Debug)]
+pub struct PinDir {
+    root: PathBuf,
+    versioned: PathBuf,
+}
+
+impl PinDir {
+    /// Opens `root`, making it if need be, and the directory of this map layout in it.
+    ///
+    /// # Errors
+    /// If it lies on no bpffs, belongs to somebody else, or is open to others.
+    pub fn open(root: &Path) -> anyhow::Result<Self> {
+        let parent = root.parent().with_context(|| format!("{}: no parent directory", root.display()))?;
+        if !root.exists() {
+            let on_bpffs = parent.exists() && sys::is_bpffs(parent)?;
+            if !on_bpffs {
+                bail!(
+                    "pin_dir {}: {} is not on a bpffs, so nothing can be pinned there (mount one with `mount -t bpf \
+                     bpf /sys/fs/bpf`; inside `ip netns exec` the host's is hidden: enter the network namespace alone)",
+                    root.display(),
+                    parent.display()
+                );
+            }
+            fs::DirBuilder::new().mode(0o700).create(root).with_context(|| format!("make {}", root.display()))?;
+        }
+        if !sys::is_bpffs(root)? {
+            bail!("pin_dir {}: not on a bpffs", root.display());
+        }
+        check_owned(root)?;
+        let versioned = root.join(format!("v{}", maps::ABI));
+        let pins = Self { root: root.to_owned(), versioned };
+        pins.make()?;
+        Ok(pins)
+    }
+
+    /// Makes the directories where they are missing, and checks them.
+    ///
+    /// # Errors
+    /// If one cannot be made or is not ours alone.
+    pub fn make(&self) -> anyhow::Result<()> {
+        for directory in [&self.root, &self.versioned] {
+            if !directory.exists() {
+                fs::DirBuilder::new()
+                    .mode(0o700)
+                    .create(directory)
+                    .with_context(|| format!("make {}", directory.display()))?;
+            }
+            check_owned(directory)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the directory that the configuration names.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Takes the directory for this process alone; the lock goes with the returned descriptor. `None` if another has it.
+    ///
+    /// # Errors
+    /// If the directory cannot be opened.
+    pub fn lock(&self) -> anyhow::Result<Option<Flock<File>>> {
+        let directory = File::open(&self.root).with_context(|| format!("open {}", self.root.display()))?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(error).with_context(|| format!("lock {}", self.root.display())),
+        }
+    }
+
+    /// Path of a map's pin.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.versioned.join(name)
+    }
+
+    /// Path of the pin of the XDP link of a device, which names the mode: the kernel does not say it of a link.
+    #[must_use]
+    pub fn link(&self, mode: &str, ifindex: u32) -> PathBuf {
+        self.versioned.join(format!("xdp-{mode}-{ifindex}"))
+    }
+
+    /// Lists the pinned XDP links: (mode, interface index, path).
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn links(&self) -> anyhow::Result<Vec<(String, u32, PathBuf)>> {
+        let mut links = Vec::new();
+        for entry in fs::read_dir(&self.versioned).with_context(|| format!("read {}", self.versioned.display()))? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let mut parts = name.splitn(3, '-');
+            if let (Some("xdp"), Some(mode), Some(index)) = (parts.next(), parts.next(), parts.next())
+                && let Ok(index) = index.parse()
+            {
+                links.push((mode.to_owned(), index, path.clone()));
+            }
+        }
+        links.sort();
+        Ok(links)
+    }
+
+    /// Checks every pinned map against the layout of this build. Returns the names of those that are missing; an
+    /// unfit one is an error that says what differs. aya reuses pins unchecked, and a wrong size would let the kernel
+    /// write past a buffer.
+    ///
+    /// # Errors
+    /// If a pin is unfit or unreadable.
+    pub fn check_maps(&self) -> anyhow::Result<Vec<&'static str>> {
+        let mut missing = Vec::new();
+        for expected in layout() {
+            let path = self.map(expected.name);
+            if !path.exists() {
+                missing.push(expected.name);
+                continue;
+            }
+            let info = MapInfo::from_pin(&path).with_context(|| format!("open the pinned map {}", path.display()))?;
+            let kind = info.map_type().with_context(|| format!("type of {}", path.display()))?;
+            let found = (kind, info.key_size(), info.value_size(), info.max_entries(), info.map_flags());
+            let wanted = (expected.kind, expected.key, expected.value, expected.entries, expected.flags);
+            if found != wanted {
+                bail!("{}: made by another build: (type, key, value, entries, flags) {found:?}, not {wanted:?}", path.display());
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Removes every pin and the directories: links first, so that no program outlives its maps' names.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    pub fn remove_all(&self) -> anyhow::Result<()> {
+        for (_, _, path) in self.links()? {
+            remove(&path)?;
+        }
+        remove_tree(&self.versioned)?;
+        // The root may be the package's own directory, and not ours to remove: then it stays, empty.
+        let _ = fs::remove_dir(&self.root);
+        Ok(())
+    }
+
+    /// Removes the pins of other map layouts, which this build cannot use, and returns their names.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    pub fn remove_foreign_versions(&self) -> anyhow::Result<Vec<String>> {
+        let mut removed = Vec::new();
+        for entry in fs::read_dir(&self.root).with_context(|| format!("read {}", self.root.display()))? {
+            let path = entry?.path();
+            if path != self.versioned && path.is_dir() {
+                remove_tree(&path)?;
+                removed.push(path.display().to_string());
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// Removes one pin; a missing one is fine.
+///
+/// # Errors
+/// Any other failure.
+pub fn remove(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_tree(directory: &Path) -> anyhow::Result<()> {
+    for entry in fs::read_dir(directory).with_context(|| format!("read {}", directory.display()))? {
+        remove(&entry?.path())?;
+    }
+    fs::remove_dir(directory).with_context(|| format!("remove {}", directory.display()))
+}
+
+fn check_owned(directory: &Path) -> anyhow::Result<()> {
+    let metadata = fs::symlink_metadata(directory).with_context(|| format!("look at {}", directory.display()))?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    let uid = nix::unistd::geteuid().as_raw();
+    if !metadata.is_dir() {
+        bail!("{}: not a directory", directory.display());
+    }
+    if metadata.uid() != uid {
+        bail!("{}: belongs to uid {}, not to {uid}: somebody else made it; remove it", directory.display(), metadata.uid());
+    }
+    if mode & 0o077 != 0 {
+        bail!("{}: mode {mode:04o} lets others in: pins are guarded by nothing else; it must be 0700", directory.display());
+    }
+    Ok(())
+}
+
+/// A map as this build lays it out.
+struct MapLayout {
+    name: &'static str,
+    kind: MapType,
+    key: u32,
+    value: u32,
+    entries: u32,
+    flags: u32,
+}
+
+/// The maps that are pinned: facts that outlive a controller. `ROUTES` and `CONFS` are not among them: they hold keys,
+/// live as long as the program that uses them, and are made anew with each program.
+fn layout() -> [MapLayout; 4] {
+    const MMAPABLE: u32 = 1 << 10;
+    let array = |name, value: usize, entries, flags| MapLayout {
+        name,
+        kind: MapType::Array,
+        key: 4,
+        value: value as u32,
+        entries,
+        flags,
+    };
+    [
+        array(maps::TICKS, size_of::<Tick<u64>>(), maps::PATHS_MAX, MMAPABLE),
+        array(maps::HISTOGRAMS, size_of::<Histogram>(), maps::PATHS_MAX, MMAPABLE),
+        array(maps::OWN, size_of::<Own>(), 1, MMAPABLE),
+        MapLayout { kind: MapType::PerCpuArray, ..array(maps::COUNTERS, 8, Counter::ALL.len() as u32, 0) },
+    ]
+}

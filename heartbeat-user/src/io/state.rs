@@ -1,0 +1,175 @@
+//! This node's state on disk: its incarnation, and what the next start must know. Written whole, flushed, renamed;
+//! read once. It decides nothing: `core::identity` does.
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+const FILE: &str = "state.json";
+const SCHEMA: u32 = 1;
+
+/// What is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Layout of this file.
+    pub schema: u32,
+    /// Random, made with the state: a state directory that was lost or replaced shows another one.
+    pub state_id: u64,
+    /// This node's incarnation.
+    pub incarnation: u64,
+    /// Generation of the controller that wrote this.
+    pub generation: u64,
+    /// Machine start that it was written in.
+    pub boot: [u64; 2],
+    /// The node left on its own accord: the next start is a new incarnation.
+    pub left: bool,
+}
+
+/// The state directory.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+impl StateDir {
+    /// Opens the directory, making it (0700) if need be.
+    ///
+    /// # Errors
+    /// If it cannot be made or is no directory.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        if !path.is_dir() {
+            use std::os::unix::fs::DirBuilderExt;
+            fs::DirBuilder::new()
+                .mode(0o700)
+                .recursive(true)
+                .create(path)
+                .with_context(|| format!("make the state directory {}", path.display()))?;
+        }
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// Reads the state; `None` if there is none or it is not whole, which is the same: lost. The reason comes with it.
+    ///
+    /// # Errors
+    /// If the file is there and cannot be read: then nothing can be said, and guessing would be unsafe.
+    pub fn read(&self) -> anyhow::Result<Result<State, String>> {
+        let path = self.path.join(FILE);
+        let mut text = String::new();
+        match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path) {
+            Ok(mut file) => {
+                if let Err(error) = file.read_to_string(&mut text) {
+                    if error.kind() == ErrorKind::InvalidData {
+                        return Ok(Err(format!("{}: not text", path.display())));
+                    }
+                    return Err(error).with_context(|| format!("read {}", path.display()));
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Err("no state on disk".to_owned())),
+            Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
+        }
+        Ok(match serde_json::from_str::<State>(&text) {
+            Ok(state) if state.schema == SCHEMA => Ok(state),
+            Ok(state) => Err(format!("{}: schema {}, this build reads {SCHEMA}", path.display(), state.schema)),
+            Err(error) => Err(format!("{}: not whole: {error}", path.display())),
+        })
+    }
+
+    /// Writes the state so that a crash leaves the old or the new one: to a file beside it, flushed, renamed, and the
+    /// directory flushed. A flush that fails is a failure, never tried again as if it had not.
+    ///
+    /// # Errors
+    /// If it is not on disk for certain.
+    pub fn write(&self, state: &State) -> anyhow::Result<()> {
+        let (path, beside) = (self.path.join(FILE), self.path.join("state.json.new"));
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != ErrorKind::NotFound => bail!("remove {}: {error}", beside.display()),
+            _ => {}
+        }
+        let write = || -> std::io::Result<()> {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(&beside)?;
+            file.write_all(serde_json::to_string_pretty(state)?.as_bytes())?;
+            file.write_all(b"\n")?;
+            file.sync_all()?;
+            fs::rename(&beside, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().with_context(|| format!("write {}: no new incarnation without it", path.display()))
+    }
+
+    /// Makes a state for a directory that holds none.
+    ///
+    /// # Errors
+    /// If the kernel gives no random number.
+    pub fn fresh(incarnation: u64, generation: u64, boot: [u64; 2]) -> anyhow::Result<State> {
+        let mut bytes = [0; 8];
+        // SAFETY: the buffer is eight bytes and lives through the call.
+        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        if got != 8 {
+            bail!("getrandom gave {got} of 8 bytes");
+        }
+        Ok(State {
+            schema: SCHEMA,
+            state_id: u64::from_ne_bytes(bytes).max(1),
+            incarnation,
+            generation,
+            boot,
+            left: false,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(incarnation: u64) -> State {
+        State { schema: SCHEMA, state_id: 7, incarnation, generation: 3, boot: [1, 2], left: false }
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(&directory.path().join("state")).unwrap();
+        assert!(dir.read().unwrap().is_err(), "nothing is there yet");
+        dir.write(&state(4)).unwrap();
+        dir.write(&state(5)).unwrap();
+        assert_eq!(dir.read().unwrap(), Ok(state(5)));
+    }
+
+    #[test]
+    fn every_truncation_is_a_lost_state_never_a_wrong_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(directory.path()).unwrap();
+        dir.write(&state(5)).unwrap();
+        let path = directory.path().join(FILE);
+        let whole = fs::read(&path).unwrap();
+        // The last byte is the newline after the document.
+        for length in 0..whole.len() - 1 {
+            fs::write(&path, &whole[..length]).unwrap();
+            assert!(dir.read().unwrap().is_err(), "{length} bytes were taken for a state");
+        }
+    }
+
+    #[test]
+    fn a_planted_symlink_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(directory.path()).unwrap();
+        let target = directory.path().join("target");
+        fs::write(&target, "kept").unwrap();
+        std::os::unix::fs::symlink(&target, directory.path().join("state.json.new")).unwrap();
+        dir.write(&state(5)).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "kept");
+        std::os::unix::fs::symlink(&target, directory.path().join("other")).unwrap();
+        fs::remove_file(directory.path().join(FILE)).unwrap();
+        std::os::unix::fs::symlink(&target, directory.path().join(FILE)).unwrap();
+        assert!(dir.read().is_err(), "a symlink in the place of the state is refused");
+    }
+}

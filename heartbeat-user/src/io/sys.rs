@@ -1,0 +1,173 @@
+//! Raw calls that no library of ours offers: bpf objects by path, what a bpf link is attached to, the XDP program of
+//! a device. Each returns plain data or an error; none keeps state.
+
+use anyhow::{Context, bail};
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const BPF_OBJ_PIN: libc::c_int = 6;
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_LINK_DETACH: libc::c_int = 34;
+/// Magic number of bpffs, from linux/magic.h.
+const BPF_FS_MAGIC: libc::c_long = 0xcafe_4a11;
+/// `BPF_LINK_TYPE_XDP`, from linux/bpf.h.
+const LINK_TYPE_XDP: u32 = 6;
+
+/// Calls bpf(2) with a zero-padded attribute of `size_of::<T>()` bytes.
+fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: the kernel reads and writes at most `size_of::<T>()` bytes of an attribute that lives through the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attribute), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Opens a pinned object.
+///
+/// # Errors
+/// As bpf(2): `NotFound` if there is no such pin.
+pub fn object_get(path: &Path) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attribute {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let fd = bpf(BPF_OBJ_GET, &mut Attribute { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 })?;
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Pins an object, 0600.
+///
+/// # Errors
+/// As bpf(2).
+pub fn object_pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    #[repr(C)]
+    struct Attribute {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let c_path = CString::new(path.as_os_str().as_bytes())?;
+    let fd = fd.as_raw_fd() as u32;
+    bpf(BPF_OBJ_PIN, &mut Attribute { pathname: c_path.as_ptr() as u64, bpf_fd: fd, file_flags: 0 }).map(|_| ())
+}
+
+/// What a bpf link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// Its id.
+    pub id: u32,
+    /// Id of its program.
+    pub program: u32,
+    /// Index of the device that an XDP link is attached to; 0 once it was detached or the device is gone.
+    pub ifindex: u32,
+}
+
+/// Asks the kernel what an XDP link is attached to.
+///
+/// # Errors
+/// If `fd` is no XDP link.
+pub fn xdp_link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    #[repr(C)]
+    struct Attribute {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    // struct bpf_link_info: type, id, prog_id, (pad), then the union, whose xdp member is an ifindex.
+    let mut info = [0_u32; 16];
+    let mut attribute =
+        Attribute { bpf_fd: fd.as_raw_fd() as u32, info_len: size_of_val(&info) as u32, info: info.as_mut_ptr() as u64 };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attribute)?;
+    if info[0] != LINK_TYPE_XDP {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not an XDP link"));
+    }
+    Ok(LinkInfo { id: info[1], program: info[2], ifindex: info[4] })
+}
+
+/// Detaches a link for good; its pin and descriptors stay, dead.
+///
+/// # Errors
+/// As bpf(2).
+pub fn link_detach(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attribute = [fd.as_raw_fd() as u32, 0];
+    bpf(BPF_LINK_DETACH, &mut attribute).map(|_| ())
+}
+
+/// Says whether `path` lies on a bpffs.
+///
+/// # Errors
+/// If it cannot be looked at.
+pub fn is_bpffs(path: &Path) -> anyhow::Result<bool> {
+    let c_path = CString::new(path.as_os_str().as_bytes()).context("path with a zero byte")?;
+    // SAFETY: all zero is a valid statfs.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers live through the call.
+    if unsafe { libc::statfs(c_path.as_ptr(), &mut stat) } != 0 {
+        return Err(io::Error::last_os_error()).with_context(|| format!("statfs {}", path.display()));
+    }
+    Ok(stat.f_type as libc::c_long == BPF_FS_MAGIC)
+}
+
+/// Returns the id of the XDP program on a device, whoever put it there, and the mode (1 native, 2 generic,
+/// 3 offloaded); `None` if there is none.
+///
+/// # Errors
+/// If the kernel does not answer the netlink request.
+pub fn xdp_program_of(ifindex: u32) -> anyhow::Result<Option<(u32, u8)>> {
+    const IFLA_XDP: u16 = 43;
+    const IFLA_XDP_ATTACHED: u16 = 2;
+    const IFLA_XDP_PROG_ID: u16 = 4;
+    let answer = get_link(ifindex).with_context(|| format!("RTM_GETLINK {ifindex}"))?;
+    // nlmsghdr (16 bytes), ifinfomsg (16 bytes), attributes.
+    let Some(xdp) = attribute(answer.get(32..).unwrap_or_default(), IFLA_XDP) else { return Ok(None) };
+    let mode = attribute(xdp, IFLA_XDP_ATTACHED).and_then(|bytes| bytes.first().copied()).unwrap_or(0);
+    let id = attribute(xdp, IFLA_XDP_PROG_ID)
+        .and_then(|bytes| bytes.get(..4)?.try_into().ok())
+        .map_or(0, u32::from_ne_bytes);
+    Ok(if mode == 0 { None } else { Some((id, mode)) })
+}
+
+/// Finds a netlink attribute's payload.
+fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    const NESTED: u16 = 1 << 15;
+    while let (Some(length), Some(kind)) = (bytes.get(0..2), bytes.get(2..4)) {
+        let length = usize::from(u16::from_ne_bytes([length[0], length[1]]));
+        let kind = u16::from_ne_bytes([kind[0], kind[1]]) & !NESTED;
+        let payload = bytes.get(4..length)?;
+        if kind == wanted {
+            return Some(payload);
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..)?;
+    }
+    None
+}
+
+/// Sends RTM_GETLINK for one device and returns the answer.
+fn get_link(ifindex: u32) -> anyhow::Result<Vec<u8>> {
+    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+    let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
+    let mut request = Vec::with_capacity(32);
+    request.extend(32_u32.to_ne_bytes());
+    request.extend((libc::RTM_GETLINK).to_ne_bytes());
+    request.extend((libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    request.extend(1_u32.to_ne_bytes());
+    request.extend(0_u32.to_ne_bytes());
+    request.extend([0_u8; 4]);
+    request.extend(ifindex.to_ne_bytes());
+    request.extend([0_u8; 8]);
+    send(fd.as_raw_fd(), &request, MsgFlags::empty())?;
+    let mut answer = vec![0; 32 * 1024];
+    let length = recv(fd.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    answer.truncate(length);
+    let kind = answer.get(4..6).map(|bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
+    if kind != Some(libc::RTM_NEWLINK) {
+        bail!("no such device");
+    }
+    Ok(answer)
+}

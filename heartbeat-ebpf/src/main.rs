@@ -19,11 +19,14 @@ use core::ffi::c_void;
 
 #[xdp_program(frags)]
 fn heartbeat_xdp(ctx: XdpContext) -> u32 {
-    match xdp::receive(&ctx) {
+    let action = match xdp::receive(&ctx) {
         xdp::Verdict::NotOurs => xdp_action::XDP_PASS,
         xdp::Verdict::Answered => xdp_action::XDP_TX,
         xdp::Verdict::Consumed => xdp_action::XDP_DROP,
-    }
+    };
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(&ctx, "{} bytes: XDP action {}", ctx.data_end() - ctx.data(), action);
+    action
 }
 
 /// The macro `classifier` would put `__sk_buff` into the type information, and with it two forward declarations,

@@ -215,7 +215,7 @@ pub enum ControlVerb {
     Counters,
     /// Announce that the next stop is part of a restart: the kernel program stays and goes on answering
     Handover,
-    /// Detach the kernel programs and remove their pins; answers come from userspace until the next start
+    /// Detach the kernel programs and remove their pins: the kernel answers no more until the next start
     Detach,
 }
 

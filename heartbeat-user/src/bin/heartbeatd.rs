@@ -1,3 +1,42 @@
-//! (being built)
+//! heartbeatd: hands its command line to the library and ends with the code that it returns. It decides nothing.
 
-fn main() {}
+use clap::Parser;
+use heartbeat_user::cli::{DaemonCommand, ExitCode, Heartbeatd};
+use heartbeat_user::io::failure::Failure;
+use heartbeat_user::io::{check, daemon, mark_left};
+use heartbeat_user::keys;
+
+fn main() -> std::process::ExitCode {
+    match act(Heartbeatd::parse().into_command()) {
+        Ok(()) => ExitCode::Ok.into(),
+        Err(failure) => {
+            eprintln!("heartbeatd: {failure}");
+            failure.code.into()
+        }
+    }
+}
+
+fn act(command: DaemonCommand) -> Result<(), Failure> {
+    match command {
+        DaemonCommand::Run(arguments) => {
+            env_logger::Builder::new().filter_level(arguments.log_level).format_timestamp_micros().init();
+            daemon::run(&arguments)
+        }
+        DaemonCommand::Check(arguments) => {
+            for warning in check::run(&arguments)? {
+                println!("warning: {warning}");
+            }
+            println!("{}: no fault found", arguments.config.config.display());
+            Ok(())
+        }
+        DaemonCommand::Genkey(arguments) => {
+            keys::generate(&arguments.file).map_err(Failure::host)?;
+            println!("{}: a new key, mode 0600; copy it to every node of the cluster", arguments.file.display());
+            Ok(())
+        }
+        DaemonCommand::MarkLeft(arguments) => {
+            println!("{}", mark_left::run(&arguments.config)?);
+            Ok(())
+        }
+    }
+}

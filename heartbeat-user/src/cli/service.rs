@@ -151,6 +151,7 @@ pub fn mark_left_verdict(facts: &ServiceFacts) -> MarkLeft {
         return match result.as_str() {
             _ if facts.monitor_exit_status.as_ref() == Some(&another) => MarkLeft::Nothing(OTHER),
             "start-limit-hit" => MarkLeft::Mark,
+            "exit-code" if facts.monitor_exit_status.as_deref().is_some_and(final_status) => MarkLeft::Mark,
             _ => MarkLeft::AskManager,
         };
     }

@@ -130,6 +130,8 @@ fn mark_left_only_when_the_manager_gave_up() {
     assert_eq!(verdict(&[("MONITOR_SERVICE_RESULT", "start-limit-hit")]), MarkLeft::Mark);
     assert_eq!(verdict(&[("MONITOR_SERVICE_RESULT", "signal")]), MarkLeft::AskManager);
     nothing(&[("MONITOR_SERVICE_RESULT", "exit-code"), ("MONITOR_EXIT_STATUS", "7")]);
+    assert_eq!(verdict(&[("MONITOR_SERVICE_RESULT", "exit-code"), ("MONITOR_EXIT_STATUS", "6")]), MarkLeft::Mark);
+    assert_eq!(verdict(&[("MONITOR_SERVICE_RESULT", "exit-code"), ("MONITOR_EXIT_STATUS", "1")]), MarkLeft::AskManager);
     assert!(gave_up("failed\n") && gave_up("inactive"));
     assert!(!gave_up("activating") && !gave_up("active") && !gave_up("deactivating") && !gave_up(""));
 }

@@ -178,7 +178,7 @@ fn trusted_users() -> Vec<u32> {
 fn check_file(path: &Path, trusted: &[u32]) -> Result<(), ClientError> {
     let found = std::fs::metadata(path).map_err(|error| connect_error(path, error))?;
     if !found.file_type().is_socket() {
-        return Err(ClientError::NotRunning { path: path.to_owned(), reason: "there is something, but no socket," });
+        return Err(ClientError::NotRunning { path: path.to_owned(), reason: "something that is no socket" });
     }
     if !trusted.contains(&found.uid()) {
         return Err(ClientError::Foreign { path: path.to_owned(), what: "the socket", uid: found.uid() });

@@ -261,7 +261,7 @@ fn duration(ms: u64) -> String {
     let (seconds, minutes, hours, days) = (ms / 1000, ms / 60_000, ms / 3_600_000, ms / 86_400_000);
     match ms {
         0..1_000 => format!("{ms}ms"),
-        1_000..60_000 if ms % 1000 == 0 => format!("{seconds}s"),
+        1_000..60_000 if ms.is_multiple_of(1000) => format!("{seconds}s"),
         1_000..60_000 => format!("{}.{:03}s", seconds, ms % 1000),
         60_000..3_600_000 => format!("{minutes}m{}s", seconds % 60),
         3_600_000..86_400_000 => format!("{hours}h{}m", minutes % 60),

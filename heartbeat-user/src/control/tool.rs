@@ -118,6 +118,6 @@ fn follow(line: &Heartbeatctl, out: &mut impl Write) -> Result<ExitCode, ToolErr
         // Whoever follows wants each event when it comes.
         out.flush()?;
     }
-    let ended = ClientError::NotRunning { path: line.socket.clone(), reason: "it has ended: nobody listens any more" };
+    let ended = ClientError::NotRunning { path: line.socket.clone(), reason: "it has closed the stream" };
     Err(ended.into())
 }

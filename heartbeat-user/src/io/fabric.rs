@@ -9,7 +9,7 @@ use crate::io::interfaces::{self, Interface};
 use crate::io::journal::EventSink;
 use crate::io::object::Object;
 use crate::io::pacer::{Pacer, PacerCommand};
-use crate::io::paths::Paths;
+use crate::io::paths::{Paths, Who};
 use crate::io::pins::PinDir;
 use crate::io::responder::{Door, Responder};
 use crate::io::{clock, socket};
@@ -42,6 +42,14 @@ pub struct Nic {
     attachment: Option<Attachment>,
     egress: Option<Egress>,
     detached_ns: u64,
+}
+
+impl Nic {
+    /// Our addresses on it.
+    #[must_use]
+    pub fn locals(&self) -> &[IpAddr] {
+        &self.locals
+    }
 }
 
 /// The interfaces, and what they share.
@@ -223,7 +231,7 @@ impl Fabric {
                     if let Some((from, reason)) = tried {
                         self.stepped_down(nic, from, *mode, &reason);
                     }
-                    return self.deafen(nic);
+                    return self.route(nic, true);
                 }
                 Err(AttachError::Foreign { program }) if strict => {
                     bail!("interface {}: {}", nic.name, AttachError::Foreign { program });
@@ -290,10 +298,6 @@ impl Fabric {
         self.route(nic, false)
     }
 
-    /// Lets XDP answer alone: nothing on our port is for a socket.
-    fn deafen(&mut self, nic: &mut Nic) -> anyhow::Result<()> {
-        self.route(nic, true)
-    }
 
     fn take_down(&mut self, index: u32) {
         let Some(nic) = self.nics.remove(&index) else { return };
@@ -415,6 +419,14 @@ impl Fabric {
     /// Puts a new configuration into force; what needs a restart was refused before.
     pub fn set_config(&mut self, config: Arc<Config>) {
         self.config = config;
+    }
+
+    /// Puts an identity and settings into force in every table.
+    ///
+    /// # Errors
+    /// If a table cannot be written.
+    pub fn change_paths(&mut self, config: &Config, who: Who) -> anyhow::Result<()> {
+        self.paths.change(self.object.as_mut(), config, who)
     }
 
     /// The configuration in force.

@@ -1,19 +1,40 @@
 //! The shell: everything that touches the world. It acts on what `core` decided and decides nothing itself.
 //!
 //! ```text
-//!   pacing thread  --probes-->  sockets --egress program--> ticks        (never waits on anything but time)
-//!   deciding thread <--ticks--  mmapped maps  <--XDP--  wire
-//!        |  events (bounded, counted when full)      | requests (bounded)
-//!        v                                            ^
-//!   journal thread -> events.jsonl, log      tokio: control socket, signals, notify
+//!   pacer    --probes--> sockets --egress program--> ticks              waits for nothing but time
+//!   decider  <--ticks--  mmapped maps <--XDP / responder--  wire        waits for time and orders
+//!      | events                | orders
+//!      v                       v
+//!   journal --> events.jsonl   keeper: interfaces, programs, tables, pins, identity
+//!
+//!   tokio: control socket, signals, service manager
 //! ```
 
 pub mod attach;
+pub mod backend;
+pub mod check;
 pub mod clock;
+pub mod daemon;
+pub mod decider;
+pub mod fabric;
+pub mod failure;
 pub mod interfaces;
+pub mod journal;
+pub mod keeper;
+pub mod lateness;
+pub mod lock;
+pub mod manager;
+pub mod mark_left;
 pub mod memory;
+pub mod nics;
 pub mod object;
+pub mod pacer;
+pub mod paths;
 pub mod pins;
+pub mod realtime;
+pub mod responder;
+pub mod snapshot;
+pub mod socket;
+pub mod start;
 pub mod state;
 pub mod sys;
-pub mod table;

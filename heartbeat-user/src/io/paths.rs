@@ -121,6 +121,12 @@ impl Paths {
         &self.locals
     }
 
+    /// Who this node is at the moment.
+    #[must_use]
+    pub const fn who(&self) -> Who {
+        self.who
+    }
+
     /// Number of paths.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -74,31 +74,6 @@ pub fn open(local: IpAddr, interface: &str) -> anyhow::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Lets the socket drop whatever it is given: where XDP answers, nothing on our port is for userspace.
-///
-/// # Errors
-/// As setsockopt(2).
-pub fn deafen(fd: &OwnedFd) -> anyhow::Result<()> {
-    let mut filter = [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 }];
-    let program = libc::sock_fprog { len: 1, filter: filter.as_mut_ptr() };
-    // SAFETY: the program and its one instruction live through the call, which copies them.
-    let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).context("SO_ATTACH_FILTER") }
-}
-
-/// Lets the socket receive again.
-pub fn hear(fd: &OwnedFd) {
-    let _ = set(fd, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0);
-}
-
 /// Asks the kernel to report each datagram's way to the device by the error queue: where no egress program stamps
 /// departures.
 ///

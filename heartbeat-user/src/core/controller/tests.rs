@@ -1,0 +1,330 @@
+//! Scenarios of the whole core in virtual time, and random ones.
+
+use super::sim::{LAN, MS, START, World, settings};
+use super::*;
+use crate::core::event::Cause;
+use crate::core::path::{ATTEMPTS, Attempt};
+use crate::core::settings::PathSettings;
+use heartbeat_common::tick::Tick;
+use proptest::prelude::*;
+
+fn down(world: &World, index: usize) -> (&Event, &crate::core::event::Evidence) {
+    let event = world.named("node_down")[index];
+    let EventBody::NodeDown { evidence, .. } = &event.body else { unreachable!("named so") };
+    (event, evidence)
+}
+
+fn ms(time: MonoTime) -> u64 {
+    (time.0 - START) / MS
+}
+
+#[test]
+fn a_death_is_told_500_to_650_ms_after_the_last_answer_for_any_phase() {
+    let (mut least, mut most) = (u64::MAX, 0);
+    for (own, theirs, death) in (0..100)
+        .step_by(7)
+        .flat_map(|own| (0..100).step_by(13).flat_map(move |t| (0..100).step_by(11).map(move |d| (own, t, d))))
+    {
+        let mut world =
+            World::new(settings(2, 2, LAN), |path| ((own + 37 * path as u64) % 100, (theirs + 53 * path as u64) % 100));
+        world.cut(1, (1_000 + death, 1_000_000));
+        world.run(2_500);
+        assert_eq!(world.named("node_down").len(), 1);
+        let (event, evidence) = down(&world, 0);
+        assert_eq!((evidence.cause, event.at), (Cause::PeerSilent, evidence.silent_since_ns));
+        assert!(evidence.paths.iter().all(|path| path.misses >= 5 && path.unsent == 0));
+        let took = event.noticed.since(event.at).as_nanos() as u64;
+        (least, most) = (least.min(took), most.max(took));
+    }
+    assert!(least >= 500 * MS && most <= 650 * MS, "{least}..{most}");
+}
+
+#[test]
+fn the_burst_rides_on_the_last_paced_probe() {
+    let mut world = World::new(settings(2, 1, LAN), |path| (10, 60 + path as u64));
+    world.cut(1, (990, 1_000_000));
+    world.run(3_000);
+    // The first probe after the peer was last heard (at 960) left at 1010; four more; the last at 1410.
+    let (event, evidence) = down(&world, 0);
+    assert_eq!((ms(event.at), ms(event.noticed)), (960, 1_510));
+    assert_eq!(event.noticed.0, START + 1_510 * MS, "to the nanosecond");
+    assert_eq!(ms(evidence.burst_ns), 1_410);
+    assert_eq!(ms(evidence.paths[0].last_departure_ns), 1_510);
+    let ladder: Vec<(&str, u64)> = world.events.iter().skip(2).map(|event| (event.name(), ms(event.at))).collect();
+    assert_eq!(ladder, [("path_lost", 1_210), ("path_unreachable", 1_410), ("path_failed", 1_510), ("node_down", 960)]);
+}
+
+#[test]
+fn loss_shorter_than_the_threshold_is_never_a_death() {
+    for (from, length) in (0..100).step_by(9).flat_map(|from| [150, 250, 399].map(|length| (from, length))) {
+        let mut world = World::new(settings(2, 2, LAN), |path| (10 + path as u64, 60));
+        for n in 0..10 {
+            let at = 1_000 + from + n * 700;
+            world.cut(1, (at, at + length));
+        }
+        world.run(9_000);
+        assert_eq!(world.named("node_down").len(), 0, "{from} {length}");
+        assert!(length < 250 || !world.named("path_restored").is_empty());
+    }
+}
+
+#[test]
+fn one_network_cut_climbs_the_ladder_and_takes_nobody_down() {
+    let mut world = World::new(settings(2, 2, LAN), |path| (10 * path as u64, 60));
+    world.wires[0].cut.push((1_000, 3_000));
+    world.run(4_000);
+    let told = world.told();
+    let expected = ["path_lost n1", "path_unreachable n1", "path_failed n1", "path_restored n1", "path_up n1"];
+    assert_eq!(told[2..], expected);
+    let EventBody::PathFailed { location, .. } = world.named("path_failed")[0].body else { unreachable!() };
+    assert_eq!(location, FailLocation::PeerInterface);
+}
+
+#[test]
+fn a_stopped_observer_accuses_no_live_peer_and_dates_the_dead_one_right() {
+    for death in (2_000..7_500).step_by(310) {
+        let mut world = World::new(settings(2, 2, LAN), |path| (11 * path as u64, 60));
+        world.stopped.push((2_000, 7_000));
+        world.cut(1, (death, 1_000_000));
+        world.run(10_000);
+        let downs: Vec<_> = world.told().into_iter().filter(|line| line.starts_with("node_down")).collect();
+        assert_eq!(downs, ["node_down n1"], "death at {death}");
+        let (event, evidence) = down(&world, 0);
+        assert!(ms(event.at) + 100 >= death && ms(event.at) <= death, "dated {} for {death}", ms(event.at));
+        assert!(ms(event.noticed) <= 7_000.max(death) + 650, "hidden until {}", ms(event.noticed));
+        assert!(death > 6_500 || evidence.own_lateness_us > 4_900_000);
+        assert!(!world.named("local_lateness").is_empty());
+    }
+}
+
+#[test]
+fn a_stopped_decider_finds_the_misses_of_a_pacer_that_ran_and_asks_once_more() {
+    let mut world = World::new(settings(2, 2, LAN), |path| (11 * path as u64, 60));
+    world.decider_stopped.push((2_000, 7_000));
+    world.cut(1, (3_000, 1_000_000));
+    world.run(9_000);
+    assert_eq!(world.named("node_down").len(), 1);
+    let (event, evidence) = down(&world, 0);
+    assert!((7_100..=7_250).contains(&ms(event.noticed)), "{}", ms(event.noticed));
+    assert!(ms(evidence.burst_ns) >= 7_000);
+    assert_eq!(evidence.silent_since_ns, event.at);
+}
+
+#[test]
+fn an_observer_that_is_always_late_still_finds_a_death() {
+    for sloth in [30, 90, 140] {
+        let mut world = World::new(settings(2, 1, LAN), |_| (10, 60));
+        world.sloth = sloth * MS;
+        world.cut(1, (2_000, 1_000_000));
+        world.run(6_000);
+        assert_eq!(world.named("node_down").len(), 1, "{sloth}");
+        let hidden = ms(down(&world, 0).0.noticed) - 2_000;
+        assert!(hidden <= 600 + 5 * sloth + 500, "{sloth}: {hidden}");
+        let lateness = world.named("local_lateness").len();
+        assert!((5..=7).contains(&lateness), "one a second, not {lateness}");
+    }
+}
+
+#[test]
+fn being_cut_off_is_said_before_anybody_is_called_down() {
+    let mut world = World::new(settings(3, 2, LAN), |path| (17 * path as u64 % 100, 41 * path as u64 % 100));
+    for node in 1..=3 {
+        world.cut(node, (2_000, 5_000));
+    }
+    world.run(6_000);
+    let told = world.told();
+    let nodes: Vec<_> = told.iter().filter(|line| !line.starts_with("path")).skip(3).map(String::as_str).collect();
+    assert_eq!(nodes[0], "isolated");
+    assert_eq!(nodes[1..4].iter().filter(|line| line.starts_with("node_down")).count(), 3, "{nodes:?}");
+    assert_eq!(nodes[4], "isolation_ended");
+    assert_eq!(nodes[5..].iter().filter(|line| line.starts_with("node_up")).count(), 3);
+    assert!((0..3).all(|n| down(&world, n).1.cause == Cause::Isolated));
+    let EventBody::NodeUp { silent_from_ns: Some(from), silent_to_ns: Some(to), .. } = world.named("node_up")[3].body
+    else {
+        panic!("the silence is missing")
+    };
+    assert!(ms(from) <= 2_000 && ms(to) >= 5_000);
+}
+
+#[test]
+fn probes_that_cannot_leave_are_not_blamed_on_the_peer() {
+    let mut world = World::new(settings(2, 1, LAN), |_| (10, 60));
+    world.wires[0].unresolved.push((2_000, 1_000_000));
+    world.run(4_000);
+    assert_eq!(world.named("node_down").len(), 0, "the peer's own probes prove its life");
+    world.cut(1, (4_000, 1_000_000));
+    world.run(6_000);
+    let (_, evidence) = down(&world, 0);
+    assert_eq!(evidence.cause, Cause::CannotSend);
+    assert_eq!(evidence.paths[0].misses, 0);
+}
+
+#[test]
+fn a_peer_never_heard_is_unknown_for_a_detection_time() {
+    let mut world = World::new(settings(2, 1, LAN), |_| (10, 60));
+    world.cut(1, (0, 1_000_000));
+    world.run(499);
+    assert_eq!(world.core.nodes().next().unwrap().1.verdict(), Verdict::Unknown);
+    world.run(2_000);
+    let (event, evidence) = down(&world, 0);
+    assert!(evidence.never_heard && (500..=650).contains(&ms(event.noticed)));
+    assert_eq!(world.named("isolated").len(), 0);
+}
+
+#[test]
+fn a_lost_interface_fails_its_path_at_once_and_its_peer_in_time() {
+    let mut world = World::new(settings(2, 1, LAN), |_| (10, 60));
+    world.run(2_000);
+    world.cut(1, (2_000, 1_000_000));
+    world.wires[0].usable = false;
+    world.run(4_000);
+    let EventBody::PathFailed { location, .. } = world.named("path_failed")[0].body else { unreachable!() };
+    assert_eq!(location, FailLocation::OwnInterface);
+    assert!(ms(world.named("path_failed")[0].noticed) <= 2_050);
+    let (event, evidence) = down(&world, 0);
+    assert_eq!(evidence.cause, Cause::CannotSend);
+    assert!((2_500..=2_650).contains(&ms(event.noticed)), "{}", ms(event.noticed));
+}
+
+#[test]
+fn no_verdict_comes_of_changed_settings() {
+    let slow = PathSettings { delay: Duration::from_secs(1), threshold: 10, ..LAN };
+    for (before, after) in [(LAN, slow), (slow, LAN), (LAN, PathSettings { threshold: 2, ..LAN })] {
+        let mut world = World::new(settings(2, 2, before), |path| (10 + path as u64, 60));
+        let half = before.detection_time().as_millis() as u64 * 3 / 5;
+        world.cut(1, (3_000, 3_000 + half));
+        world.run(3_000 + half - 1);
+        let now = MonoTime(world.now);
+        world.core.reconfigure(settings(2, 2, after), now);
+        world.run(3_000 + half);
+        assert_eq!(world.named("node_down").len(), 0, "{before:?} {after:?}");
+        assert!(world.core.nodes().all(|(_, node)| node.verdict() == Verdict::Up));
+    }
+}
+
+#[test]
+fn a_newer_incarnation_of_this_node_is_asked_for_once_a_value() {
+    let mut core = Controller::new(settings(1, 1, LAN), MonoTime(START));
+    let attempts = [Attempt::default(); ATTEMPTS];
+    let ask = |core: &mut Controller, stale_newest| {
+        let tick = Tick { stale_newest, ..Tick::default() };
+        core.observe(
+            MonoTime(START),
+            &[PathInput { tick: &tick, attempts: &attempts, usable: true, answers_in_kernel: true }],
+        );
+        core.poll_command()
+    };
+    assert_eq!(ask(&mut core, 49), None);
+    assert_eq!(ask(&mut core, 50), Some(Command::Reincarnate { above: 50 }));
+    assert_eq!(ask(&mut core, 50), None);
+    assert_eq!(ask(&mut core, 60), Some(Command::Reincarnate { above: 60 }));
+    core.handle(Input::Incarnation { own: 61 }, MonoTime(START));
+    assert_eq!(ask(&mut core, 60), None);
+    assert_eq!(ask(&mut core, 61), Some(Command::Reincarnate { above: 61 }));
+}
+
+#[test]
+fn echoes_that_do_not_arrive_step_the_path_down_once() {
+    let mut core = Controller::new(settings(1, 1, LAN), MonoTime(START));
+    let attempts = [Attempt::default(); ATTEMPTS];
+    let mut commands = Vec::new();
+    for n in 1..30 {
+        let now = START + n * 100 * MS;
+        let tick = Tick { heard_ns: now, echo_ns: now, echoes: n, answers: n, returned_ns: 5, ..Tick::default() };
+        core.observe(
+            MonoTime(now),
+            &[PathInput { tick: &tick, attempts: &attempts, usable: true, answers_in_kernel: true }],
+        );
+        commands.extend(std::iter::from_fn(|| core.poll_command()).map(|command| (n, command)));
+    }
+    assert_eq!(commands, [(6, Command::StepDown { path: PathId(0) })]);
+    let lost = std::iter::from_fn(|| core.poll_event()).filter(|event| event.id() == 20_013).count();
+    assert_eq!(lost, 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Random cuts, unresolved neighbours, pauses and lateness: the world's own checks hold at every step, and once
+    /// all is well again, every peer is Up.
+    #[test]
+    fn random_worlds(
+        phases in prop::collection::vec((0u64..100, 0u64..100), 4),
+        cuts in prop::collection::vec((0usize..4, 0u64..6_000, 1u64..1_500), 0..10),
+        unresolved in prop::collection::vec((0usize..4, 0u64..6_000, 1u64..1_500), 0..4),
+        stopped in prop::collection::vec((0u64..6_000, 1u64..1_500), 0..4),
+        decider in prop::collection::vec((0u64..6_000, 1u64..1_500), 0..4),
+        sloth in 0u64..60,
+    ) {
+        let mut world = World::new(settings(2, 2, LAN), |path| phases[path]);
+        world.sloth = sloth * MS;
+        for (path, from, length) in cuts {
+            world.wires[path].cut.push((from, from + length));
+        }
+        for (path, from, length) in unresolved {
+            world.wires[path].unresolved.push((from, from + length));
+        }
+        world.stopped = stopped.iter().map(|(from, length)| (*from, from + length)).collect();
+        world.decider_stopped = decider.iter().map(|(from, length)| (*from, from + length)).collect();
+        world.run(9_000);
+        prop_assert!(world.core.nodes().all(|(_, node)| node.verdict() == Verdict::Up));
+        prop_assert!(world.core.paths().all(|(_, _, path)| path.state() == PathState::Up));
+        prop_assert!(world.core.isolated_from().is_none());
+    }
+
+    /// A death among random pauses of this node is found within its lateness and a detection time more.
+    #[test]
+    fn no_death_is_hidden(
+        phases in prop::collection::vec((0u64..100, 0u64..100), 4),
+        stopped in prop::collection::vec((0u64..4_000, 1u64..1_500), 0..4),
+        death in 500u64..4_000,
+        sloth in 0u64..60,
+    ) {
+        let mut world = World::new(settings(2, 2, LAN), |path| phases[path]);
+        world.sloth = sloth * MS;
+        world.stopped = stopped.iter().map(|(from, length)| (*from, from + length)).collect();
+        world.cut(1, (death, 1_000_000));
+        world.run(13_000);
+        prop_assert_eq!(world.named("node_down").len(), 1);
+        let (event, _) = down(&world, 0);
+        let lateness: u64 = stopped.iter().filter(|(from, length)| from + length > death).map(|stop| stop.1).sum();
+        prop_assert!(ms(event.noticed) <= death + 600 + lateness + 5 * sloth + 500, "{} {}", death, ms(event.noticed));
+    }
+
+    /// No panic and no endless wake, whatever the ticks hold and whichever order the reports come in.
+    #[test]
+    fn garbage_never_panics(ops in prop::collection::vec(
+        (0u8..6, any::<u64>(), any::<u64>(), prop::collection::vec(any::<u64>(), 12)), 1..40,
+    )) {
+        let mut core = Controller::new(settings(2, 2, LAN), MonoTime(START));
+        for (op, a, b, words) in ops {
+            match op {
+                0 => core.handle(Input::BurstSent { node: NodeId(a as u16 % 3), sent: MonoTime(b) }, MonoTime(a)),
+                1 => {
+                    let source = if a & 1 == 0 { LateSource::Pacer } else { LateSource::Decider };
+                    core.handle(Input::Late { source, due: MonoTime(a), ran: MonoTime(b) }, MonoTime(b));
+                }
+                2 => core.reconfigure(settings(1 + a as u16 % 3, 1 + b as u16 % 2, LAN), MonoTime(a)),
+                _ => {
+                    let mut tick = Tick {
+                        heard_ns: words[0], peer_incarnation: words[1], echo_ns: words[2], returned_ns: words[3],
+                        peer_dynamic: words[4], peer_dynamic_ns: words[5], stale_newest: words[6],
+                        answers: words[7], echoes: words[8], ..Tick::default()
+                    };
+                    tick.standing[0] = words[1];
+                    tick.standing[1] = words[9];
+                    tick.departed[words[10] as usize & 7].sequence = words[10];
+                    tick.departed[words[10] as usize & 7].ns = words[11];
+                    let attempts = [Attempt { sequence: words[11], ns: words[10] }; ATTEMPTS];
+                    let input = PathInput { tick: &tick, attempts: &attempts, usable: a & 1 == 0, answers_in_kernel: b & 1 == 0 };
+                    core.observe(MonoTime(a), &[input; 5]);
+                }
+            }
+            let _ = core.poll_timeout();
+            while let Some(event) = core.poll_event() {
+                prop_assert!(serde_json::to_string(&event).unwrap().contains(event.name()));
+            }
+            while core.poll_command().is_some() {}
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! `heartbeatd check`: finds every fault before a start or a reload, and starts nothing. What would be refused is an
+//! error; what would work less well than it could is a warning.
+
+use crate::cli::{CheckArgs, Watchdog, check_watchdog, parse_time_span};
+use crate::config::{Config, FastPath};
+use crate::io::failure::Failure;
+use crate::io::start::{configured, key_ring};
+use crate::io::{clock, interfaces, sys};
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// Capabilities that loading and attaching need: number and name.
+const CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (39, "CAP_BPF")];
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// Checks everything that a start would need. Returns the warnings.
+///
+/// # Errors
+/// The first thing that a start would be refused for.
+pub fn run(arguments: &CheckArgs) -> Result<Vec<String>, Failure> {
+    clock::refuse_shifted().map_err(Failure::host)?;
+    let (config, own) = configured(&arguments.config.config)?;
+    drop(key_ring(&config)?);
+    let watchdog = arguments.watchdog.or_else(|| from_environment().or_else(|| from_manager(&arguments.unit)));
+    if let Some(watchdog) = watchdog {
+        check_watchdog(watchdog, config.settings.hang_limit).map_err(Failure::config)?;
+    }
+    let mut warnings = Vec::new();
+    kernel_needs(&config, &mut warnings)?;
+    interface_needs(&config, own, &mut warnings)?;
+    if std::fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled").is_ok_and(|text| text.trim() == "0") {
+        warnings.push(
+            "kernel.unprivileged_bpf_disabled = 0: any local user may load BPF programs; 1 or 2 is safer".to_owned(),
+        );
+    }
+    Ok(warnings)
+}
+
+fn from_environment() -> Option<Watchdog> {
+    let us: u64 = std::env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
+    Some(Watchdog::Every(Duration::from_micros(us)))
+}
+
+fn from_manager(unit: &str) -> Option<Watchdog> {
+    let output = std::process::Command::new("systemctl")
+        .args(["show", "--property=WatchdogUSec", "--value", unit])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if !output.status.success() || text.is_empty() { None } else { parse_time_span(&text).ok() }
+}
+
+/// What the fast path needs of the kernel and of this process: refused where it was asked for by name, a warning where
+/// `auto` would do without.
+fn kernel_needs(config: &Config, warnings: &mut Vec<String>) -> Result<(), Failure> {
+    let wanted: Vec<FastPath> =
+        config.interfaces.values().map(|over| over.fast_path).chain([config.daemon.fast_path]).collect();
+    if wanted.iter().all(|wanted| *wanted == FastPath::Off) {
+        return Ok(());
+    }
+    let must = wanted.iter().any(|wanted| matches!(wanted, FastPath::Native | FastPath::Generic));
+    let mut faults = Vec::new();
+    let missing = missing_capabilities();
+    if !missing.is_empty() {
+        faults.push(format!("{} missing: XDP programs cannot be loaded or attached", missing.join(" and ")));
+    }
+    if let Some(fault) = pin_dir_fault(&config.daemon.pin_dir)? {
+        faults.push(fault);
+    }
+    match faults.is_empty() {
+        true => Ok(()),
+        false if must => Err(Failure::host(anyhow::anyhow!(faults.join("; ")))),
+        false => {
+            warnings.push(format!("{}: fast_path = \"auto\" will answer in userspace", faults.join("; ")));
+            Ok(())
+        }
+    }
+}
+
+fn missing_capabilities() -> Vec<&'static str> {
+    let effective = std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find_map(|line| line.strip_prefix("CapEff:"))?.trim().to_owned();
+            u64::from_str_radix(&line, 16).ok()
+        })
+        .unwrap_or(0);
+    let has = |capability: u32| effective >> capability & 1 == 1;
+    if has(CAP_SYS_ADMIN) {
+        return Vec::new();
+    }
+    CAPABILITIES.iter().filter(|(number, _)| !has(*number)).map(|(_, name)| *name).collect()
+}
+
+/// Says why the pin directory will not do. One that is not ours alone is an error whatever was asked for.
+fn pin_dir_fault(root: &Path) -> Result<Option<String>, Failure> {
+    let looked = if root.exists() { root } else { root.parent().unwrap_or(root) };
+    if !looked.exists() || !sys::is_bpffs(looked).unwrap_or(false) {
+        return Ok(Some(format!("pin_dir {}: {} is not on a bpffs", root.display(), looked.display())));
+    }
+    if let Ok(metadata) = std::fs::symlink_metadata(root) {
+        let uid = nix::unistd::geteuid().as_raw();
+        if metadata.uid() != uid || metadata.mode() & 0o077 != 0 {
+            return Err(Failure::host(anyhow::anyhow!(
+                "pin_dir {}: owner {} and mode {:04o}, but it must be owner {uid} and mode 0700",
+                root.display(),
+                metadata.uid(),
+                metadata.mode() & 0o7777
+            )));
+        }
+    }
+    Ok(None)
+}
+
+/// What the interfaces of this node have in store: absent ones, foreign programs, kernel threads.
+fn interface_needs(config: &Config, own: u16, warnings: &mut Vec<String>) -> Result<(), Failure> {
+    let present = interfaces::by_address().map_err(Failure::host)?;
+    let addresses: Vec<IpAddr> =
+        config.node(own).map_or_else(Vec::new, |node| node.addresses.iter().map(|(_, address)| *address).collect());
+    for address in addresses {
+        let Some(interface) = present.get(&address) else {
+            warnings.push(format!("{address}: no interface has it: its paths are down until one does"));
+            continue;
+        };
+        if interfaces::threaded_napi(&interface.name) == Some(true) {
+            warnings.push(format!(
+                "{}: receives on kernel threads (threaded NAPI), which a realtime task starves: `echo 0 > \
+                 /sys/class/net/{}/threaded`",
+                interface.name, interface.name
+            ));
+        }
+    }
+    Ok(())
+}

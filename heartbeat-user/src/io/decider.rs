@@ -1,0 +1,374 @@
+//! The deciding thread: it copies the ticks, lets the core judge, carries the core's orders to the other threads, and
+//! only then proves progress to the kernel. It waits for nothing but time and orders, and decides nothing itself.
+
+use crate::config::Config;
+use crate::core::controller::{Command, Controller, Input};
+use crate::core::event::LateSource;
+use crate::core::ids::{NetworkId, NodeId, PathId};
+use crate::core::path::{Attempt, PathInput};
+use crate::core::settings::{NetworkSpec, NodeSpec, PathSettings, PathSpec, Settings};
+use crate::core::time::{MonoTime, nanos};
+use crate::io::journal::EventSink;
+use crate::io::keeper;
+use crate::io::lateness::LatenessRecord;
+use crate::io::memory::Shared;
+use crate::io::pacer::{ATTEMPTS, Pacer, PacerCommand};
+use crate::io::paths::Usable;
+use crate::io::snapshot::{NodeView, PathView, Snapshot};
+use crate::io::{clock, realtime};
+use anyhow::Context;
+use heartbeat_common::tick::Tick;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Orders waiting at most.
+const ORDERS_MAX: usize = 64;
+/// Bounds of a round: progress is proved at least this often, and not more often than this for nothing.
+const ROUND: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(250));
+
+/// What the thread can be told.
+enum Order {
+    Show(SyncSender<Snapshot>),
+    Incarnation(u64),
+    Settings(Box<Settings>),
+    Keeper(SyncSender<keeper::Order>),
+    Stop,
+}
+
+/// A way to tell it.
+#[derive(Clone)]
+pub struct Orders {
+    queue: SyncSender<Order>,
+    plan: Arc<Plan>,
+}
+
+/// What does not change while the daemon runs: which path is which.
+#[derive(Debug)]
+pub struct Plan {
+    /// Id of this node.
+    pub own: u16,
+    /// The paths, by index.
+    pub paths: Vec<crate::config::PathPlan>,
+}
+
+impl Plan {
+    /// Turns a configuration into what the core must be told.
+    #[must_use]
+    pub fn settings(&self, config: &Config, incarnation: u64) -> Settings {
+        let path = |plan: &crate::config::PathPlan| {
+            let rule = config.settings.path(plan.same_subnet);
+            PathSpec {
+                node: NodeId(plan.peer_node),
+                network: NetworkId(plan.network),
+                local: plan.local,
+                peer: plan.peer,
+                settings: PathSettings {
+                    delay: rule.delay,
+                    threshold: rule.threshold,
+                    lost: rule.lost,
+                    unreachable: rule.unreachable,
+                    failed: rule.failed,
+                },
+            }
+        };
+        let peers = config.nodes.iter().filter(|node| node.id != self.own);
+        Settings {
+            incarnation,
+            nodes: peers.map(|node| NodeSpec { id: NodeId(node.id), name: node.name.clone() }).collect(),
+            networks: config
+                .networks
+                .iter()
+                .map(|network| NetworkSpec { id: NetworkId(network.id), name: network.name.clone() })
+                .collect(),
+            paths: self.paths.iter().map(path).collect(),
+            stall_limit: config.settings.stall_limit,
+            hang_limit: config.settings.hang_limit,
+            lateness_budget: config.settings.lateness_budget,
+        }
+    }
+}
+
+impl Orders {
+    /// Tells it that this node runs under a new incarnation.
+    pub fn incarnation(&self, own: u64) {
+        let _ = self.queue.send(Order::Incarnation(own));
+    }
+
+    /// Puts new settings into force.
+    pub fn settings(&self, config: &Config) {
+        // The core keeps its own incarnation; the number here is replaced by it.
+        let _ = self.queue.send(Order::Settings(Box::new(self.plan.settings(config, 0))));
+    }
+
+    /// Tells it where the keeper takes orders.
+    pub fn keeper(&self, keeper: SyncSender<keeper::Order>) {
+        let _ = self.queue.send(Order::Keeper(keeper));
+    }
+
+    /// Asks for a picture of everything, and waits at most `limit`: a loop that makes no progress does not answer.
+    #[must_use]
+    pub fn show(&self, limit: Duration) -> Option<Snapshot> {
+        let (answer, wait) = sync_channel(1);
+        self.queue.try_send(Order::Show(answer)).ok()?;
+        wait.recv_timeout(limit).ok()
+    }
+}
+
+/// What the deciding thread is made of.
+pub struct DeciderSetup {
+    /// What the core must be told.
+    pub settings: Settings,
+    /// Which path is which.
+    pub plan: Arc<Plan>,
+    /// Shared memory.
+    pub shared: Arc<Shared>,
+    /// The pacing thread.
+    pub pacer: Arc<Pacer>,
+    /// Whether each path can be used.
+    pub usable: Arc<Usable>,
+    /// Where events go.
+    pub sink: EventSink,
+    /// SCHED_FIFO priority wanted; 0: none.
+    pub priority: u8,
+}
+
+/// The deciding thread.
+pub struct Decider {
+    orders: Orders,
+    /// How late its rounds began.
+    pub lateness: Arc<LatenessRecord>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Decider {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn start(setup: DeciderSetup) -> anyhow::Result<Self> {
+        let (queue, orders) = sync_channel(ORDERS_MAX);
+        let lateness = Arc::new(LatenessRecord::default());
+        let plan = setup.plan.clone();
+        let mut worker = Worker::new(setup, lateness.clone());
+        let thread = std::thread::Builder::new()
+            .name("hb-decider".to_owned())
+            .spawn(move || worker.run(&orders))
+            .context("start the deciding thread")?;
+        Ok(Self { orders: Orders { queue, plan }, lateness, thread: Some(thread) })
+    }
+
+    /// Returns a way to give orders that can be kept elsewhere.
+    #[must_use]
+    pub fn orders(&self) -> Orders {
+        self.orders.clone()
+    }
+
+    /// Ends the thread and waits for it.
+    pub fn stop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = self.orders.queue.send(Order::Stop);
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    controller: Controller,
+    shared: Arc<Shared>,
+    pacer: Arc<Pacer>,
+    usable: Arc<Usable>,
+    sink: EventSink,
+    lateness: Arc<LatenessRecord>,
+    keeper: Option<SyncSender<keeper::Order>>,
+    priority: u8,
+    ticks: Vec<Tick<u64>>,
+    attempts: Vec<[Attempt; ATTEMPTS]>,
+    /// The newest burst told to the core, by path.
+    bursts: Vec<u64>,
+}
+
+impl Worker {
+    fn new(setup: DeciderSetup, lateness: Arc<LatenessRecord>) -> Self {
+        let paths = setup.plan.paths.len();
+        Self {
+            controller: Controller::new(setup.settings, clock::now()),
+            shared: setup.shared,
+            pacer: setup.pacer,
+            usable: setup.usable,
+            sink: setup.sink,
+            lateness,
+            keeper: None,
+            priority: setup.priority,
+            ticks: vec![Tick::default(); paths],
+            attempts: vec![[Attempt::default(); ATTEMPTS]; paths],
+            bursts: vec![0; paths],
+        }
+    }
+
+    /// Longest time between two rounds: a fraction of the shortest delay, so that a peer never sees an age near the
+    /// stall limit for want of a round.
+    fn round(&self) -> Duration {
+        let settings = self.controller.settings();
+        let delay = settings.paths.iter().map(|path| path.settings.delay).min().unwrap_or(ROUND.1);
+        (delay.min(settings.stall_limit / 4) / 2).clamp(ROUND.0, ROUND.1)
+    }
+
+    fn run(&mut self, orders: &Receiver<Order>) {
+        realtime::no_timer_slack();
+        if self.priority > 0 {
+            // A refusal is told by the pacing thread, which asks for the same.
+            let _ = realtime::fifo(self.priority);
+        }
+        let mut due = clock::now();
+        loop {
+            let now = clock::now();
+            self.note_lateness(due, now);
+            self.turn(now);
+            let progress = clock::now();
+            self.shared.set_progress(progress.0);
+            due = progress + self.round();
+            if let Some(timeout) = self.controller.poll_timeout() {
+                due = due.min(timeout.max(progress + ROUND.0));
+            }
+            loop {
+                match orders.recv_timeout(due.since(clock::now())) {
+                    Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                    Ok(order) => self.obey(order),
+                    Err(RecvTimeoutError::Timeout) => break,
+                }
+            }
+        }
+    }
+
+    fn note_lateness(&mut self, due: MonoTime, now: MonoTime) {
+        let budget = nanos(self.controller.settings().lateness_budget);
+        self.lateness.note(now.0.saturating_sub(due.0), budget);
+        self.controller.handle(Input::Late { source: LateSource::Decider, due, ran: now }, now);
+        if let Some((due, ran)) = self.pacer.record.take_late() {
+            let input = Input::Late { source: LateSource::Pacer, due: MonoTime(due), ran: MonoTime(ran) };
+            self.controller.handle(input, now);
+        }
+    }
+
+    /// One round. `now` was read before anything is copied: see `PathInput`.
+    fn turn(&mut self, now: MonoTime) {
+        for path in 0..self.ticks.len() {
+            if let Some(tick) = self.shared.tick(path as u32) {
+                self.ticks[path] = tick;
+            }
+            self.attempts[path] = self.pacer.record.attempts(path);
+        }
+        self.report_bursts(now);
+        let inputs: Vec<PathInput<'_>> = self
+            .ticks
+            .iter()
+            .zip(&self.attempts)
+            .enumerate()
+            .map(|(path, (tick, attempts))| {
+                let (usable, answers_in_kernel) = self.usable.of(path);
+                PathInput { tick, attempts, usable, answers_in_kernel }
+            })
+            .collect();
+        self.controller.observe(now, &inputs);
+        while let Some(event) = self.controller.poll_event() {
+            self.sink.offer(event);
+        }
+        while let Some(command) = self.controller.poll_command() {
+            self.carry(command);
+        }
+    }
+
+    /// Tells the core of bursts that went out: a burst of a peer is out when it is on every path of it.
+    fn report_bursts(&mut self, now: MonoTime) {
+        let nodes: Vec<(NodeId, Vec<usize>)> = self.paths_by_node();
+        for (node, paths) in nodes {
+            let sent = paths.iter().map(|path| self.pacer.record.burst_sent(*path)).min().unwrap_or(0);
+            let told = paths.iter().map(|path| self.bursts[*path]).min().unwrap_or(0);
+            if sent > told {
+                for path in paths {
+                    self.bursts[path] = sent;
+                }
+                self.controller.handle(Input::BurstSent { node, sent: MonoTime(sent) }, now);
+            }
+        }
+    }
+
+    fn paths_by_node(&self) -> Vec<(NodeId, Vec<usize>)> {
+        let settings = self.controller.settings();
+        let paths_of = |id: NodeId| {
+            settings.paths.iter().enumerate().filter(|(_, path)| path.node == id).map(|(index, _)| index).collect()
+        };
+        settings.nodes.iter().map(|node| (node.id, paths_of(node.id))).collect()
+    }
+
+    fn carry(&self, command: Command) {
+        match command {
+            Command::Burst { node } => {
+                let paths = self.controller.settings().paths.iter().enumerate();
+                let of_node = paths.filter(|(_, path)| path.node == node).map(|(index, _)| index as u32).collect();
+                self.pacer.tell(PacerCommand::Burst(of_node));
+            }
+            Command::Reincarnate { above } => self.order_keeper(keeper::Order::Reincarnate(above)),
+            Command::StepDown { path: PathId(path) } => self.order_keeper(keeper::Order::StepDown(path as usize)),
+        }
+    }
+
+    fn order_keeper(&self, order: keeper::Order) {
+        if let Some(keeper) = &self.keeper
+            && keeper.try_send(order).is_err()
+        {
+            log::error!("the keeper's thread takes no orders");
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Show(answer) => {
+                let _ = answer.try_send(self.picture());
+            }
+            Order::Incarnation(own) => self.controller.handle(Input::Incarnation { own }, clock::now()),
+            Order::Settings(mut settings) => {
+                settings.incarnation = self.controller.settings().incarnation;
+                self.controller.reconfigure(*settings, clock::now());
+            }
+            Order::Keeper(keeper) => self.keeper = Some(keeper),
+            Order::Stop => {}
+        }
+    }
+
+    fn picture(&self) -> Snapshot {
+        let now = clock::now();
+        let node = |(id, node): (NodeId, &crate::core::node::Node)| NodeView {
+            id,
+            name: node.name().node.clone(),
+            verdict: node.verdict(),
+            since: node.since(),
+            reason: node.reason(),
+            said: node.said(),
+            heard: node.heard(),
+        };
+        let path = |(id, spec, path): (PathId, &PathSpec, &crate::core::path::Path)| PathView {
+            id,
+            node: spec.node,
+            rule: path.rule(),
+            state: path.state(),
+            since: path.since(),
+            misses: path.misses(),
+            unsent: path.unsent(),
+            tick: self.ticks[id.index()],
+            histogram: self.shared.histogram(id.0),
+            sent: self.pacer.record.sent(id.index()),
+        };
+        Snapshot {
+            now,
+            incarnation: self.controller.settings().incarnation,
+            isolated: self.controller.isolated_from().is_some(),
+            stall_limit: self.controller.settings().stall_limit,
+            hang_limit: self.controller.settings().hang_limit,
+            nodes: self.controller.nodes().map(node).collect(),
+            paths: self.controller.paths().map(path).collect(),
+        }
+    }
+}

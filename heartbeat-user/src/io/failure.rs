@@ -1,0 +1,59 @@
+//! A start that failed, with the exit code that programs tell it by. It carries; it prints nothing.
+
+use crate::cli::ExitCode;
+use crate::config::LoadError;
+use crate::io::lock::LockError;
+use std::fmt;
+
+/// Why the daemon did not run, or ended.
+#[derive(Debug)]
+pub struct Failure {
+    /// What programs tell it by.
+    pub code: ExitCode,
+    /// What people read.
+    pub error: anyhow::Error,
+}
+
+impl Failure {
+    /// Makes a failure with `code`.
+    pub fn new(code: ExitCode, error: impl Into<anyhow::Error>) -> Self {
+        Self { code, error: error.into() }
+    }
+
+    /// Makes a failure of this host: something is missing that heartbeatd needs.
+    pub fn host(error: impl Into<anyhow::Error>) -> Self {
+        Self::new(ExitCode::Environment, error)
+    }
+
+    /// Makes a failure of the configuration or the key.
+    pub fn config(error: impl Into<anyhow::Error>) -> Self {
+        Self::new(ExitCode::BadConfiguration, error)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(ExitCode::Error, error)
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        Self::config(error)
+    }
+}
+
+impl From<LockError> for Failure {
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::Held(text) => Self::new(ExitCode::AnotherInstance, anyhow::anyhow!(text)),
+            LockError::Failed(error) => Self::host(error),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:#}", self.error)
+    }
+}

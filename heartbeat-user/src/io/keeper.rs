@@ -1,0 +1,288 @@
+//! The keeper's thread: it keeps interfaces, tables, pins and identity as they should be, so that neither the pacing
+//! nor the deciding thread ever waits for a disk, a driver or a table. It acts on orders and on what it finds; it
+//! judges no peer.
+
+use crate::config::{Config, load, paths_for};
+use crate::core::event::EventBody;
+use crate::core::identity::Reason;
+use crate::io::fabric::Fabric;
+use crate::io::journal::EventSink;
+use crate::io::memory::Shared;
+use crate::io::pacer::{Pacer, PacerCommand};
+use crate::io::paths::Who;
+use crate::io::state::{State, StateDir};
+use crate::io::{clock, decider, nics};
+use anyhow::{Context, bail};
+use heartbeat_common::frame::{FLAG_LEAVING, FLAG_STOPPED};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Orders waiting at most.
+const ORDERS_MAX: usize = 64;
+/// Time between two looks at addresses and interfaces.
+const SCAN: Duration = Duration::from_millis(500);
+/// Time between two comparisons of the tables and pins with what was written.
+const REPAIR: Duration = Duration::from_secs(1);
+/// Bounds of the time between two looks at the links: one delay, within these.
+const LINK_CHECK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// Difference between wall clock and monotonic clock that counts as a step.
+const STEP_NS: i128 = 500_000_000;
+
+/// What the keeper can be told.
+pub enum Order {
+    /// Take an incarnation above this one.
+    Reincarnate(u64),
+    /// Echoes on this path do not arrive.
+    StepDown(usize),
+    /// Read the configuration again. The answer says what changed, or why nothing did.
+    Reload(tokio::sync::oneshot::Sender<Result<String, String>>),
+    /// Show the interfaces.
+    Show(SyncSender<nics::View>),
+    /// Take every program off.
+    Detach(SyncSender<Result<(), String>>),
+    /// End. True: leave the programs for the next controller.
+    Stop(bool),
+}
+
+/// The way to the keeper.
+pub struct Keeper {
+    orders: SyncSender<Order>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the keeper looks after.
+pub struct Kept {
+    /// Interfaces and tables.
+    pub fabric: Fabric,
+    /// Shared memory.
+    pub shared: Arc<Shared>,
+    /// The pacing thread.
+    pub pacer: Arc<Pacer>,
+    /// The deciding thread.
+    pub decider: decider::Orders,
+    /// The state directory.
+    pub state_dir: StateDir,
+    /// What is in it.
+    pub state: State,
+    /// The configuration's file.
+    pub config_file: PathBuf,
+    /// Where events go.
+    pub sink: EventSink,
+    /// Id of this node.
+    pub own: u16,
+}
+
+impl Keeper {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn start(kept: Kept) -> anyhow::Result<Self> {
+        let (orders, queue) = sync_channel(ORDERS_MAX);
+        let thread = std::thread::Builder::new()
+            .name("hb-keeper".to_owned())
+            .spawn(move || Worker { kept, last_offset: None }.run(&queue))
+            .context("start the keeper's thread")?;
+        Ok(Self { orders, thread: Some(thread) })
+    }
+
+    /// Returns a way to give orders that can be kept elsewhere.
+    #[must_use]
+    pub fn orders(&self) -> SyncSender<Order> {
+        self.orders.clone()
+    }
+
+    /// Ends the thread and waits for it.
+    pub fn stop(&mut self, handover: bool) {
+        if let Some(thread) = self.thread.take() {
+            let _ = self.orders.send(Order::Stop(handover));
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    kept: Kept,
+    /// Wall clock less monotonic clock, ns, at the last look.
+    last_offset: Option<i128>,
+}
+
+impl Worker {
+    fn run(&mut self, queue: &Receiver<Order>) {
+        let start = clock::now();
+        let (mut next_links, mut next_scan, mut next_repair) = (start, start + SCAN, start + REPAIR);
+        loop {
+            let now = clock::now();
+            let wait = next_links.min(next_scan).min(next_repair).since(now);
+            match queue.recv_timeout(wait) {
+                Ok(Order::Stop(handover)) => {
+                    self.end(handover);
+                    return;
+                }
+                Ok(order) => self.obey(order),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let now = clock::now();
+            if now >= next_links {
+                let delay = self.kept.fabric.config().settings.same_subnet.delay;
+                next_links = now + delay.clamp(LINK_CHECK.0, LINK_CHECK.1);
+                match self.kept.fabric.check_links() {
+                    Ok(false) => {}
+                    Ok(true) => next_scan = now,
+                    Err(error) => log::error!("a lost link could not be replaced: {error:#}"),
+                }
+            }
+            if now >= next_scan {
+                next_scan = now + SCAN;
+                if let Err(error) = self.kept.fabric.scan(false) {
+                    log::error!("{error:#}");
+                }
+            }
+            if now >= next_repair {
+                next_repair = now + REPAIR;
+                if let Err(error) = self.kept.fabric.repair() {
+                    log::error!("tables or pins could not be compared: {error:#}");
+                }
+                self.look_at_wall_clock();
+            }
+        }
+    }
+
+    /// Tells a step of the wall clock. Nothing is timed by it; people who read the log want to know.
+    fn look_at_wall_clock(&mut self) {
+        let offset = i128::from(clock::wall_ns()) - i128::from(clock::now().0);
+        if let Some(last) = self.last_offset.replace(offset)
+            && (offset - last).abs() > STEP_NS
+        {
+            let step_ms = i64::try_from((offset - last) / 1_000_000).unwrap_or(i64::MAX);
+            self.kept.sink.now(EventBody::ClockStep { step_ms });
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Reincarnate(above) => {
+                if let Err(error) = self.reincarnate(above) {
+                    log::error!("this node's incarnation is outrun and no newer one could be taken: {error:#}");
+                }
+            }
+            Order::StepDown(path) => {
+                if let Err(error) = self.kept.fabric.step_down(path) {
+                    log::error!("the next lower mode could not be entered: {error:#}");
+                }
+            }
+            Order::Reload(answer) => {
+                let result = self.reload();
+                let file = self.kept.config_file.display().to_string();
+                self.kept.sink.now(match &result {
+                    Ok(changes) => EventBody::ConfigReloaded { file, changes: changes.clone() },
+                    Err(error) => EventBody::ConfigRejected { file, reason: format!("{error:#}") },
+                });
+                let _ = answer.send(result.map_err(|error| format!("{error:#}")));
+            }
+            Order::Show(answer) => {
+                let _ = answer.try_send(nics::view(&self.kept.fabric));
+            }
+            Order::Detach(answer) => {
+                let result = self.kept.fabric.detach_all().map_err(|error| format!("{error:#}"));
+                let _ = answer.try_send(result);
+            }
+            Order::Stop(_) => {}
+        }
+    }
+
+    /// Takes a newer incarnation: on disk first, then in the kernel, then in the probes.
+    fn reincarnate(&mut self, above: u64) -> anyhow::Result<()> {
+        let kept = &mut self.kept;
+        let old = kept.state.incarnation;
+        if old > above {
+            return Ok(());
+        }
+        let new = above.checked_add(1).context("no newer incarnation exists")?;
+        let state = State { incarnation: new, generation: 1, ..kept.state };
+        kept.state_dir.write(&state)?;
+        kept.state = state;
+        let who = Who { incarnation: new, generation: 1 };
+        let mut own = kept.shared.own();
+        own.incarnation = new;
+        own.generation = 1;
+        kept.shared.set_own(&own);
+        let config = kept.fabric.config().clone();
+        kept.fabric.change_paths(&config, who)?;
+        // What was heard names the old incarnation; nothing of it counts for the new one.
+        for path in 0..kept.shared.paths() {
+            kept.shared.clear_tick(path);
+        }
+        kept.pacer.tell(PacerCommand::Signers(kept.fabric.paths.signers()));
+        kept.decider.incarnation(new);
+        kept.sink.now(EventBody::IncarnationChanged {
+            old_incarnation: old,
+            new_incarnation: new,
+            reason: Reason::Outrun.to_string(),
+        });
+        Ok(())
+    }
+
+    /// Puts the configuration's settings into force; anything else in it needs a restart and is refused.
+    fn reload(&mut self) -> anyhow::Result<String> {
+        let kept = &mut self.kept;
+        let fresh = load(&kept.config_file)?;
+        let old = kept.fabric.config().clone();
+        if fresh.cluster != old.cluster || fresh.daemon != old.daemon || fresh.interfaces != old.interfaces {
+            bail!("[cluster], [daemon] and [interface.*] take a restart (`systemctl restart heartbeatd` loses no answer)");
+        }
+        if paths_for(&fresh, kept.own) != paths_for(&old, kept.own) || fresh.nodes != old.nodes {
+            bail!("nodes, networks and addresses take a restart (`systemctl restart heartbeatd` loses no answer)");
+        }
+        if fresh.settings == old.settings {
+            return Ok("nothing".to_owned());
+        }
+        let changes = format!(
+            "same subnet {} ms x {}, cross subnet {} ms x {}, stall limit {} ms, hang limit {} s",
+            fresh.settings.same_subnet.delay.as_millis(),
+            fresh.settings.same_subnet.threshold,
+            fresh.settings.cross_subnet.delay.as_millis(),
+            fresh.settings.cross_subnet.threshold,
+            fresh.settings.stall_limit.as_millis(),
+            fresh.settings.hang_limit.as_secs(),
+        );
+        let fresh = Arc::new(fresh);
+        let who = kept.fabric.paths.who();
+        kept.fabric.set_config(fresh.clone());
+        kept.fabric.change_paths(&fresh, who)?;
+        kept.pacer.tell(PacerCommand::Signers(kept.fabric.paths.signers()));
+        let budget = fresh.settings.lateness_budget.as_nanos() as u64;
+        kept.pacer.tell(PacerCommand::Delays(kept.fabric.paths.delays(), budget));
+        kept.decider.settings(&fresh);
+        Ok(changes)
+    }
+
+    /// Ends: either leaves everything for the next controller, or says goodbye and takes it away.
+    fn end(&mut self, handover: bool) {
+        let kept = &mut self.kept;
+        if handover {
+            return;
+        }
+        // The kernel says it in every echo from now on, and a probe on each path says it at once.
+        let all: Vec<u32> = (0..kept.shared.paths()).collect();
+        kept.shared.set_flags(kept.shared.flags() | FLAG_LEAVING);
+        kept.pacer.tell(PacerCommand::Burst(all.clone()));
+        let delay = kept.fabric.config().settings.same_subnet.delay;
+        std::thread::sleep(delay.min(Duration::from_millis(200)));
+        kept.shared.set_flags(kept.shared.flags() | FLAG_LEAVING | FLAG_STOPPED);
+        kept.pacer.tell(PacerCommand::Burst(all));
+        // Peers that were not reached by that ask within their delay; they are answered once more.
+        std::thread::sleep((delay * 2).min(Duration::from_secs(2)));
+        let state = State { left: true, ..kept.state };
+        if let Err(error) = kept.state_dir.write(&state) {
+            log::error!("{error:#}");
+        }
+        if let Err(error) = kept.fabric.detach_all() {
+            log::error!("not everything could be taken off: {error:#}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! One controller on a node: a lock on a file, and on the pin directory itself, which two configurations with different
+//! lock directories would still share. Held as long as the value lives.
+
+use crate::io::pins::PinDir;
+use anyhow::Context;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+/// Why a lock was not had.
+#[derive(Debug)]
+pub enum LockError {
+    /// Another controller holds it.
+    Held(String),
+    /// It cannot be tried.
+    Failed(anyhow::Error),
+}
+
+/// The locks of a running controller.
+#[derive(Debug)]
+pub struct Locks {
+    _file: Flock<File>,
+    pins: Option<Flock<File>>,
+}
+
+impl Locks {
+    /// Takes the lock file in `directory`.
+    ///
+    /// # Errors
+    /// If another controller holds it, or it cannot be made.
+    pub fn take(directory: &Path) -> Result<Self, LockError> {
+        let failed = |error: anyhow::Error| LockError::Failed(error);
+        if !directory.is_dir() {
+            DirBuilder::new()
+                .mode(0o755)
+                .recursive(true)
+                .create(directory)
+                .with_context(|| format!("make the lock directory {}", directory.display()))
+                .map_err(failed)?;
+        }
+        let path = directory.join("heartbeatd.lock");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)
+            .with_context(|| format!("open the lock file {}", path.display()))
+            .map_err(failed)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut held) => {
+                let _ = held.set_len(0);
+                let _ = writeln!(held, "{}", std::process::id());
+                Ok(Self { _file: held, pins: None })
+            }
+            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+                let mut pid = String::new();
+                let _ = file.read_to_string(&mut pid);
+                Err(LockError::Held(format!("{}: held by the heartbeatd with pid {}", path.display(), pid.trim())))
+            }
+            Err((_, error)) => {
+                Err(failed(anyhow::Error::from(error).context(format!("lock {}", path.display()))))
+            }
+        }
+    }
+
+    /// Takes the pin directory as well.
+    ///
+    /// # Errors
+    /// If another controller holds it.
+    pub fn take_pins(&mut self, pins: &PinDir) -> Result<(), LockError> {
+        match pins.lock().map_err(LockError::Failed)? {
+            Some(lock) => {
+                self.pins = Some(lock);
+                Ok(())
+            }
+            None => Err(LockError::Held(format!("pin_dir {}: another heartbeatd uses it", pins.path().display()))),
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The service manager: what it is told and what is asked of it. Every call is made from the runtime's thread, never
+//! from one that must be on time: a stalled manager may block it.
+
+use sd_notify::NotifyState;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+
+/// How long the manager may take to say what it is doing.
+const ASK: Duration = Duration::from_secs(2);
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        log::debug!("the service manager could not be told: {error}");
+    }
+}
+
+/// Says that the service is ready.
+pub fn ready(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// Says that the configuration is being read again.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(_) => tell(&[NotifyState::Reloading]),
+    }
+}
+
+/// Says that the service is ending.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Feeds the watchdog.
+pub fn feed() {
+    tell(&[NotifyState::Watchdog]);
+}
+
+/// Returns the watchdog that the manager holds over this process.
+#[must_use]
+pub fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
+
+/// Asks the manager whether this stop is the first half of a restart. Without a manager, or without an answer, it is a
+/// stop: leaving is then the safe reading, for nobody may come after.
+pub async fn restart_is_asked() -> bool {
+    // Set by systemd for the units that it runs.
+    if std::env::var_os("INVOCATION_ID").is_none() || std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return false;
+    }
+    let Some(unit) = own_unit() else { return false };
+    let asked = async {
+        let mut child = tokio_command(&["list-jobs", "--no-legend", "--plain"])?;
+        let mut text = String::new();
+        child.stdout.take()?.read_to_string(&mut text).await.ok()?;
+        let _ = child.wait().await;
+        Some(text)
+    };
+    match tokio::time::timeout(ASK, asked).await {
+        Ok(Some(jobs)) => is_restarting(&jobs, &unit),
+        _ => false,
+    }
+}
+
+fn tokio_command(arguments: &[&str]) -> Option<tokio::process::Child> {
+    tokio::process::Command::new("systemctl")
+        .args(arguments)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .ok()
+}
+
+/// Returns the name of the unit that this process runs in, from its control group.
+fn own_unit() -> Option<String> {
+    unit_of(&std::fs::read_to_string("/proc/self/cgroup").ok()?)
+}
+
+fn unit_of(cgroups: &str) -> Option<String> {
+    cgroups
+        .lines()
+        .filter_map(|line| line.rsplit('/').find(|part| part.ends_with(".service")))
+        .map(str::to_owned)
+        .next()
+}
+
+/// Finds a restart of `unit` in what `systemctl list-jobs` prints: job, unit, type, state.
+fn is_restarting(jobs: &str, unit: &str) -> bool {
+    jobs.lines().any(|line| {
+        let mut fields = line.split_whitespace();
+        let (_, name, kind) = (fields.next(), fields.next(), fields.next());
+        name == Some(unit) && matches!(kind, Some("restart" | "try-restart" | "reload-or-start"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_is_told_from_a_stop() {
+        let jobs = "  412 heartbeatd.service restart running\n  413 other.service stop waiting\n";
+        assert!(is_restarting(jobs, "heartbeatd.service"));
+        assert!(!is_restarting(jobs, "other.service"));
+        assert!(!is_restarting("", "heartbeatd.service"));
+        assert!(!is_restarting("No jobs running.\n", "heartbeatd.service"));
+    }
+
+    #[test]
+    fn the_unit_is_found_in_both_layouts_of_control_groups() {
+        assert_eq!(unit_of("0::/system.slice/heartbeatd.service\n").as_deref(), Some("heartbeatd.service"));
+        assert_eq!(
+            unit_of("3:cpu:/\n1:name=systemd:/system.slice/heartbeatd@b.service/x\n").as_deref(),
+            Some("heartbeatd@b.service")
+        );
+        assert_eq!(unit_of("0::/user.slice/session-1.scope\n"), None);
+    }
+}

@@ -1,0 +1,62 @@
+//! `heartbeatd mark-left`: tells the peers, through the program that is still pinned, that this node has left. It acts
+//! only where no daemon runs and none is to come.
+
+use crate::cli::{MarkLeft, ServiceFacts, gave_up, mark_left_verdict};
+use crate::config::load;
+use crate::io::failure::Failure;
+use crate::io::lock::{LockError, Locks};
+use crate::io::pins::PinDir;
+use crate::io::sys;
+use anyhow::Context;
+use heartbeat_common::frame::{FLAG_LEAVING, FLAG_STOPPED};
+use heartbeat_common::maps;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// Marks the node, or says why not.
+///
+/// # Errors
+/// If the node should be marked and could not be.
+pub fn run(file: &Path) -> Result<String, Failure> {
+    let facts = ServiceFacts::read(|name| std::env::var(name).ok());
+    match mark_left_verdict(&facts) {
+        MarkLeft::Nothing(reason) => return Ok(format!("nothing done: {reason}")),
+        MarkLeft::AskManager => match manager_gave_up() {
+            Some(true) => {}
+            Some(false) => return Ok("nothing done: the service manager will start heartbeatd again".to_owned()),
+            None => return Ok("nothing done: the service manager does not say whether it gave up".to_owned()),
+        },
+        MarkLeft::Mark => {}
+    }
+    let config = load(file)?;
+    let _locks = match Locks::take(&config.daemon.lock_dir) {
+        Ok(locks) => locks,
+        Err(LockError::Held(holder)) => return Ok(format!("nothing done: {holder}")),
+        Err(error) => return Err(error.into()),
+    };
+    let pins = PinDir::open(&config.daemon.pin_dir).map_err(Failure::host)?;
+    let own = pins.map(maps::OWN);
+    if !own.exists() {
+        return Ok("nothing done: no program of heartbeatd is pinned, so the kernel answers nothing".to_owned());
+    }
+    mark(&own).map_err(Failure::host)?;
+    Ok("marked: the kernel tells every peer that this node has left".to_owned())
+}
+
+fn mark(pin: &Path) -> anyhow::Result<()> {
+    let fd = sys::object_get(pin).with_context(|| format!("open {}", pin.display()))?;
+    let shared = crate::io::memory::map_own(fd.as_fd())?;
+    shared.set_flags(shared.flags() | FLAG_LEAVING | FLAG_STOPPED);
+    Ok(())
+}
+
+/// Asks the manager whether it has given the unit up; `None` if it does not say.
+fn manager_gave_up() -> Option<bool> {
+    let unit = std::env::var("MONITOR_UNIT").unwrap_or_else(|_| crate::cli::DEFAULT_UNIT.to_owned());
+    let output = std::process::Command::new("systemctl")
+        .args(["show", "--property=ActiveState", "--value", &unit])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .ok()?;
+    output.status.success().then(|| gave_up(&String::from_utf8_lossy(&output.stdout)))
+}

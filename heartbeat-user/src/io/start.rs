@@ -1,0 +1,328 @@
+//! The start, step by step, in the order that safety asks for: locks, identity on disk, tables, sockets, programs. It
+//! ends with every thread running, or with everything undone and the reason.
+
+use crate::cli::ExitCode;
+use crate::config::{Config, FastPath, find_self, load};
+use crate::core::event::{EventBody, NodeName};
+use crate::core::identity::{self, Disk, Found, Identity, Kept as KeptIdentity, Reason};
+use crate::core::ids::NodeId;
+use crate::io::decider::{Decider, DeciderSetup, Plan};
+use crate::io::fabric::{Fabric, FabricSetup};
+use crate::io::failure::Failure;
+use crate::io::journal::{Journal, JournalSetup};
+use crate::io::keeper::{Keeper, Kept};
+use crate::io::lock::Locks;
+use crate::io::memory::Shared;
+use crate::io::object::Object;
+use crate::io::pacer::{Pacer, PacerSetup};
+use crate::io::paths::{Paths, Who};
+use crate::io::pins::PinDir;
+use crate::io::responder::Responder;
+use crate::io::state::{State, StateDir};
+use crate::io::{attach, clock, interfaces, realtime};
+use crate::keys::{KeyRing, Keys};
+use anyhow::Context;
+use heartbeat_common::maps::{self, Own};
+use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A running daemon's parts, ended in this order.
+pub struct Running {
+    /// The keeper.
+    pub keeper: Keeper,
+    /// The deciding thread.
+    pub decider: Decider,
+    /// The pacing thread.
+    pub pacer: Arc<Pacer>,
+    /// The journal.
+    pub journal: Journal,
+    /// Shared memory.
+    pub shared: Arc<Shared>,
+    /// Which path is which.
+    pub plan: Arc<Plan>,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Who this node is.
+    pub identity: Identity,
+    /// Memory is locked.
+    pub memory_locked: bool,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+    /// The locks, held to the end.
+    pub locks: Locks,
+}
+
+/// The kernel side, or why there is none.
+type Kernel = Result<(Object, PinDir), String>;
+
+/// Reads the configuration, and finds this node in it.
+///
+/// # Errors
+/// If it is faulty, or this host is not in it.
+pub fn configured(file: &Path) -> Result<(Config, u16), Failure> {
+    let config = load(file)?;
+    let present = interfaces::by_address().map_err(Failure::host)?;
+    let local: Vec<IpAddr> = present.keys().copied().collect();
+    let own = find_self(&config, &local).map_err(Failure::host)?;
+    Ok((config, own))
+}
+
+/// Loads the cluster's key.
+///
+/// # Errors
+/// If it cannot be read, or others could read it.
+pub fn key_ring(config: &Config) -> Result<KeyRing, Failure> {
+    let keys = Keys::load(&config.cluster.key_file).map_err(Failure::config)?;
+    Ok(keys.ring(config.cluster.id))
+}
+
+/// Starts everything.
+///
+/// # Errors
+/// If the node cannot run as configured; nothing is left behind then that was not there before.
+pub fn start(file: &Path, bpf_object: Option<&Path>) -> Result<Running, Failure> {
+    clock::refuse_shifted().map_err(Failure::host)?;
+    let (config, own) = configured(file)?;
+    let ring = key_ring(&config)?;
+    let config = Arc::new(config);
+    let mut locks = Locks::take(&config.daemon.lock_dir)?;
+    prepare_run_dir(&config.daemon.run_dir).map_err(Failure::host)?;
+
+    let kernel = kernel_side(&config, own, bpf_object, &mut locks)?;
+    let state_dir = StateDir::open(&config.daemon.state_dir).map_err(Failure::host)?;
+    let placeholder = Who { incarnation: 1, generation: 1 };
+    let mut paths = Paths::new(&config, own, ring, placeholder).map_err(Failure::config)?;
+    let shared = match &kernel {
+        Ok((object, _)) => object.share(paths.len() as u32),
+        Err(_) => Shared::new(None, paths.len() as u32),
+    };
+    let shared = Arc::new(shared.map_err(Failure::host)?);
+    let (identity, state) = identify(&state_dir, &shared, kernel.is_ok(), paths.digest())?;
+    take_on(&kernel, &shared, &identity, &state, paths.digest())?;
+    let who = Who { incarnation: identity.incarnation, generation: identity.generation };
+    paths.change(None, &config, who).map_err(Failure::host)?;
+
+    let mut warnings = Vec::new();
+    let memory_locked = lock_memory(&config, &mut warnings);
+    let node = config.node(own).map_or_else(String::new, |node| node.name.clone());
+    let journal = Journal::start(JournalSetup {
+        file: config.daemon.event_log.clone(),
+        bytes_max: config.daemon.event_log_max_kib * 1024,
+        files: config.daemon.event_log_files,
+        node: node.clone(),
+    })
+    .map_err(Failure::host)?;
+    let plan = Arc::new(Plan { own, paths: paths.plans().to_vec() });
+    let pacer = Pacer::start(PacerSetup {
+        shared: shared.clone(),
+        paths: paths.paced(),
+        sockets: paths.locals().len(),
+        priority: config.daemon.realtime_priority,
+        budget_ns: config.settings.lateness_budget.as_nanos() as u64,
+    })?;
+    let pacer = Arc::new(pacer);
+    let responder = Responder::start(shared.clone(), paths.confs.clone(), 0)?;
+    let usable = paths.usable.clone();
+
+    tell_start(&journal, &config, own, &identity, &state);
+    report_refusals(&journal, &pacer, &config, memory_locked, &mut warnings);
+    let setup = FabricSetup { config: config.clone(), paths, kernel, pacer: pacer.clone(), responder, sink: journal.sink.clone() };
+    let mut fabric = Fabric::new(setup);
+    // Fresh before the first echo: an echo must not show a controller that never made progress.
+    shared.set_progress(clock::now().0);
+    if let Err(error) = fabric.scan(true) {
+        if !identity.adopt {
+            let _ = fabric.detach_all();
+        }
+        return Err(Failure::host(error));
+    }
+    drop_other_links(&fabric).map_err(Failure::host)?;
+    let decider = Decider::start(DeciderSetup {
+        settings: plan.settings(&config, identity.incarnation),
+        plan: plan.clone(),
+        shared: shared.clone(),
+        pacer: pacer.clone(),
+        usable,
+        sink: journal.sink.clone(),
+        priority: config.daemon.realtime_priority.saturating_sub(1),
+    })?;
+    let keeper = Keeper::start(Kept {
+        fabric,
+        shared: shared.clone(),
+        pacer: pacer.clone(),
+        decider: decider.orders(),
+        state_dir,
+        state,
+        config_file: PathBuf::from(file),
+        sink: journal.sink.clone(),
+        own,
+    })?;
+    decider.orders().keeper(keeper.orders());
+    Ok(Running { keeper, decider, pacer, journal, shared, plan, config, identity, memory_locked, warnings, locks })
+}
+
+fn prepare_run_dir(directory: &Path) -> anyhow::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    std::fs::DirBuilder::new()
+        .mode(0o755)
+        .recursive(true)
+        .create(directory)
+        .with_context(|| format!("make the run directory {}", directory.display()))
+}
+
+/// Loads the object and opens the pins, where any interface is to be answered in the kernel.
+fn kernel_side(config: &Config, own: u16, file: Option<&Path>, locks: &mut Locks) -> Result<Kernel, Failure> {
+    let mine: Vec<IpAddr> = config.node(own).map_or_else(Vec::new, |node| node.addresses.iter().map(|(_, a)| *a).collect());
+    let names: Vec<String> = interfaces::by_address()
+        .map_err(Failure::host)?
+        .into_iter()
+        .filter(|(address, _)| mine.contains(address))
+        .map(|(_, interface)| interface.name)
+        .collect();
+    let wanted: Vec<FastPath> =
+        names.iter().map(|name| config.fast_path(name)).chain([config.daemon.fast_path]).collect();
+    if wanted.iter().all(|wanted| *wanted == FastPath::Off) {
+        return Ok(Err("fast_path = \"off\"".to_owned()));
+    }
+    let must = wanted.iter().any(|wanted| matches!(wanted, FastPath::Native | FastPath::Generic));
+    let root = &config.daemon.pin_dir;
+    let open = || -> Result<(Object, PinDir), Failure> {
+        let pins = PinDir::open(root).map_err(Failure::host)?;
+        locks.take_pins(&pins)?;
+        for other in pins.remove_foreign_versions().map_err(Failure::host)? {
+            log::warn!("{other}: pins of another map layout were removed");
+        }
+        if let Err(error) = pins.check_maps() {
+            log::warn!("{error:#}: all pins are made anew");
+            pins.clear().map_err(Failure::host)?;
+        }
+        let object = Object::load(file, &pins).map_err(Failure::host)?;
+        Ok((object, pins))
+    };
+    match open() {
+        Ok(kernel) => Ok(Ok(kernel)),
+        // A directory that somebody else made is refused whatever was asked for, and so is a second controller.
+        Err(failure) if must || failure.code == ExitCode::AnotherInstance || is_squatted(root) => Err(failure),
+        Err(failure) => Ok(Err(format!("{failure}"))),
+    }
+}
+
+/// Says whether the pin directory is there but not ours alone.
+fn is_squatted(root: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::symlink_metadata(root)
+        .is_ok_and(|found| found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o077 != 0)
+}
+
+/// Decides who this node is, and puts it on disk.
+fn identify(dir: &StateDir, shared: &Shared, kernel: bool, plan: u64) -> Result<(Identity, State), Failure> {
+    let boot = clock::boot_id().map_err(Failure::host)?;
+    let read = dir.read().map_err(Failure::host)?;
+    if let Err(reason) = &read {
+        log::warn!("{reason}: this node takes a new incarnation");
+    }
+    let disk = read.ok();
+    let own = shared.own();
+    let pinned = (kernel && own.abi == u64::from(maps::ABI)).then(|| KeptIdentity {
+        incarnation: own.incarnation,
+        generation: own.generation as u32,
+        // Ticks of other paths are worth nothing: as if the pins were of another run.
+        state_id: if own.plan == plan { own.state_id } else { 0 },
+        boot: own.boot,
+    });
+    let kept = |state: &State| KeptIdentity {
+        incarnation: state.incarnation,
+        generation: state.generation as u32,
+        state_id: state.state_id,
+        boot: state.boot,
+    };
+    let found = Found { disk: disk.as_ref().map(|state| Disk { kept: kept(state), left: state.left }), pins: pinned, boot, learnt: 0 };
+    let identity = identity::decide(&found).map_err(Failure::host)?;
+    let fresh = StateDir::fresh(identity.incarnation, identity.generation.into(), boot).map_err(Failure::host)?;
+    let state = State { state_id: disk.map_or(fresh.state_id, |state| state.state_id), ..fresh };
+    dir.write(&state).map_err(Failure::host)?;
+    Ok((identity, state))
+}
+
+/// Makes the kernel's records those of this identity. A new incarnation begins only after the program of the old one
+/// was taken off: that it is heard proves that the old one has stopped.
+fn take_on(kernel: &Kernel, shared: &Shared, identity: &Identity, state: &State, plan: u64) -> Result<(), Failure> {
+    if !identity.adopt {
+        if let Ok((_, pins)) = kernel {
+            attach::remove_other_links(pins, &[]).map_err(Failure::host)?;
+        }
+        for path in 0..shared.paths() {
+            shared.clear_tick(path);
+        }
+    }
+    shared.set_own(&Own {
+        abi: maps::ABI.into(),
+        progress_ns: clock::now().0,
+        flags: 0,
+        incarnation: identity.incarnation,
+        generation: identity.generation.into(),
+        boot: state.boot,
+        state_id: state.state_id,
+        plan,
+    });
+    Ok(())
+}
+
+fn lock_memory(config: &Config, warnings: &mut Vec<String>) -> bool {
+    if !config.daemon.lock_memory {
+        return false;
+    }
+    match realtime::lock_memory() {
+        Ok(()) => true,
+        Err(error) => {
+            warnings.push(format!("memory is not locked: {error}"));
+            false
+        }
+    }
+}
+
+fn tell_start(journal: &Journal, config: &Config, own: u16, identity: &Identity, state: &State) {
+    let node = config.node(own).map_or_else(String::new, |node| node.name.clone());
+    journal.sink.now(EventBody::Started {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: NodeName { node, node_id: NodeId(own) },
+        incarnation: identity.incarnation,
+        generation: identity.generation,
+    });
+    if identity.adopt {
+        let (incarnation, generation) = (identity.incarnation, identity.generation);
+        journal.sink.now(EventBody::ControllerAdopted { incarnation, generation });
+    } else if identity.reason != Reason::FirstStart {
+        journal.sink.now(EventBody::IncarnationChanged {
+            old_incarnation: state.incarnation.saturating_sub(1),
+            new_incarnation: identity.incarnation,
+            reason: identity.reason.to_string(),
+        });
+    }
+}
+
+fn report_refusals(journal: &Journal, pacer: &Pacer, config: &Config, locked: bool, warnings: &mut Vec<String>) {
+    let errno = pacer.record.realtime_errno.load(std::sync::atomic::Ordering::Acquire);
+    if errno != 0 {
+        let error = std::io::Error::from_raw_os_error(errno as i32);
+        let priority = config.daemon.realtime_priority;
+        let reason = format!("{error} (RLIMIT_RTPRIO, CAP_SYS_NICE or a cpu cgroup without realtime budget)");
+        warnings.push(format!("no realtime scheduling: {reason}"));
+        journal.sink.now(EventBody::RealtimeRefused { priority: priority.into(), reason });
+    }
+    if config.daemon.lock_memory && !locked {
+        let reason = warnings.iter().find(|warning| warning.starts_with("memory")).cloned().unwrap_or_default();
+        journal.sink.now(EventBody::MemlockRefused { reason });
+    }
+}
+
+/// Removes links that an earlier controller pinned and this one does not use.
+fn drop_other_links(fabric: &Fabric) -> anyhow::Result<()> {
+    let Some(pins) = &fabric.pins else { return Ok(()) };
+    let kept: Vec<_> = fabric.nics.values().map(|nic| (nic.mode, nic.ifindex)).collect();
+    attach::remove_other_links(pins, &kept)
+}

@@ -1,0 +1,104 @@
+//! The lab's command line: hogs for tests, the demonstration, the benchmark, and the sweep that removes what killed
+//! labs left. It decides nothing; every command is one call into the library.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use heartbeat_tests::lab::{self, Hog, Lab, Spec, starve};
+use heartbeat_tests::{bench, demo};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Namespaces, faults, demonstration and benchmark for heartbeat.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Use one CPU until a deadline.
+    Hog {
+        /// CPU to take, from 0.
+        #[arg(long)]
+        cpu: usize,
+        /// SCHED_FIFO priority; normal scheduling without it.
+        #[arg(long, value_parser = clap::value_parser!(i32).range(1..=99))]
+        fifo: Option<i32>,
+        /// Seconds until it ends by itself.
+        #[arg(long)]
+        seconds: f64,
+    },
+    /// Play a cluster of three nodes through its faults, in two minutes.
+    Demo,
+    /// Measure, and compare with the bars.
+    Bench {
+        /// Fewer samples: five minutes in all.
+        #[arg(long)]
+        quick: bool,
+        /// Only this scenario.
+        #[arg(long)]
+        only: Option<String>,
+        /// Directory for figures, raw data and plots.
+        #[arg(long, default_value = "target/bench")]
+        out: PathBuf,
+    },
+    /// Remove what labs of dead processes left, and list what live ones have.
+    Sweep,
+    /// Make a lab with one process in it, say its tag, and wait (for tests of the clean-up).
+    #[command(hide = true)]
+    Hold {
+        /// Seconds until it ends by itself.
+        #[arg(long)]
+        seconds: f64,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("heartbeat-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode> {
+    let good = match verb {
+        Verb::Hog { cpu, fifo, seconds } => {
+            starve::spin(cpu, fifo, Duration::try_from_secs_f64(seconds)?)?;
+            true
+        }
+        Verb::Demo => demo::run()?,
+        Verb::Bench { quick, only, out } => bench::run(only.as_deref(), &bench::Context { quick, out })?,
+        Verb::Sweep => sweep(),
+        Verb::Hold { seconds } => {
+            hold(Duration::try_from_secs_f64(seconds)?)?;
+            true
+        }
+    };
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn sweep() -> bool {
+    let left = lab::sweep();
+    for leak in &left {
+        println!("could not remove {leak}");
+    }
+    for leak in lab::leaks() {
+        println!("in use: {leak}");
+    }
+    left.is_empty()
+}
+
+fn hold(duration: Duration) -> Result<()> {
+    let lab = Lab::new(Spec::new(1, 1))?;
+    let _frozen = lab::Freezer::new(&lab, "hold")?;
+    let _hog = Hog::start(&lab, 0, None, duration)?;
+    println!("{}", lab.tag());
+    std::thread::sleep(duration);
+    Ok(())
+}

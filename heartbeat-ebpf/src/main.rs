@@ -13,21 +13,28 @@ mod packet;
 mod xdp;
 
 use aya_ebpf::bindings::{TC_ACT_UNSPEC, xdp_action};
-use aya_ebpf::macros::{classifier, xdp as xdp_program};
+use aya_ebpf::macros::xdp as xdp_program;
 use aya_ebpf::programs::{TcContext, XdpContext};
+use core::ffi::c_void;
 
 #[xdp_program(frags)]
 fn heartbeat_xdp(ctx: XdpContext) -> u32 {
-    match xdp::receive(&ctx) {
+    let action = match xdp::receive(&ctx) {
         xdp::Verdict::NotOurs => xdp_action::XDP_PASS,
         xdp::Verdict::Answered => xdp_action::XDP_TX,
         xdp::Verdict::Consumed => xdp_action::XDP_DROP,
-    }
+    };
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(&ctx, "{} bytes: XDP action {}", ctx.data_end() - ctx.data(), action);
+    action
 }
 
-#[classifier]
-fn heartbeat_egress(ctx: TcContext) -> i32 {
-    egress::depart(&ctx);
+/// The macro `classifier` would put `__sk_buff` into the type information, and with it two forward declarations,
+/// which LLVM orders by their address in memory: no two builds would be the same.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+pub extern "C" fn heartbeat_egress(ctx: *mut c_void) -> i32 {
+    egress::depart(&TcContext::new(ctx.cast()));
     TC_ACT_UNSPEC
 }
 

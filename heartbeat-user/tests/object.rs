@@ -120,7 +120,7 @@ fn a_path_configuration_lies_as_in_heartbeat_common() {
     same_layout!(PathConf as PathConf, "PathConf", {
         cluster, theirs_ids, mine_ids, standing, answer_within_ns, slots, min_hop_limit, vlan, flags, zero,
     });
-    same_layout!(Slot as Slot, "Slot", { theirs, mine, standing_key, own_digest, own_standing_key });
+    same_layout!(Slot as Slot, "Slot", { theirs, mine, standing_key, own_digest, own_standing_key, echo_sum });
     same_layout!(Key as Key, "Key", { k });
     same_layout!(Midstate as Midstate, "Midstate", { v });
 }
@@ -131,14 +131,14 @@ fn a_tick_lies_as_in_heartbeat_common() {
         lock, heard_ns, peer_incarnation, probe_ns, probe_top, probe_bits, echo_ns, echo_top, echo_bits,
         round_trip_ns, answered_ns, returned_ns, peer_stamp, peer_dynamic, peer_dynamic_ns, stale_newest,
         stale_answered_ns, handshake_incarnation, handshake_sequence, probes, answers, echoes, late_echoes,
-        departures, standing, standing_digest, standing_slot, theirs, mine, departed,
+        departures, standing, standing_digest, standing_mark, theirs, mine, departed,
     });
-    same_layout!(Cached<u64> as Cached, "Cached_3C_u64_3E_", { prober, responder, slot, lanes });
+    same_layout!(Cached<u64> as Cached, "Cached_3C_u64_3E_", { prober, responder, base, lanes });
     same_layout!(Departure<u64> as Departure, "Departure_3C_u64_3E_", { sequence, ns });
 }
 
 #[test]
 fn a_histogram_and_the_own_entry_lie_as_in_heartbeat_common() {
     same_layout!(Histogram as Histogram, "Histogram", { buckets });
-    same_layout!(Own as Own, "Own", { abi, progress_ns, flags, incarnation, generation, boot, state_id });
+    same_layout!(Own as Own, "Own", { abi, progress_ns, flags, incarnation, generation, boot, state_id, plan });
 }

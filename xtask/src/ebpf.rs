@@ -182,6 +182,7 @@ fn build(root: &Path, toolchain: &Toolchain, features: Option<&str>) -> Result<V
     bins.into_iter()
         .map(|(bin, file)| {
             let content = strip(toolchain, &release.join(&bin), &target.join(&file))?;
+            object::refuse_unordered(&content).with_context(|| file.clone())?;
             Ok(Built { bin, file, content })
         })
         .collect()

@@ -12,10 +12,11 @@ pub fn root() -> PathBuf {
     own.parent().map_or(own.clone(), Path::to_path_buf)
 }
 
-/// Returns a call of the cargo that runs this task, at the top of the repository.
+/// Returns a call of the cargo that runs this task, at the top of the repository. Whatever it builds goes to `target`
+/// there, wherever this task was built: the tasks look for it in that place.
 pub fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root());
+    command.current_dir(root()).env("CARGO_TARGET_DIR", root().join("target"));
     command
 }
 

@@ -100,7 +100,7 @@ fn ensure_linker(root: &Path, major: u32, prefix: &Path) -> Result<PathBuf> {
         .args(["install", "bpf-linker", "--locked", "--force", "--version", BPF_LINKER, "--no-default-features"])
         .args(["--features", &format!("llvm-{major}"), "--root"])
         .arg(&directory)
-        .env_remove("CARGO_TARGET_DIR")
+        .env_remove("CARGO_TARGET_DIR") // Its own scratch directory, removed when it is done.
         // Without it the build looks for LLVM in /usr/lib64 alone.
         .env("LLVM_PREFIX", prefix);
     shell::run(&mut install)?;

@@ -143,7 +143,8 @@ impl Worker {
 
     fn receive(&mut self, path: usize) {
         let (mut bytes, authentic) = self.draw(path);
-        if self.random.one_in(32) {
+        // Damage to a forged frame might make it good again.
+        if authentic && self.random.one_in(32) {
             self.damage(&mut bytes);
         }
         self.frames += 1;

@@ -414,3 +414,6 @@ pub fn write_echo<W: Words>(
         .wrapping_add(checksum::of(dynamic))
         .wrapping_add(checksum::of(tag))
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,7 +57,7 @@ pub fn ipv6(low: u16) -> [u8; 16] {
 /// A path: number `index`, IPv6 if odd, own incarnation 7, keys in slot 0, 255 hops, 10 ms.
 pub fn settings(random: &mut Random, index: u16) -> Settings {
     let [high, low] = (index + 1).to_be_bytes();
-    let (own, peer) = if index % 2 == 0 {
+    let (own, peer) = if index.is_multiple_of(2) {
         (ipv4([10, high, low, 1]), ipv4([10, high, low, 2]))
     } else {
         (ipv6(index * 2 + 1), ipv6(index * 2 + 2))

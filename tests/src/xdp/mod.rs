@@ -1,5 +1,5 @@
 //! Drives the kernel program from tests: loads it, feeds it frames by `BPF_PROG_TEST_RUN`, reads what it recorded.
-//! It attaches nothing to an interface and pins nothing.
+//! It pins nothing, and attaches only to interfaces that the caller made.
 
 pub mod checked;
 pub mod compare;

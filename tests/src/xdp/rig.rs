@@ -3,7 +3,7 @@
 use super::{mapping, mapping::Mapping, now, object};
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
-use aya::programs::{SchedClassifier, Xdp};
+use aya::programs::{SchedClassifier, Xdp, XdpMode};
 use aya::{Ebpf, TestRun as _, TestRunOptions};
 use heartbeat_common::counter::Counter;
 use heartbeat_common::maps::{self, Histogram, Own, PATHS_MAX, Route, RouteKey};
@@ -108,6 +108,16 @@ impl Rig {
     pub fn counters(&self) -> Result<Vec<u64>> {
         let map = PerCpuArray::<&MapData, u64>::try_from(self.bpf.map(maps::COUNTERS).context("no counters")?)?;
         Counter::ALL.iter().map(|counter| Ok(map.get(&(*counter as u32), 0)?.iter().sum())).collect()
+    }
+
+    /// Attaches the program to an interface of the current network namespace, native, until the rig is dropped.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn attach(&mut self, ifindex: u32) -> Result<()> {
+        let xdp: &mut Xdp = self.bpf.program_mut(maps::XDP_PROGRAM).context("no XDP program")?.try_into()?;
+        xdp.attach_to_if_index(ifindex, XdpMode::Driver).with_context(|| format!("attaching to {ifindex}"))?;
+        Ok(())
     }
 
     fn xdp(&self) -> &Xdp {

@@ -27,10 +27,7 @@ pub type AddressWords = [u64; 2];
 #[must_use]
 pub fn address_words(bytes: [u8; 16]) -> AddressWords {
     let [a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7] = bytes;
-    [
-        u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
-        u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]),
-    ]
+    [u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]), u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7])]
 }
 
 /// Returns the midstate over what is constant on a path, for one key slot.

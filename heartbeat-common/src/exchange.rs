@@ -63,6 +63,9 @@ fn classify<W: Words>(frame: &W, own: u64, tick: &Tick<Cell<u64>>) -> Result<Sta
     let prober = frame.get(word::PROBER_INCARNATION);
     let sequence = frame.get(word::SEQUENCE);
     let known = tick.peer_incarnation.get();
+    if sequence == 0 {
+        return Err(Counter::DropReplay);
+    }
     if prober < known {
         return Ok(Standing::Stale);
     }
@@ -411,3 +414,6 @@ pub fn write_echo<W: Words>(
         .wrapping_add(checksum::of(dynamic))
         .wrapping_add(checksum::of(tag))
 }
+
+#[cfg(test)]
+mod tests;

@@ -210,3 +210,6 @@ pub fn to_bytes(frame: &[u64; WORDS]) -> [u8; LEN] {
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,9 @@
 #![no_std]
 #![deny(unsafe_code)]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod auth;
 pub mod checksum;
 pub mod counter;

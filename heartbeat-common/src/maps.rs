@@ -108,3 +108,6 @@ pub const fn bucket(ns: u64) -> usize {
     }
     if bucket >= BUCKETS { BUCKETS - 1 } else { bucket }
 }
+
+#[cfg(test)]
+mod tests;

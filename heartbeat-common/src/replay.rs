@@ -37,3 +37,6 @@ impl Window {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -107,3 +107,6 @@ pub fn tag_words(key: Key, words: &[u64]) -> u64 {
     }
     state.finish(0, (words.len() * 8) as u8)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,8 @@
-//! What heartbeat's tests, demo and benchmarks stand on: the lab of network namespaces and what plays in it.
-//! It decides nothing for a cluster and is no part of an installation.
+//! What heartbeat's tests, demo and benchmarks stand on: the lab of network namespaces and what plays in it, the
+//! reference of the packet path and what drives the kernel's. It judges the product and is no part of an installation.
 
 pub mod bench;
 pub mod demo;
 pub mod lab;
+pub mod reference;
+pub mod xdp;

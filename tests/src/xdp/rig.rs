@@ -1,0 +1,191 @@
+//! One loaded instance of the kernel program, with its maps at hand.
+
+use super::{mapping, mapping::Mapping, now, object};
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::programs::{SchedClassifier, Xdp, XdpMode};
+use aya::{Ebpf, TestRun as _, TestRunOptions};
+use heartbeat_common::counter::Counter;
+use heartbeat_common::maps::{self, Histogram, Own, PATHS_MAX, Route, RouteKey};
+use heartbeat_common::path::PathConf;
+use heartbeat_common::tick::Tick;
+
+/// A map value as the loader wants it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Value<T>(T);
+
+// SAFETY: transparent over a type that is plain bytes.
+unsafe impl<T: bytemuck::Pod> aya::Pod for Value<T> {}
+
+/// What the program returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// XDP_DROP.
+    Drop,
+    /// XDP_PASS.
+    Pass,
+    /// XDP_TX.
+    Transmit,
+    /// Anything else.
+    Other(u32),
+}
+
+/// One run of the program.
+#[derive(Clone, Copy, Debug)]
+pub struct Ran {
+    /// What it returned.
+    pub action: Action,
+    /// Length of the frame afterwards.
+    pub length: usize,
+    /// Just before, ns.
+    pub before: u64,
+    /// Just after, ns.
+    pub after: u64,
+}
+
+/// A loaded program.
+pub struct Rig {
+    bpf: Ebpf,
+    /// `TICKS`, mapped.
+    pub ticks: Mapping,
+    /// `HISTOGRAMS`, mapped.
+    pub histograms: Mapping,
+    /// `OWN`, mapped.
+    pub own: Mapping,
+}
+
+impl Rig {
+    /// Loads the program under test.
+    ///
+    /// # Errors
+    /// If it cannot be loaded.
+    pub fn new() -> Result<Self> {
+        Self::of(object::load()?)
+    }
+
+    /// Takes over an object whose programs are not loaded yet.
+    ///
+    /// # Errors
+    /// If the kernel refuses a program or a map.
+    pub fn of(mut bpf: Ebpf) -> Result<Self> {
+        let xdp: &mut Xdp = bpf.program_mut(maps::XDP_PROGRAM).context("no XDP program")?.try_into()?;
+        xdp.load().context("loading the XDP program")?;
+        let egress: &mut SchedClassifier =
+            bpf.program_mut(maps::EGRESS_PROGRAM).context("no egress program")?.try_into()?;
+        egress.load().context("loading the egress program")?;
+        let entries = PATHS_MAX as usize;
+        let ticks = mapping::of(&bpf, maps::TICKS, size_of::<Tick<u64>>(), entries)?;
+        let histograms = mapping::of(&bpf, maps::HISTOGRAMS, size_of::<Histogram>(), entries)?;
+        let own = mapping::of(&bpf, maps::OWN, size_of::<Own>(), 1)?;
+        Ok(Self { bpf, ticks, histograms, own })
+    }
+
+    /// Sets or replaces a route.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn route(&mut self, key: RouteKey, route: Route) -> Result<()> {
+        let map = self.bpf.map_mut(maps::ROUTES).context("no routes")?;
+        HashMap::<&mut MapData, Value<RouteKey>, Value<Route>>::try_from(map)?.insert(Value(key), Value(route), 0)?;
+        Ok(())
+    }
+
+    /// Replaces a path's configuration.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn configure(&mut self, index: u32, conf: &PathConf) -> Result<()> {
+        let map = self.bpf.map_mut(maps::CONFS).context("no configurations")?;
+        Array::<&mut MapData, Value<PathConf>>::try_from(map)?.set(index, Value(*conf), 0)?;
+        Ok(())
+    }
+
+    /// Every counter, summed over the CPUs, in index order.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn counters(&self) -> Result<Vec<u64>> {
+        let map = PerCpuArray::<&MapData, u64>::try_from(self.bpf.map(maps::COUNTERS).context("no counters")?)?;
+        Counter::ALL.iter().map(|counter| Ok(map.get(&(*counter as u32), 0)?.iter().sum())).collect()
+    }
+
+    /// Attaches the program to an interface of the current network namespace, native, until the rig is dropped.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn attach(&mut self, ifindex: u32) -> Result<()> {
+        let xdp: &mut Xdp = self.bpf.program_mut(maps::XDP_PROGRAM).context("no XDP program")?.try_into()?;
+        xdp.attach_to_if_index(ifindex, XdpMode::Driver).with_context(|| format!("attaching to {ifindex}"))?;
+        Ok(())
+    }
+
+    fn xdp(&self) -> &Xdp {
+        match self.bpf.program(maps::XDP_PROGRAM) {
+            Some(aya::programs::Program::Xdp(program)) => program,
+            _ => unreachable!("checked when the object was loaded"),
+        }
+    }
+
+    fn egress(&self) -> &SchedClassifier {
+        match self.bpf.program(maps::EGRESS_PROGRAM) {
+            Some(aya::programs::Program::SchedClassifier(program)) => program,
+            _ => unreachable!("checked when the object was loaded"),
+        }
+    }
+
+    /// Lets the program judge `frame`, which comes in by the loopback device; the result is in `out`.
+    ///
+    /// # Errors
+    /// If the kernel cannot run it: a frame shorter than an Ethernet header, or `out` shorter than the frame.
+    pub fn receive(&self, frame: &[u8], out: &mut [u8]) -> Result<Ran> {
+        self.run(TestRunOptions { data_in: Some(frame), data_out: Some(out), repeat: 1, ..Default::default() })
+    }
+
+    /// As [`Self::receive`], by interface `ifindex` of the current network namespace.
+    ///
+    /// # Errors
+    /// As there; also if there is no such interface.
+    pub fn receive_by(&self, frame: &[u8], out: &mut [u8], ifindex: u32) -> Result<Ran> {
+        let length = u32::try_from(frame.len()).context("a frame's length")?;
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context: [u32; 6] = [0, length, 0, ifindex, 0, 0];
+        let options = TestRunOptions { data_in: Some(frame), data_out: Some(out), ..Default::default() };
+        self.run(TestRunOptions { ctx_in: Some(bytemuck::bytes_of(&context)), repeat: 1, ..options })
+    }
+
+    fn run(&self, options: TestRunOptions<'_>) -> Result<Ran> {
+        let before = now();
+        let result = self.xdp().test_run(options)?;
+        let after = now();
+        let action = match result.return_value {
+            1 => Action::Drop,
+            2 => Action::Pass,
+            3 => Action::Transmit,
+            other => Action::Other(other),
+        };
+        Ok(Ran { action, length: result.data_size_out as usize, before, after })
+    }
+
+    /// Lets `frame` leave by the loopback device.
+    ///
+    /// # Errors
+    /// If the kernel cannot run the program.
+    pub fn depart(&self, frame: &[u8]) -> Result<(u32, u64, u64)> {
+        let before = now();
+        let options = TestRunOptions { data_in: Some(frame), repeat: 1, ..Default::default() };
+        let result = self.egress().test_run(options)?;
+        Ok((result.return_value, before, now()))
+    }
+
+    /// The tick of a path, when nobody writes it.
+    #[must_use]
+    pub fn tick(&self, path: u32) -> Tick<u64> {
+        self.ticks.copy(path as usize)
+    }
+
+    /// Tells the kernel what the controller tells it.
+    pub fn own(&self, own: &Own) {
+        self.own.put(0, own);
+    }
+}

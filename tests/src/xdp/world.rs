@@ -1,0 +1,157 @@
+//! Paths for tests: settings for the reference, and the same as the controller would tell them to the kernel.
+
+use super::random::Random;
+use super::{LOOPBACK, Rig};
+use crate::reference::{Keys, Node, Settings};
+use anyhow::Result;
+use heartbeat_common::auth::{address_words, exchange_base, standing_digest};
+use heartbeat_common::checksum;
+use heartbeat_common::frame;
+use heartbeat_common::maps::{Own, Route, RouteKey};
+use heartbeat_common::path::{PASS_TO_USERSPACE, PathConf, SLOT0, SLOT1, Slot};
+use heartbeat_common::siphash::Key;
+
+fn key(bytes: [u8; 16]) -> Key {
+    Key { k: address_words(bytes) }
+}
+
+/// Draws the keys of a slot.
+pub fn keys(random: &mut Random) -> Keys {
+    let mut draw = || {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&random.word().to_le_bytes());
+        key[8..].copy_from_slice(&random.word().to_le_bytes());
+        key
+    };
+    Keys { theirs: draw(), mine: draw(), peer_standing: draw(), own_standing: draw() }
+}
+
+/// The standing of a node of incarnation `incarnation`, the rest drawn.
+pub fn standing(random: &mut Random, incarnation: u64) -> [u64; 7] {
+    let mut standing = [0; 7];
+    standing[0] = incarnation;
+    for word in &mut standing[1..6] {
+        *word = random.word();
+    }
+    standing
+}
+
+/// An IPv4 address as sixteen bytes.
+#[must_use]
+pub fn ipv4(address: [u8; 4]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[10..12].fill(0xff);
+    bytes[12..].copy_from_slice(&address);
+    bytes
+}
+
+/// An address in fd00::/64.
+#[must_use]
+pub fn ipv6(low: u16) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..2].copy_from_slice(&[0xfd, 0x00]);
+    bytes[14..].copy_from_slice(&low.to_be_bytes());
+    bytes
+}
+
+/// A path: number `index`, IPv6 if odd, own incarnation 7, keys in slot 0, 255 hops, 10 ms.
+pub fn settings(random: &mut Random, index: u16) -> Settings {
+    let [high, low] = (index + 1).to_be_bytes();
+    let (own, peer) = if index.is_multiple_of(2) {
+        (ipv4([10, high, low, 1]), ipv4([10, high, low, 2]))
+    } else {
+        (ipv6(index * 2 + 1), ipv6(index * 2 + 2))
+    };
+    Settings {
+        ifindex: LOOPBACK,
+        own,
+        peer,
+        cluster: random.word(),
+        network: index + 1,
+        own_id: 1,
+        peer_id: 2,
+        vlan: 0,
+        min_hop_limit: 255,
+        answer_within_ns: 10_000_000,
+        standing: standing(random, 7),
+        slots: [Some(keys(random)), None],
+        shut: false,
+    }
+}
+
+/// What the kernel is told of a path.
+#[must_use]
+pub fn conf(settings: &Settings) -> PathConf {
+    let (own, peer) = (address_words(settings.own), address_words(settings.peer));
+    let theirs_ids = frame::ids(settings.network, settings.peer_id, settings.own_id);
+    let mine_ids = frame::ids(settings.network, settings.own_id, settings.peer_id);
+    let slot = |number: u8| {
+        let Some(keys) = settings.slots[usize::from(number)] else { return Slot::default() };
+        let head = frame::head(number);
+        let base = |exchange, ids, prober, responder| {
+            exchange_base(key(exchange), head, settings.cluster, ids, prober, responder, settings.vlan)
+        };
+        Slot {
+            theirs: base(keys.theirs, theirs_ids, peer, own),
+            mine: base(keys.mine, mine_ids, own, peer),
+            standing_key: key(keys.peer_standing),
+            own_digest: standing_digest(key(keys.own_standing), &settings.standing),
+            own_standing_key: key(keys.own_standing),
+            echo_sum: checksum::constant(
+                !super::frames::is_mapped(&settings.own),
+                peer,
+                own,
+                head,
+                settings.cluster,
+                theirs_ids,
+                &settings.standing,
+            ),
+        }
+    };
+    let mut flags = 0;
+    for (slot, flag) in settings.slots.iter().zip([SLOT0, SLOT1]) {
+        flags |= if slot.is_some() { flag } else { 0 };
+    }
+    flags |= if settings.shut { PASS_TO_USERSPACE } else { 0 };
+    PathConf {
+        cluster: settings.cluster,
+        theirs_ids,
+        mine_ids,
+        standing: settings.standing,
+        answer_within_ns: settings.answer_within_ns,
+        slots: [slot(0), slot(1)],
+        min_hop_limit: u32::from(settings.min_hop_limit),
+        vlan: u32::from(settings.vlan),
+        flags,
+        zero: 0,
+    }
+}
+
+/// The triple of a path.
+#[must_use]
+pub fn route_key(settings: &Settings) -> RouteKey {
+    RouteKey {
+        source: address_words(settings.peer),
+        destination: address_words(settings.own),
+        ifindex: settings.ifindex,
+        zero: 0,
+    }
+}
+
+/// Tells the kernel of every path of `node`: path and configuration number are its index.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn install(rig: &mut Rig, node: &Node) -> Result<()> {
+    for (index, (settings, _)) in (0..).zip(&node.paths) {
+        rig.configure(index, &conf(settings))?;
+        rig.route(route_key(settings), Route { path: index, conf: index })?;
+    }
+    install_own(rig, node);
+    Ok(())
+}
+
+/// Tells the kernel of `node`'s progress and flags.
+pub fn install_own(rig: &Rig, node: &Node) {
+    rig.own(&Own { progress_ns: node.progress_ns, flags: u64::from(node.flags), ..Own::default() });
+}

@@ -1,0 +1,99 @@
+//! What the maps make of a frame: routes, configurations, a lock, departures.
+
+use crate::bench::{Bench, PATHS, PEER};
+use heartbeat_common::counter::Counter;
+use heartbeat_common::maps::{CONFS_MAX, Route};
+use heartbeat_tests::reference::LEN;
+use heartbeat_tests::xdp::rig::Action;
+use heartbeat_tests::xdp::{Frame, Heartbeat, LOOPBACK, now, world};
+
+#[test]
+fn another_interface_is_another_path() {
+    let Some(mut bench) = Bench::new("another_interface_is_another_path") else { return };
+    let mut settings = bench.settings(0);
+    settings.ifindex = LOOPBACK + 1000;
+    bench.both.rig.route(world::route_key(&settings), Route { path: 0, conf: 0 }).expect("a route");
+    let mut frame = bench.probe(0);
+    frame.addresses[0][14] ^= 0x40;
+    settings.peer[14] ^= 0x40;
+    bench.both.rig.route(world::route_key(&settings), Route { path: 0, conf: 0 }).expect("a route");
+    bench.dropped(&frame, Counter::DropUnlisted);
+    // The explicit interface is the one that counts.
+    let frame = bench.probe(0).bytes();
+    let mut out = vec![0; 2048];
+    let ran = bench.both.rig.receive_by(&frame, &mut out, LOOPBACK).expect("runs");
+    assert_eq!(ran.action, Action::Transmit);
+}
+
+#[test]
+fn a_path_left_to_userspace_is_passed() {
+    let Some(mut bench) = Bench::new("a_path_left_to_userspace_is_passed") else { return };
+    for path in 0..PATHS {
+        bench.both.change(path, |settings| settings.shut = true).expect("configured");
+        let bytes = bench.probe(path).bytes();
+        assert_eq!(bench.expect(&bytes, None), None);
+        bench.both.change(path, |settings| settings.shut = false).expect("configured");
+        bench.expect(&bytes, Some(Counter::Answered)).expect("an answer");
+    }
+}
+
+#[test]
+fn a_tick_that_stays_locked_loses_the_frame() {
+    let Some(mut bench) = Bench::new("a_tick_that_stays_locked_loses_the_frame") else { return };
+    for frame in [bench.probe(0), bench.echo(0, now())] {
+        let before = bench.both.rig.tick(0);
+        bench.both.rig.ticks.set(0, 0, before.lock | 1);
+        let mut out = vec![0; 2048];
+        let ran = bench.both.rig.receive(&frame.bytes(), &mut out).expect("runs");
+        assert_eq!(ran.action, Action::Drop);
+        bench.both.rig.ticks.set(0, 0, before.lock);
+        assert_eq!(bench.both.rig.tick(0), before, "nothing was recorded");
+    }
+    assert_eq!(bench.both.rig.counters().expect("counters")[Counter::Contended as usize], 2);
+}
+
+#[test]
+fn a_route_that_leads_nowhere_is_our_own_fault() {
+    let Some(mut bench) = Bench::new("a_route_that_leads_nowhere_is_our_own_fault") else { return };
+    let key = world::route_key(&bench.settings(0));
+    for route in [Route { path: 0, conf: CONFS_MAX }, Route { path: CONFS_MAX, conf: 0 }] {
+        bench.both.rig.route(key, route).expect("a route");
+        let bytes = bench.probe(0).bytes();
+        let mut out = vec![0; 2048];
+        assert_eq!(bench.both.rig.receive(&bytes, &mut out).expect("runs").action, Action::Drop);
+    }
+    assert_eq!(bench.both.rig.counters().expect("counters")[Counter::Internal as usize], 2);
+}
+
+#[test]
+fn a_departure_dates_the_round_trip() {
+    let Some(mut bench) = Bench::new("a_departure_dates_the_round_trip") else { return };
+    for path in 0..PATHS {
+        let settings = bench.settings(path);
+        let keys = settings.slots[0].expect("slot 0 holds a key");
+        bench.sequence += 2;
+        let own = Heartbeat::own_probe(&settings, 0, PEER, bench.sequence);
+        let frame = Frame::from_node(&settings, &own.signed(&settings, &keys));
+        assert_eq!(bench.both.depart(&frame.bytes()).expect("both sides agree"), Some(Counter::Departed));
+        // The frame says that it was sent an hour ago; the kernel saw it leave just now.
+        let echo = Heartbeat::echo(&settings, 0, &bench.author, bench.sequence, 1, 1);
+        let echo = bench.wrap(path, &echo);
+        bench.dropped(&echo, Counter::EchoTimely);
+    }
+}
+
+#[test]
+fn what_departs_unstamped() {
+    let Some(mut bench) = Bench::new("what_departs_unstamped") else { return };
+    let settings = bench.settings(0);
+    let mut frame = Frame::from_node(&settings, &[0; LEN]);
+    assert_eq!(bench.both.depart(&frame.bytes()).expect("agree"), Some(Counter::Departed), "it signs nothing itself");
+    frame.addresses[1][15] ^= 0x40;
+    assert_eq!(bench.both.depart(&frame.bytes()).expect("agree"), Some(Counter::DepartedUnknown));
+    frame.ports[1] = 53;
+    assert_eq!(bench.both.depart(&frame.bytes()).expect("agree"), None);
+    let mut echo = Frame::from_node(&settings, &[0; LEN]);
+    echo.payload[70] = 1;
+    assert_eq!(bench.both.depart(&echo.bytes()).expect("agree"), None, "an echo is no departure");
+    bench.both.compare_counters().expect("the kernel counted the same");
+}

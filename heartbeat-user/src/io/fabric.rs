@@ -193,7 +193,9 @@ impl Fabric {
         let untagged = self.paths.plans().iter().any(|plan| nic.locals.contains(&plan.local) && plan.vlan == 0);
         if nic.mode != Mode::Userspace && nic.vlan_tag_visible != Some(true) && untagged {
             let reason = match nic.vlan_tag_visible {
-                Some(false) => "the device strips tags on receive (rx-vlan-offload); `ethtool -K DEVICE rxvlan off` keeps them",
+                Some(false) => {
+                    "the device strips tags on receive (rx-vlan-offload); `ethtool -K DEVICE rxvlan off` keeps them"
+                }
                 _ => "the device may hand frames over without the tag they came with, which cannot be seen from here",
             };
             self.sink.now(EventBody::VlanUncertain { interface: nic.name.clone(), reason: reason.to_owned() });
@@ -297,7 +299,6 @@ impl Fabric {
         }
         self.route(nic, false)
     }
-
 
     fn take_down(&mut self, index: u32) {
         let Some(nic) = self.nics.remove(&index) else { return };

@@ -21,6 +21,9 @@ use std::sync::Arc;
 /// A second detachment within this time of the first ends the attempt to stay in the kernel.
 const DETACH_PATIENCE_NS: u64 = 60_000_000_000;
 
+/// Why nothing is attached after `detach_all`.
+const DETACHED: &str = "the programs were detached by command";
+
 /// What one interface does.
 #[derive(Debug)]
 pub struct Nic {
@@ -436,17 +439,22 @@ impl Fabric {
         &self.config
     }
 
-    /// Takes every program off and removes every pin: the kernel answers no longer.
+    /// Takes every program off and removes every pin: the kernel answers no longer, and until the next start nothing
+    /// is attached again.
     ///
     /// # Errors
     /// If a pin cannot be removed.
     pub fn detach_all(&mut self) -> anyhow::Result<()> {
-        for nic in self.nics.values_mut() {
-            if let Some(attachment) = nic.attachment.take() {
-                attachment.detach()?;
+        let mut nics = std::mem::take(&mut self.nics);
+        for nic in nics.values_mut() {
+            if nic.mode != Mode::Userspace {
+                nic.reason = Some(DETACHED.to_owned());
+                self.enter_userspace(nic)?;
             }
         }
-        match &self.pins {
+        self.nics = nics;
+        self.without = Some(DETACHED.to_owned());
+        match self.pins.take() {
             Some(pins) => pins.remove_all(),
             None => Ok(()),
         }

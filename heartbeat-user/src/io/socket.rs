@@ -84,6 +84,9 @@ pub fn report_departures(fd: &OwnedFd) -> anyhow::Result<()> {
         | libc::SOF_TIMESTAMPING_SOFTWARE
         | libc::SOF_TIMESTAMPING_OPT_ID
         | libc::SOF_TIMESTAMPING_OPT_TSONLY;
+    // Switching the numbering off and on starts it again from 0: after a refused send nobody knows whether the kernel
+    // counted that datagram.
+    set(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPING, 0).context("SO_TIMESTAMPING")?;
     set(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPING, flags as libc::c_int).context("SO_TIMESTAMPING")
 }
 

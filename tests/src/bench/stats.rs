@@ -14,10 +14,16 @@ pub fn sorted(mut values: Vec<f64>) -> Vec<f64> {
     values
 }
 
-/// The median; `NAN` of none.
+/// The median, of an even number the mean of the two in the middle; `NAN` of none.
 #[must_use]
 pub fn median(values: &[f64]) -> f64 {
-    percentile(&sorted(values.to_vec()), 0.5)
+    let values = sorted(values.to_vec());
+    let middle = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+    if values.len() % 2 == 1 {
+        middle(values.len() / 2)
+    } else {
+        f64::midpoint(middle((values.len() / 2).wrapping_sub(1)), middle(values.len() / 2))
+    }
 }
 
 /// The smallest; `NAN` of none.
@@ -54,6 +60,8 @@ mod tests {
         assert_eq!(percentile(&values, 1.0), 1000.0);
         assert_eq!(percentile(&values[..1], 0.5), 1.0);
         assert!(percentile(&[], 0.5).is_nan() && median(&[]).is_nan());
+        assert_eq!((median(&[3.0, 1.0]), median(&[9.0, 1.0, 2.0])), (2.0, 2.0));
+        assert_eq!(median(&[1.0, f64::INFINITY]), f64::INFINITY, "what was lost is not averaged away");
     }
 
     #[test]

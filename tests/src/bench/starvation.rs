@@ -151,8 +151,9 @@ impl Ring {
             Hog::start_with(&self.lab, OWN_CPU, None, length + Duration::from_secs(5), |command| quota.join(command))?;
         quota.set(Duration::from_millis(1), Duration::from_secs(1))?;
         std::thread::sleep(length);
-        drop(eater);
+        // First the room to run: held to the quota, the eater would take a second to die.
         quota.set(Duration::from_millis(200), Duration::from_millis(100))?;
+        drop(eater);
         Ok(Way::Quota)
     }
 }

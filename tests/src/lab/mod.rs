@@ -19,9 +19,11 @@ mod links;
 pub mod notify;
 pub mod ns;
 pub mod pass;
+pub mod play;
 pub mod relay;
 pub mod starve;
 pub mod wait;
+pub mod wire;
 
 pub use cluster::Cluster;
 pub use daemon::{Daemon, Options};
@@ -29,9 +31,11 @@ pub use echo::{Answer, Echo};
 pub use faults::{Direction, Fault, Span};
 pub use guard::{Leak, leaks, leaks_of, leaks_tagged, sweep};
 pub use ns::NodeNs;
+pub use play::{Mark, Play};
 pub use relay::{Relay, Rules};
 pub use starve::{Freezer, Hog, Quota};
 pub use wait::{monotonic_ns, wait_for};
+pub use wire::Wire;
 
 use anyhow::{Context, Result, ensure};
 use faults::Faults;

@@ -66,6 +66,8 @@ pub struct Spec {
     pub networks: usize,
     /// Whether nodes have IPv4 addresses.
     pub ipv4: bool,
+    /// How many IPv4 addresses a node has at each port, 1..=8; above 1 a lab has at most 25 nodes.
+    pub addresses: usize,
     /// Whether nodes have IPv6 addresses.
     pub ipv6: bool,
     /// MTU of every link and bridge, bytes.
@@ -90,6 +92,7 @@ impl Spec {
             nodes: (0..nodes).map(name).collect(),
             networks,
             ipv4: true,
+            addresses: 1,
             ipv6: false,
             mtu: 1500,
             tx_offload: true,
@@ -122,6 +125,8 @@ impl Lab {
         ensure!((1..=9).contains(&spec.networks), "a lab has 1 to 9 networks, not {}", spec.networks);
         ensure!((1..=200).contains(&spec.nodes.len()), "a lab has 1 to 200 nodes, not {}", spec.nodes.len());
         ensure!(spec.nodes.iter().all(|name| (1..=6).contains(&name.len())), "node names have 1 to 6 characters");
+        ensure!((1..=8).contains(&spec.addresses), "a port has 1 to 8 IPv4 addresses, not {}", spec.addresses);
+        ensure!(spec.addresses == 1 || spec.nodes.len() <= 25, "at most 25 nodes have several addresses");
         let guard = Guard::claim()?;
         let switch = NodeNs::create(guard.tag(), "switch")?;
         switch.sysctl("ipv6/conf/all/disable_ipv6", "1")?;
@@ -256,10 +261,14 @@ impl Lab {
         self.spec.relays.iter().any(|(relayed, _)| *relayed == port)
     }
 
-    /// The node's IPv4 address at a port.
+    /// The node's IPv4 address at a port, the first where it has several.
     #[must_use]
     pub fn ipv4(&self, port: Port) -> Ipv4Addr {
-        Ipv4Addr::new(10, 77, port.network as u8 + 1, port.node as u8 + 1)
+        self.nth_ipv4(port, 0)
+    }
+
+    fn nth_ipv4(&self, port: Port, nth: usize) -> Ipv4Addr {
+        Ipv4Addr::new(10, 77, port.network as u8 + 1, (port.node + 1 + 25 * nth) as u8)
     }
 
     /// The node's IPv6 address at a port.
@@ -271,9 +280,10 @@ impl Lab {
     /// Every address the node has at a port.
     #[must_use]
     pub fn addresses(&self, port: Port) -> Vec<IpAddr> {
-        let four = self.spec.ipv4.then(|| IpAddr::V4(self.ipv4(port)));
+        let count = if self.spec.ipv4 { self.spec.addresses } else { 0 };
+        let four = (0..count).map(|nth| IpAddr::V4(self.nth_ipv4(port, nth)));
         let six = self.spec.ipv6.then(|| IpAddr::V6(self.ipv6(port)));
-        four.into_iter().chain(six).collect()
+        four.chain(six).collect()
     }
 
     /// The subnets of a network.

@@ -140,7 +140,9 @@ impl Fabric {
             self.take_down(index);
         }
         for (index, (interface, locals)) in wanted {
-            if self.nics.contains_key(&index) {
+            if let Some(nic) = self.nics.get_mut(&index) {
+                // Everything here goes by the index; the name is for people.
+                nic.name = interface.name;
                 continue;
             }
             if !strict {

@@ -249,8 +249,17 @@ impl Controller {
         if let Some(answers) = changes.echoes_lost {
             let link = self.link(index);
             self.outbox.event(now, now, EventBody::EchoesLost { link, answers });
-            self.outbox.ask(Command::StepDown { path: path_id(index) });
+            // Where another peer has echoes of the same address, it is the network that loses them, not the interface.
+            if !self.echoes_arrive_elsewhere(now, index) {
+                self.outbox.ask(Command::StepDown { path: path_id(index) });
+            }
         }
+    }
+
+    fn echoes_arrive_elsewhere(&self, now: MonoTime, index: usize) -> bool {
+        let local = self.settings.paths[index].local;
+        let mut others = self.settings.paths.iter().zip(&self.paths).enumerate();
+        others.any(|(other, (spec, path))| other != index && spec.local == local && path.echoes_arrive(now))
     }
 
     fn tell_step(&mut self, now: MonoTime, index: usize, step: Step) {

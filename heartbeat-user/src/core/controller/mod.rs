@@ -71,6 +71,9 @@ pub enum Input {
     },
 }
 
+/// Time between two newer incarnations that a node takes against somebody else of its own identity.
+const DOUBLED_GAP: Duration = Duration::from_secs(60);
+
 /// A peer and its paths.
 #[derive(Clone, Debug)]
 struct Member {
@@ -89,6 +92,10 @@ pub struct Controller {
     lateness: Lateness,
     isolated_from: Option<MonoTime>,
     reincarnate: u64,
+    /// The newest incarnation that somebody else took under this node's identity; 0: none.
+    doubled: u64,
+    /// When one was last answered with a newer one.
+    doubled_at: Option<MonoTime>,
     /// The newest time that came in.
     now: MonoTime,
     outbox: Outbox,
@@ -107,6 +114,8 @@ impl Controller {
             lateness: Lateness::default(),
             isolated_from: None,
             reincarnate: 0,
+            doubled: 0,
+            doubled_at: None,
             now,
             outbox: Outbox::default(),
         }
@@ -123,7 +132,7 @@ impl Controller {
         self.hear(now, inputs);
         self.judge(now);
         self.tell_lateness(now);
-        self.check_stale(inputs);
+        self.check_stale(now, inputs);
     }
 
     /// Takes in a report at `now`. Verdicts fall in [`Self::observe`] alone.
@@ -394,13 +403,32 @@ impl Controller {
         }
     }
 
-    fn check_stale(&mut self, inputs: &[PathInput<'_>]) {
-        let paths = inputs.iter().take(self.paths.len());
-        let newest = paths.map(|input| input.tick.stale_newest).max().unwrap_or(0);
-        if newest >= self.settings.incarnation && newest > self.reincarnate {
-            self.reincarnate = newest;
-            self.outbox.ask(Command::Reincarnate { above: newest });
+    /// Looks whether a peer knows a newer incarnation of this node. After lost disk state that is how a node learns of
+    /// its past. But a peer that had asked this very incarnation by name knew of none newer then: somebody else runs
+    /// under this node's identity, or did. Such a claim is answered with a newer incarnation once in a while only, so
+    /// that two machines of one identity do not take turns for ever.
+    fn check_stale(&mut self, now: MonoTime, inputs: &[PathInput<'_>]) {
+        let own = self.settings.incarnation;
+        let outrun = |input: &PathInput<'_>| input.tick.stale_newest >= own && input.tick.stale_newest > self.reincarnate;
+        let inputs = &inputs[..inputs.len().min(self.paths.len())];
+        let Some(newest) = inputs.iter().filter(|input| outrun(input)).map(|input| input.tick.stale_newest).max() else {
+            return;
+        };
+        if let Some(index) = inputs.iter().position(|input| outrun(input) && input.tick.probes > 0) {
+            if newest > self.doubled {
+                self.doubled = newest;
+                let spec = &self.settings.paths[index];
+                let (node, address) = (name(&self.settings, spec.node), spec.local.to_string());
+                let reason = format!("{node} knows incarnation {newest}, and had known {own} as the newest");
+                self.outbox.event(now, now, EventBody::SecondAddress { node, address, reason });
+            }
+            if self.doubled_at.is_some_and(|at| now < at + DOUBLED_GAP) {
+                return;
+            }
+            self.doubled_at = Some(now);
         }
+        self.reincarnate = newest;
+        self.outbox.ask(Command::Reincarnate { above: newest });
     }
 }
 

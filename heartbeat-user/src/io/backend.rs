@@ -101,7 +101,8 @@ impl DaemonBackend {
             }
         }
         let paths: Vec<_> = snapshot.paths.iter().filter(|path| path.node == view.id).collect();
-        let newest = paths.iter().max_by_key(|path| path.tick.peer_dynamic_ns).filter(|path| path.tick.peer_dynamic_ns > 0);
+        let newest =
+            paths.iter().max_by_key(|path| path.tick.peer_dynamic_ns).filter(|path| path.tick.peer_dynamic_ns > 0);
         let responder = newest.map(|path| {
             let identity = path.tick.standing[word::IDENTITY - word::STANDING];
             if (identity >> 32) as u16 & STANDING_USERSPACE != 0 {
@@ -138,7 +139,13 @@ impl DaemonBackend {
         }
     }
 
-    fn path_status(&self, config: &Config, snapshot: &Snapshot, nics: &nics::View, view: &PathView) -> control::PathStatus {
+    fn path_status(
+        &self,
+        config: &Config,
+        snapshot: &Snapshot,
+        nics: &nics::View,
+        view: &PathView,
+    ) -> control::PathStatus {
         let plan = &self.plan.paths[view.id.index()];
         let nic = nics.of(plan.local);
         let name = |id: u16| config.node(id).map_or_else(|| id.to_string(), |node| node.name.clone());
@@ -308,7 +315,8 @@ impl Backend for DaemonBackend {
     fn handover(&self) -> Result<String, Refusal> {
         self.handover.store(true, Ordering::Release);
         self.sink.now(crate::core::event::EventBody::HandoverAnnounced { by: "heartbeatctl handover".to_owned() });
-        Ok("the next stop is part of a restart: the kernel goes on answering, and the next heartbeatd takes over".to_owned())
+        Ok("the next stop is part of a restart: the kernel goes on answering, and the next heartbeatd takes over"
+            .to_owned())
     }
 
     fn detach(&self) -> Result<String, Refusal> {

@@ -82,7 +82,11 @@ async fn serve_until_told(running: Running, watchdog: Option<Duration>) -> Resul
         log::error!("the control socket cannot be served: {error}");
     });
     let fed = watchdog.map(|every| tokio::spawn(feed_watchdog(shared, every)));
-    manager::ready(&format!("incarnation {}, watching {} paths", running.identity.incarnation, running.plan.paths.len()));
+    manager::ready(&format!(
+        "incarnation {}, watching {} paths",
+        running.identity.incarnation,
+        running.plan.paths.len()
+    ));
     let ending = wait_for_end(&keeper, &handover).await?;
     manager::stopping();
     server.abort();

@@ -21,6 +21,9 @@ use std::sync::Arc;
 /// A second detachment within this time of the first ends the attempt to stay in the kernel.
 const DETACH_PATIENCE_NS: u64 = 60_000_000_000;
 
+/// Why nothing is attached after `detach_all`.
+const DETACHED: &str = "the programs were detached by command";
+
 /// What one interface does.
 #[derive(Debug)]
 pub struct Nic {
@@ -195,7 +198,9 @@ impl Fabric {
         let untagged = self.paths.plans().iter().any(|plan| nic.locals.contains(&plan.local) && plan.vlan == 0);
         if nic.mode != Mode::Userspace && nic.vlan_tag_visible != Some(true) && untagged {
             let reason = match nic.vlan_tag_visible {
-                Some(false) => "the device strips tags on receive (rx-vlan-offload); `ethtool -K DEVICE rxvlan off` keeps them",
+                Some(false) => {
+                    "the device strips tags on receive (rx-vlan-offload); `ethtool -K DEVICE rxvlan off` keeps them"
+                }
                 _ => "the device may hand frames over without the tag they came with, which cannot be seen from here",
             };
             self.sink.now(EventBody::VlanUncertain { interface: nic.name.clone(), reason: reason.to_owned() });
@@ -299,7 +304,6 @@ impl Fabric {
         }
         self.route(nic, false)
     }
-
 
     fn take_down(&mut self, index: u32) {
         let Some(nic) = self.nics.remove(&index) else { return };
@@ -437,17 +441,22 @@ impl Fabric {
         &self.config
     }
 
-    /// Takes every program off and removes every pin: the kernel answers no longer.
+    /// Takes every program off and removes every pin: the kernel answers no longer, and until the next start nothing
+    /// is attached again.
     ///
     /// # Errors
     /// If a pin cannot be removed.
     pub fn detach_all(&mut self) -> anyhow::Result<()> {
-        for nic in self.nics.values_mut() {
-            if let Some(attachment) = nic.attachment.take() {
-                attachment.detach()?;
+        let mut nics = std::mem::take(&mut self.nics);
+        for nic in nics.values_mut() {
+            if nic.mode != Mode::Userspace {
+                nic.reason = Some(DETACHED.to_owned());
+                self.enter_userspace(nic)?;
             }
         }
-        match &self.pins {
+        self.nics = nics;
+        self.without = Some(DETACHED.to_owned());
+        match self.pins.take() {
             Some(pins) => pins.remove_all(),
             None => Ok(()),
         }

@@ -233,7 +233,9 @@ impl Worker {
         let fresh = load(&kept.config_file)?;
         let old = kept.fabric.config().clone();
         if fresh.cluster != old.cluster || fresh.daemon != old.daemon || fresh.interfaces != old.interfaces {
-            bail!("[cluster], [daemon] and [interface.*] take a restart (`systemctl restart heartbeatd` loses no answer)");
+            bail!(
+                "[cluster], [daemon] and [interface.*] take a restart (`systemctl restart heartbeatd` loses no answer)"
+            );
         }
         if paths_for(&fresh, kept.own) != paths_for(&old, kept.own) || fresh.nodes != old.nodes {
             bail!("nodes, networks and addresses take a restart (`systemctl restart heartbeatd` loses no answer)");

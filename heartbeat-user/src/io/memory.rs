@@ -142,6 +142,8 @@ impl Shared {
         for _ in 0..COPY_ATTEMPTS {
             let even = lock.load(Ordering::Relaxed) & !1;
             if lock.compare_exchange(even, even.wrapping_add(1), Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+                // The odd value before what is written under it, also where stores pass a compare-and-swap.
+                fence(Ordering::Release);
                 // SAFETY: the lock is held, so this is the only writer; `Cell<u64>` has the layout of `u64`.
                 let result = change(unsafe { &*words.as_ptr().cast::<Tick<Cell<u64>>>() });
                 lock.store(even.wrapping_add(2), Ordering::SeqCst);

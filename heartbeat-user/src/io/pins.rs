@@ -139,7 +139,10 @@ impl PinDir {
             let found = (kind, info.key_size(), info.value_size(), info.max_entries(), info.map_flags());
             let wanted = (expected.kind, expected.key, expected.value, expected.entries, expected.flags);
             if found != wanted {
-                bail!("{}: made by another build: (type, key, value, entries, flags) {found:?}, not {wanted:?}", path.display());
+                bail!(
+                    "{}: made by another build: (type, key, value, entries, flags) {found:?}, not {wanted:?}",
+                    path.display()
+                );
             }
         }
         Ok(missing)
@@ -216,10 +219,17 @@ fn check_owned(directory: &Path) -> anyhow::Result<()> {
         bail!("{}: not a directory", directory.display());
     }
     if metadata.uid() != uid {
-        bail!("{}: belongs to uid {}, not to {uid}: somebody else made it; remove it", directory.display(), metadata.uid());
+        bail!(
+            "{}: belongs to uid {}, not to {uid}: somebody else made it; remove it",
+            directory.display(),
+            metadata.uid()
+        );
     }
     if mode & 0o077 != 0 {
-        bail!("{}: mode {mode:04o} lets others in: pins are guarded by nothing else; it must be 0700", directory.display());
+        bail!(
+            "{}: mode {mode:04o} lets others in: pins are guarded by nothing else; it must be 0700",
+            directory.display()
+        );
     }
     Ok(())
 }

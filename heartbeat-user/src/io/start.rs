@@ -128,7 +128,14 @@ pub fn start(file: &Path, bpf_object: Option<&Path>) -> Result<Running, Failure>
 
     tell_start(&journal, &config, own, &identity, &state);
     report_refusals(&journal, &pacer, &config, memory_locked, &mut warnings);
-    let setup = FabricSetup { config: config.clone(), paths, kernel, pacer: pacer.clone(), responder, sink: journal.sink.clone() };
+    let setup = FabricSetup {
+        config: config.clone(),
+        paths,
+        kernel,
+        pacer: pacer.clone(),
+        responder,
+        sink: journal.sink.clone(),
+    };
     let mut fabric = Fabric::new(setup);
     // Fresh before the first echo: an echo must not show a controller that never made progress.
     shared.set_progress(clock::now().0);
@@ -176,7 +183,8 @@ fn prepare_run_dir(directory: &Path) -> anyhow::Result<()> {
 
 /// Loads the object and opens the pins, where any interface is to be answered in the kernel.
 fn kernel_side(config: &Config, own: u16, file: Option<&Path>, locks: &mut Locks) -> Result<Kernel, Failure> {
-    let mine: Vec<IpAddr> = config.node(own).map_or_else(Vec::new, |node| node.addresses.iter().map(|(_, a)| *a).collect());
+    let mine: Vec<IpAddr> =
+        config.node(own).map_or_else(Vec::new, |node| node.addresses.iter().map(|(_, a)| *a).collect());
     let names: Vec<String> = interfaces::by_address()
         .map_err(Failure::host)?
         .into_iter()
@@ -227,7 +235,7 @@ fn identify(dir: &StateDir, shared: &Shared, kernel: bool, plan: u64) -> Result<
     }
     let disk = read.ok();
     let own = shared.own();
-    let pinned = (kernel && own.abi == u64::from(maps::ABI)).then(|| KeptIdentity {
+    let pinned = (kernel && own.abi == u64::from(maps::ABI)).then_some(KeptIdentity {
         incarnation: own.incarnation,
         generation: own.generation as u32,
         // Ticks of other paths are worth nothing: as if the pins were of another run.
@@ -240,7 +248,12 @@ fn identify(dir: &StateDir, shared: &Shared, kernel: bool, plan: u64) -> Result<
         state_id: state.state_id,
         boot: state.boot,
     };
-    let found = Found { disk: disk.as_ref().map(|state| Disk { kept: kept(state), left: state.left }), pins: pinned, boot, learnt: 0 };
+    let found = Found {
+        disk: disk.as_ref().map(|state| Disk { kept: kept(state), left: state.left }),
+        pins: pinned,
+        boot,
+        learnt: 0,
+    };
     let identity = identity::decide(&found).map_err(Failure::host)?;
     let fresh = StateDir::fresh(identity.incarnation, identity.generation.into(), boot).map_err(Failure::host)?;
     let state = State { state_id: disk.map_or(fresh.state_id, |state| state.state_id), ..fresh };

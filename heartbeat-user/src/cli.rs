@@ -128,6 +128,9 @@ pub struct CheckArgs {
     /// Unit whose WatchdogSec= is asked of the service manager
     #[arg(long, value_name = "UNIT", default_value = DEFAULT_UNIT)]
     pub unit: String,
+    /// Seconds to wait for this host to get one of its addresses, which at boot may come late
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wait_address: u64,
 }
 
 /// Where the configuration is.

@@ -1,7 +1,7 @@
 //! `heartbeatd check`: finds every fault before a start or a reload, and starts nothing. What would be refused is an
 //! error; what would work less well than it could is a warning.
 
-use crate::cli::{CheckArgs, DEFAULT_CONFIG, Watchdog, check_watchdog, parse_time_span};
+use crate::cli::{CheckArgs, DEFAULT_CONFIG, ExitCode, Watchdog, check_watchdog, parse_time_span};
 use crate::config::{Config, FastPath};
 use crate::io::attach::{AttachError, Mode};
 use crate::io::failure::Failure;
@@ -33,7 +33,7 @@ pub fn run(arguments: &CheckArgs) -> Result<Vec<String>, Failure> {
         become_user(&user).map_err(Failure::host)?;
         println!("checked as user {user}, whom {} runs as", arguments.unit);
     }
-    let (config, own) = configured(&arguments.config.config)?;
+    let (config, own) = configured_in_time(arguments)?;
     drop(key_ring(&config)?);
     let watchdog = arguments.watchdog.or_else(|| from_environment().or_else(|| from_manager(&arguments.unit)));
     if let Some(watchdog) = watchdog {
@@ -48,6 +48,20 @@ pub fn run(arguments: &CheckArgs) -> Result<Vec<String>, Failure> {
         );
     }
     Ok(warnings)
+}
+
+/// Reads the configuration, and waits for an address as long as was asked for: a service that started before the network
+/// would otherwise use up its starts.
+fn configured_in_time(arguments: &CheckArgs) -> Result<(Config, u16), Failure> {
+    let until = clock::now() + Duration::from_secs(arguments.wait_address);
+    loop {
+        match configured(&arguments.config.config) {
+            Err(failure) if failure.code == ExitCode::Environment && clock::now() < until => {
+                std::thread::sleep(Duration::from_millis(250));
+            }
+            other => return other,
+        }
+    }
 }
 
 fn from_environment() -> Option<Watchdog> {

@@ -170,7 +170,12 @@ fn death(play: &Play) -> Result<Finding> {
         good &= time >= DETECTION_MS.0 && time <= DETECTION_MS.1 + lateness;
         times.push(format!("{}: down after {time:.0} ms", play.name(by)));
     }
-    let isolated = play.since(&since, C)?.iter().any(|event| seen::is(event, "isolated"));
+    let said_so = || match play.since(&since, C) {
+        Ok(events) if events.iter().any(|event| seen::is(event, "isolated")) => Ok(()),
+        Ok(_) => Err("not yet".to_owned()),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    let isolated = wait_for(Duration::from_secs(3), "c to say that it is isolated", said_so).is_ok();
     let said = said_of_nodes(play, &since, &[A, B])?;
     let others = said.iter().filter(|(_, event)| seen::is(event, "node_down") && event["node"] != play.name(C)).count();
     times.push(format!("c: {}", if isolated { "isolated" } else { "does not say that it is isolated" }));

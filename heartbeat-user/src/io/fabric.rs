@@ -177,6 +177,8 @@ impl Fabric {
     }
 
     fn adjust_nic(&mut self, nic: &mut Nic, interface: &Interface, locals: &[IpAddr]) -> anyhow::Result<()> {
+        // Everything here goes by the index; the name is for people.
+        nic.name.clone_from(&interface.name);
         for local in nic.locals.iter().filter(|local| !locals.contains(local)) {
             self.close_local(*local);
         }

@@ -304,7 +304,7 @@ fn is_udp_port(frame: &[u8], port: u16) -> bool {
 }
 
 /// A raw socket that takes every frame that comes in by an interface, and none that goes out by it.
-fn raw_socket(interface: &str) -> Result<OwnedFd> {
+pub(super) fn raw_socket(interface: &str) -> Result<OwnedFd> {
     let index = nix::net::if_::if_nametoindex(interface).with_context(|| format!("looking for {interface}"))?;
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
     // SAFETY: socket takes no pointers. Protocol 0: nothing is taken until the socket is bound.

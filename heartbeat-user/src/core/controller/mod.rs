@@ -72,6 +72,9 @@ pub enum Input {
     },
 }
 
+/// Time between two newer incarnations that a node takes against somebody else of its own identity.
+const DOUBLED_GAP: Duration = Duration::from_secs(60);
+
 /// A peer and its paths.
 #[derive(Clone, Debug)]
 struct Member {
@@ -90,6 +93,10 @@ pub struct Controller {
     lateness: Lateness,
     isolated_from: Option<MonoTime>,
     reincarnate: u64,
+    /// The newest incarnation that somebody else took under this node's identity; 0: none.
+    doubled: u64,
+    /// When one was last answered with a newer one.
+    doubled_at: Option<MonoTime>,
     /// The newest time that came in.
     now: MonoTime,
     outbox: Outbox,
@@ -112,6 +119,8 @@ impl Controller {
             lateness: Lateness::default(),
             isolated_from: None,
             reincarnate: 0,
+            doubled: 0,
+            doubled_at: None,
             now,
             outbox: Outbox::default(),
             began: now,
@@ -130,7 +139,7 @@ impl Controller {
         self.hear(now, inputs);
         self.judge(now);
         self.tell_lateness(now);
-        self.check_stale(inputs);
+        self.check_stale(now, inputs);
     }
 
     /// Takes in a report at `now`. Verdicts fall in [`Self::observe`] alone.
@@ -256,8 +265,17 @@ impl Controller {
         if let Some(answers) = changes.echoes_lost {
             let link = self.link(index);
             self.outbox.event(now, now, EventBody::EchoesLost { link, answers });
-            self.outbox.ask(Command::StepDown { path: path_id(index) });
+            // Where another peer has echoes of the same address, it is the network that loses them, not the interface.
+            if !self.echoes_arrive_elsewhere(now, index) {
+                self.outbox.ask(Command::StepDown { path: path_id(index) });
+            }
         }
+    }
+
+    fn echoes_arrive_elsewhere(&self, now: MonoTime, index: usize) -> bool {
+        let local = self.settings.paths[index].local;
+        let mut others = self.settings.paths.iter().zip(&self.paths).enumerate();
+        others.any(|(other, (spec, path))| other != index && spec.local == local && path.echoes_arrive(now))
     }
 
     /// Tells a step, unless the peer had said that it leaves: that its paths fall silent then is no fault of anything,
@@ -404,13 +422,38 @@ impl Controller {
         }
     }
 
-    fn check_stale(&mut self, inputs: &[PathInput<'_>]) {
-        let paths = inputs.iter().take(self.paths.len());
-        let newest = paths.map(|input| input.tick.stale_newest).max().unwrap_or(0);
-        if newest >= self.settings.incarnation && newest > self.reincarnate {
-            self.reincarnate = newest;
-            self.outbox.ask(Command::Reincarnate { above: newest });
+    /// Looks whether a peer knows a newer incarnation of this node. After lost disk state that is how a node learns of
+    /// its past. But a peer that had asked this very incarnation by name knew of none newer then: somebody else runs
+    /// under this node's identity, or did. Such a claim is answered with a newer incarnation once in a while only, so
+    /// that two machines of one identity do not take turns for ever.
+    fn check_stale(&mut self, now: MonoTime, inputs: &[PathInput<'_>]) {
+        let own = self.settings.incarnation;
+        let outrun =
+            |input: &PathInput<'_>| input.tick.stale_newest >= own && input.tick.stale_newest > self.reincarnate;
+        let inputs = &inputs[..inputs.len().min(self.paths.len())];
+        let Some(newest) = inputs.iter().filter(|input| outrun(input)).map(|input| input.tick.stale_newest).max()
+        else {
+            return;
+        };
+        let by_name = inputs.iter().position(|input| outrun(input) && input.tick.probes > 0);
+        if let Some(index) = by_name
+            && newest > self.doubled
+        {
+            self.doubled = newest;
+            let spec = &self.settings.paths[index];
+            let (node, address) = (name(&self.settings, spec.node), spec.local.to_string());
+            let reason = format!("{node} knows incarnation {newest}, and had known {own} as the newest");
+            self.outbox.event(now, now, EventBody::SecondAddress { node, address, reason });
         }
+        // Once there are two, what is asked by name reaches now the one and now the other.
+        if self.doubled_at.is_some_and(|at| now < at + DOUBLED_GAP) {
+            return;
+        }
+        if by_name.is_some() {
+            self.doubled_at = Some(now);
+        }
+        self.reincarnate = newest;
+        self.outbox.ask(Command::Reincarnate { above: newest });
     }
 }
 

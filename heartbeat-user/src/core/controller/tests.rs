@@ -224,6 +224,29 @@ fn a_newer_incarnation_of_this_node_is_asked_for_once_a_value() {
 }
 
 #[test]
+fn two_nodes_of_one_identity_do_not_take_turns() {
+    let mut core = Controller::new(settings(1, 1, LAN), MonoTime(START));
+    let attempts = [Attempt::default(); ATTEMPTS];
+    let mut look = |second: u64, own: u64, stale_newest, probes| {
+        core.handle(Input::Incarnation { own }, MonoTime(START));
+        let tick = Tick { stale_newest, probes, ..Tick::default() };
+        let input = PathInput { tick: &tick, attempts: &attempts, usable: true, answers_in_kernel: true };
+        core.observe(MonoTime(START + second * 1_000 * MS), &[input]);
+        let told = std::iter::from_fn(|| core.poll_event()).filter(|event| event.name() == "second_address").count();
+        (core.poll_command(), told)
+    };
+    // Learnt from a peer that never knew this incarnation: that is this node's own past.
+    assert_eq!(look(1, 50, 60, 0), (Some(Command::Reincarnate { above: 60 }), 0));
+    // The peer has asked 61 by name, and now knows 62.
+    assert_eq!(look(2, 61, 0, 9), (None, 0));
+    assert_eq!(look(3, 61, 62, 9), (Some(Command::Reincarnate { above: 62 }), 1), "it may be a snapshot's past");
+    assert_eq!(look(4, 63, 64, 9), (None, 1), "twice within a minute is somebody else");
+    assert_eq!(look(5, 63, 64, 9), (None, 0), "told once");
+    assert_eq!(look(62, 63, 65, 0), (None, 0), "nor by one that did not ask by name");
+    assert_eq!(look(63, 63, 65, 9), (Some(Command::Reincarnate { above: 65 }), 1), "whoever it was may be gone");
+}
+
+#[test]
 fn echoes_that_do_not_arrive_step_the_path_down_once() {
     let mut core = Controller::new(settings(1, 1, LAN), MonoTime(START));
     let attempts = [Attempt::default(); ATTEMPTS];

@@ -375,11 +375,11 @@ events! {
         /// Interface.
         interface: String,
     }
-    /// A peer's address, or this node's identity, is used by somebody else.
+    /// This node's identity is used by somebody else.
     SecondAddress = 20040 "second_address" Error {
-        /// The peer concerned.
+        /// The peer that knows of it.
         #[serde(flatten)] node: NodeName,
-        /// The address.
+        /// This node's address on the path to it.
         address: String,
         /// What was seen.
         reason: String,

@@ -174,7 +174,7 @@ impl EventBody {
                 write!(f, "{interface}: it receives on kernel threads (threaded NAPI), which busy processes can starve")
             }
             E::SecondAddress { node, address, reason } => {
-                write!(f, "{address} of node {node} is in use by somebody else: {reason}")
+                write!(f, "{address}: somebody else uses this node's identity, as node {node} shows: {reason}")
             }
             E::ConfigReloaded { file, changes } => write!(f, "{file}: new settings are in force: {changes}"),
             E::ConfigRejected { file, reason } => {

@@ -193,6 +193,11 @@ impl Path {
         self.rule
     }
 
+    /// Says whether the peer has proved, within the last detection time, that an echo of this node arrived.
+    pub(crate) fn echoes_arrive(&self, now: MonoTime) -> bool {
+        self.echoes.proved_since(now, self.rule.detection_time())
+    }
+
     pub(crate) const fn started(&self) -> MonoTime {
         self.started
     }

@@ -46,7 +46,6 @@ pub const DEFAULT_UNIT: &str = "heartbeatd.service";
         "  0  all is well\n",
         "  1  it failed; the message says why\n",
         "  2  the command line is wrong\n",
-        "  5  permission denied\n",
         "  6  the configuration or the key is wrong\n",
         "  7  another heartbeatd runs with the same directories\n",
         "  8  this host lacks something (bpffs, a capability, an interface)\n",

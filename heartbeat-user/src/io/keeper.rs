@@ -280,7 +280,8 @@ impl Worker {
         let old = kept.fabric.config().clone();
         if fresh.cluster != old.cluster || fresh.daemon != old.daemon || fresh.interfaces != old.interfaces {
             bail!(
-                "[cluster], [daemon] and [interface.*] take a restart (`systemctl restart heartbeatd` loses no answer)"
+                "[cluster], [daemon] and [interface.*] take a restart (`systemctl restart heartbeatd`, which loses no answer \
+                 unless the cluster id, pin_dir or state_dir changes)"
             );
         }
         if paths_for(&fresh, kept.own) != paths_for(&old, kept.own) || fresh.nodes != old.nodes {

@@ -60,7 +60,7 @@ fn hold(delay_ms: u64, length: Duration) -> Result<Held> {
 }
 
 pub fn run(context: &Context) -> Result<Found> {
-    let length = context.choose(Duration::from_secs(20), Duration::from_secs(600));
+    let length = context.choose(Duration::from_secs(18), Duration::from_secs(600));
     let mut found = Found::default();
     let mut raw = String::from("delay_ms,node_down,node_stalled,local_lateness\n");
     let mut fastest = None;

@@ -291,7 +291,7 @@ pub fn run(context: &Context) -> Result<Found> {
     let small = Field { labs: 3, stopped: 4, frozen: 2, quota: 2, hogged: 2 };
     let large = Field { labs: 4, stopped: 3, frozen: 2, quota: 2, hogged: 2 };
     let (steps, plan) = context.choose(
-        (1, Plan { field: small, pairs: 400, window: (0.1, 3.0), limit: Duration::from_secs(25) }),
+        (1, Plan { field: small, pairs: 400, window: (0.1, 3.0), limit: Duration::from_secs(20) }),
         (3, Plan { field: large, pairs: 3400, window: (0.1, 30.0), limit: Duration::from_secs(1500) }),
     );
     let mut all = Counted { pairs: Vec::new(), downs: Vec::new(), stalls: 0 };

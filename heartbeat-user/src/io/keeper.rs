@@ -207,10 +207,7 @@ impl Worker {
         kept.state_dir.write(&state)?;
         kept.state = state;
         let who = Who { incarnation: new, generation: 1 };
-        let mut own = kept.shared.own();
-        own.incarnation = new;
-        own.generation = 1;
-        kept.shared.set_own(&own);
+        kept.shared.set_identity(new, 1);
         let config = kept.fabric.config().clone();
         kept.fabric.change_paths(&config, who)?;
         // What was heard names the old incarnation; nothing of it counts for the new one.

@@ -99,6 +99,7 @@ pub fn start(file: &Path, bpf_object: Option<&Path>) -> Result<Running, Failure>
         Err(_) => Shared::new(None, paths.len() as u32),
     };
     let shared = Arc::new(shared.map_err(Failure::host)?);
+    take_over_ticks(&shared);
     let (identity, state) = identify(&state_dir, &shared, kernel.is_ok(), paths.digest())?;
     take_on(&kernel, &shared, &identity, &state, paths.digest())?;
     let who = Who { incarnation: identity.incarnation, generation: identity.generation };
@@ -168,6 +169,15 @@ pub fn start(file: &Path, bpf_object: Option<&Path>) -> Result<Running, Failure>
     })?;
     decider.orders().keeper(keeper.orders());
     Ok(Running { keeper, decider, pacer, journal, shared, plan, config, identity, memory_locked, warnings, locks })
+}
+
+/// Mends what an earlier controller may have left in the ticks: locks it was killed under, and MAC states of its keys.
+fn take_over_ticks(shared: &Shared) {
+    let locks = shared.repair_locks();
+    if locks > 0 {
+        log::warn!("{locks} ticks were left locked by an earlier controller that was killed; freed");
+    }
+    shared.forget_mac_states();
 }
 
 fn prepare_run_dir(directory: &Path) -> anyhow::Result<()> {

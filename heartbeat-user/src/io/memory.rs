@@ -278,17 +278,6 @@ impl Shared {
         bytemuck::cast(words)
     }
 
-    /// Takes another identity. Everything else of the own record stays, progress above all: it is the deciding loop's.
-    pub fn set_identity(&self, incarnation: u64, generation: u32) {
-        let words = [
-            (std::mem::offset_of!(Own, incarnation), incarnation),
-            (std::mem::offset_of!(Own, generation), u64::from(generation)),
-        ];
-        for (offset, word) in words {
-            self.own_word(offset).store(word, Ordering::Release);
-        }
-    }
-
     /// Writes the own record, `abi` last: a reader that sees it sees the rest.
     pub fn set_own(&self, own: &Own) {
         let words: [u64; size_of::<Own>() / 8] = bytemuck::cast(*own);
@@ -296,6 +285,15 @@ impl Shared {
             self.own_word(index * 8).store(*word, Ordering::Release);
         }
         self.own_word(0).store(words[0], Ordering::Release);
+    }
+
+    /// Writes who this node is, and leaves alone what others write: progress and flags.
+    pub fn set_identity(&self, own: &Own) {
+        let words: [u64; size_of::<Own>() / 8] = bytemuck::cast(*own);
+        let others = [std::mem::offset_of!(Own, progress_ns) / 8, std::mem::offset_of!(Own, flags) / 8];
+        for (index, word) in words.iter().enumerate().filter(|(index, _)| !others.contains(index)) {
+            self.own_word(index * 8).store(*word, Ordering::Release);
+        }
     }
 
     /// Proves progress: the controller age counts from `now_ns`. Only the deciding loop calls this.
@@ -415,7 +413,7 @@ mod tests {
         let shared = shared();
         shared.set_own(&Own { abi: 1, incarnation: 3, generation: 4, ..Own::default() });
         shared.set_progress(77);
-        shared.set_identity(5, 1);
+        shared.set_identity(&Own { incarnation: 5, generation: 1, progress_ns: 0, ..shared.own() });
         let own = shared.own();
         assert_eq!((own.abi, own.incarnation, own.generation, own.progress_ns), (1, 5, 1, 77));
     }

@@ -25,7 +25,8 @@ pub const OWN: &str = "OWN";
 pub const COUNTERS: &str = "COUNTERS";
 /// Every map, in the order above.
 pub const ALL: [&str; 6] = [ROUTES, CONFS, TICKS, HISTOGRAMS, OWN, COUNTERS];
-/// The maps that are pinned and outlive a controller: facts, no keys.
+/// The maps that are pinned and outlive a controller. No keys, but `TICKS` caches MAC states, which forge a tag of
+/// their path as a key does: whoever may open the pins may do that, and a new controller clears the caches.
 pub const PINNED: [&str; 4] = [TICKS, HISTOGRAMS, OWN, COUNTERS];
 
 /// Name of the XDP program.

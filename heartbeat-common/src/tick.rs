@@ -8,13 +8,15 @@
 use crate::frame::STANDING_WORDS;
 use crate::replay::Window;
 use core::cell::Cell;
+use core::fmt;
 
 /// Departures remembered, by the low bits of the sequence.
 pub const DEPARTURES: usize = 8;
 
 /// A MAC state kept for the pair of incarnations last seen, so that it need not be recomputed.
+/// The lanes are as good as the key for this pair: `Debug` does not show them.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cached<C> {
     /// The prober's incarnation; 0: nothing is cached.
     pub prober: C,
@@ -37,8 +39,10 @@ pub struct Departure<C> {
 }
 
 /// What the packet path knows of one path. All times are this host's CLOCK_MONOTONIC ns; 0: never.
+/// It holds what keys were worked into (`theirs`, `mine`, and the mark and digest of the standing), for which `Debug`
+/// shows nothing.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tick<C> {
     /// Sequence lock: odd while a writer is in.
     pub lock: C,
@@ -102,6 +106,52 @@ pub struct Tick<C> {
     pub departed: [Departure<C>; DEPARTURES],
 }
 
+impl<C: fmt::Debug> fmt::Debug for Cached<C> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Cached")
+            .field("prober", &self.prober)
+            .field("responder", &self.responder)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<C: fmt::Debug> fmt::Debug for Tick<C> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Tick")
+            .field("lock", &self.lock)
+            .field("heard_ns", &self.heard_ns)
+            .field("peer_incarnation", &self.peer_incarnation)
+            .field("probe_ns", &self.probe_ns)
+            .field("probe_top", &self.probe_top)
+            .field("probe_bits", &self.probe_bits)
+            .field("echo_ns", &self.echo_ns)
+            .field("echo_top", &self.echo_top)
+            .field("echo_bits", &self.echo_bits)
+            .field("round_trip_ns", &self.round_trip_ns)
+            .field("answered_ns", &self.answered_ns)
+            .field("returned_ns", &self.returned_ns)
+            .field("peer_stamp", &self.peer_stamp)
+            .field("peer_dynamic", &self.peer_dynamic)
+            .field("peer_dynamic_ns", &self.peer_dynamic_ns)
+            .field("stale_newest", &self.stale_newest)
+            .field("stale_answered_ns", &self.stale_answered_ns)
+            .field("handshake_incarnation", &self.handshake_incarnation)
+            .field("handshake_sequence", &self.handshake_sequence)
+            .field("probes", &self.probes)
+            .field("answers", &self.answers)
+            .field("echoes", &self.echoes)
+            .field("late_echoes", &self.late_echoes)
+            .field("departures", &self.departures)
+            .field("standing", &self.standing)
+            .field("theirs", &self.theirs)
+            .field("mine", &self.mine)
+            .field("departed", &self.departed)
+            .finish_non_exhaustive()
+    }
+}
+
 #[cfg(feature = "user")]
 #[allow(unsafe_code)]
 mod pod {
@@ -135,5 +185,28 @@ impl Tick<Cell<u64>> {
         slot.sequence.set(sequence);
         slot.ns.set(now);
         self.departures.set(self.departures.get() + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::format;
+
+    #[test]
+    fn debug_shows_facts_and_no_keyed_state() {
+        let secret = Cached { prober: 11, responder: 12, base: 7777, lanes: [7777; 4] };
+        let tick = Tick::<u64> {
+            heard_ns: 4242,
+            standing_mark: 7777,
+            standing_digest: 7777,
+            theirs: secret,
+            mine: secret,
+            ..Tick::default()
+        };
+        let text = format!("{tick:?}");
+        assert!(text.contains("heard_ns: 4242") && text.contains("prober: 11"), "{text}");
+        assert!(!text.contains("7777"), "{text}");
     }
 }

@@ -12,8 +12,13 @@ use heartbeat_common::maps::RouteKey;
 /// Records the departure if the frame is a probe of ours on a configured path.
 #[inline(always)]
 pub fn depart(ctx: &TcContext) {
-    // More than the packet has cannot be asked for: an untagged IPv4 probe is the shortest of ours.
-    let _ = ctx.pull_data(ctx.len().min((14 + 4 + 40 + 8 + frame::LEN) as u32));
+    // A probe has one of four lengths. Everybody else's traffic ends here: pulling would copy the head of each clone,
+    // and so of every TCP segment.
+    let length = ctx.len();
+    if !packet::LENGTHS.contains(&length) {
+        return;
+    }
+    let _ = ctx.pull_data(length);
     let bytes = Bytes { start: ctx.data(), end: ctx.data_end() };
     let Shape::Plain(plain) = packet::plain(bytes) else { return };
     // SAFETY: `plain` checked the UDP header and the heartbeat behind it.

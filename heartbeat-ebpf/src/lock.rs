@@ -6,8 +6,9 @@
 use core::cell::Cell;
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xchg};
 
-/// Attempts before a frame is given up as lost. A writer is in for some 50 ns and cannot be preempted by a task, so
-/// this is reached only if the CPU that holds the lock was taken away by a hypervisor.
+/// Attempts before a frame is given up as lost. A writer in the kernel is in for some 50 ns and cannot be preempted by a
+/// task, so this is reached only if its CPU was taken away by a hypervisor, or if the userspace responder writes this
+/// tick, which it does only where no program answers.
 const ATTEMPTS: u32 = 512;
 
 /// A lock that is held.

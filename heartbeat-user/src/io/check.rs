@@ -41,6 +41,7 @@ pub fn run(arguments: &CheckArgs) -> Result<Vec<String>, Failure> {
     }
     let mut warnings = Vec::new();
     kernel_needs(&config, &missing, &mut warnings)?;
+    interfaces::refuse_hidden_tags(&config, own).map_err(Failure::config)?;
     interface_needs(&config, own, &mut warnings)?;
     if std::fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled").is_ok_and(|text| text.trim() == "0") {
         warnings.push(

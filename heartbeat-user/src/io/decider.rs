@@ -18,13 +18,17 @@ use crate::io::snapshot::{NodeView, PathView, Snapshot};
 use crate::io::{clock, realtime};
 use anyhow::Context;
 use heartbeat_common::tick::Tick;
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Orders waiting at most.
 const ORDERS_MAX: usize = 64;
+/// A burst that the kernel refused on a usable path is not taken for asked, but for so many bursts in a row: a path that
+/// can never be asked must not hide a death for ever.
+const REFUSALS_MAX: u32 = 2;
 /// Bounds of a round: progress is proved at least this often, and not more often than this for nothing.
 const ROUND: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(250));
 
@@ -182,17 +186,58 @@ struct Worker {
     sink: EventSink,
     lateness: Arc<LatenessRecord>,
     keeper: Option<SyncSender<keeper::Order>>,
+    /// Orders that the keeper did not take yet.
+    held_back: VecDeque<keeper::Order>,
     priority: u8,
     ticks: Vec<Tick<u64>>,
     attempts: Vec<[Attempt; ATTEMPTS]>,
     peers: Vec<Peer>,
 }
 
-/// A peer, its paths, and the newest burst on them that the core was told of.
+/// A peer, its paths, and the bursts on them.
 struct Peer {
     id: NodeId,
     paths: Vec<usize>,
-    burst_told: u64,
+    bursts: Bursts,
+}
+
+/// The newest burst on a path.
+#[derive(Clone, Copy)]
+struct PathBurst {
+    /// When it was tried.
+    tried: u64,
+    /// When the kernel last took one.
+    taken: u64,
+    /// The path can be used.
+    usable: bool,
+}
+
+/// Which of a peer's bursts count as asked.
+#[derive(Default)]
+struct Bursts {
+    /// The newest one looked at.
+    seen: u64,
+    /// How many before it the kernel refused, in a row.
+    refused: u32,
+}
+
+impl Bursts {
+    /// Returns when a burst went out that was not reported yet: tried on every path, and taken by the kernel on every
+    /// path that can be used.
+    fn news(&mut self, paths: impl Iterator<Item = PathBurst> + Clone) -> Option<u64> {
+        let tried = paths.clone().map(|path| path.tried).min().unwrap_or(0);
+        if tried <= self.seen {
+            return None;
+        }
+        self.seen = tried;
+        let refused = paths.clone().any(|path| path.usable && path.taken < path.tried);
+        if refused && self.refused < REFUSALS_MAX {
+            self.refused += 1;
+            return None;
+        }
+        self.refused = 0;
+        Some(tried)
+    }
 }
 
 impl Worker {
@@ -203,7 +248,7 @@ impl Worker {
             indexed.filter(|(_, path)| path.peer_node == id.0).map(|(index, _)| index).collect()
         };
         let peers = setup.settings.nodes.iter().map(|node| node.id);
-        let peers = peers.map(|id| Peer { id, paths: paths_of(id), burst_told: 0 }).collect();
+        let peers = peers.map(|id| Peer { id, paths: paths_of(id), bursts: Bursts::default() }).collect();
         Self {
             controller: Controller::new(setup.settings, clock::now()),
             shared: setup.shared,
@@ -212,6 +257,7 @@ impl Worker {
             sink: setup.sink,
             lateness,
             keeper: None,
+            held_back: VecDeque::with_capacity(ORDERS_MAX),
             priority: setup.priority,
             ticks: vec![Tick::default(); paths],
             attempts: vec![[Attempt::default(); ATTEMPTS]; paths],
@@ -238,11 +284,13 @@ impl Worker {
             let now = clock::now();
             self.note_lateness(due, now);
             self.turn(now);
-            let progress = clock::now();
-            self.shared.set_progress(progress.0);
-            due = progress + self.round();
+            let end = clock::now();
+            self.note_pause(now, end);
+            // What was believed is as of the round's start: no later progress is proved by it.
+            self.shared.set_progress(now.0);
+            due = end + self.round();
             if let Some(timeout) = self.controller.poll_timeout() {
-                due = due.min(timeout.max(progress + ROUND.0));
+                due = due.min(timeout.max(end + ROUND.0));
             }
             loop {
                 match orders.recv_timeout(due.since(clock::now())) {
@@ -264,10 +312,21 @@ impl Worker {
         }
     }
 
+    /// Takes a pause within a round, from `start` to `end`, for what it is: own lateness, like one before a round.
+    fn note_pause(&mut self, start: MonoTime, end: MonoTime) {
+        let budget = nanos(self.controller.settings().lateness_budget);
+        let late = nanos(end.since(start));
+        if late > budget {
+            self.lateness.note(late, budget);
+            self.controller.handle(Input::Late { source: LateSource::Decider, due: start, ran: end }, end);
+        }
+    }
+
     /// One round. `now` was read before anything is copied: see `PathInput`.
     fn turn(&mut self, now: MonoTime) {
         for path in 0..self.ticks.len() {
-            if let Some(tick) = self.shared.tick(path as u32) {
+            if let Some(mut tick) = self.shared.tick(path as u32) {
+                self.pacer.record.merge_departures(path, &mut tick);
                 self.ticks[path] = tick;
             }
             self.attempts[path] = self.pacer.record.attempts(path);
@@ -290,20 +349,23 @@ impl Worker {
         while let Some(command) = self.controller.poll_command() {
             self.carry(command);
         }
+        self.order_keeper();
     }
 
-    /// Tells the core of bursts that went out: a burst of a peer is out when it is on every path of it.
+    /// Tells the core of bursts that went out.
     fn report_bursts(&mut self, now: MonoTime) {
         for peer in &mut self.peers {
-            let sent = peer.paths.iter().map(|path| self.pacer.record.burst_sent(*path)).min().unwrap_or(0);
-            if sent > peer.burst_told {
-                peer.burst_told = sent;
+            let of_path = |path: &usize| {
+                let (tried, taken) = self.pacer.record.burst(*path);
+                PathBurst { tried, taken, usable: self.usable.of(*path).0 }
+            };
+            if let Some(sent) = peer.bursts.news(peer.paths.iter().map(of_path)) {
                 self.controller.handle(Input::BurstSent { node: peer.id, sent: MonoTime(sent) }, now);
             }
         }
     }
 
-    fn carry(&self, command: Command) {
+    fn carry(&mut self, command: Command) {
         match command {
             Command::Burst { node } => {
                 if let Some(peer) = self.peers.iter().find(|peer| peer.id == node) {
@@ -311,16 +373,28 @@ impl Worker {
                     self.pacer.tell(PacerCommand::Burst(paths));
                 }
             }
-            Command::Reincarnate { above } => self.order_keeper(keeper::Order::Reincarnate(above)),
-            Command::StepDown { path: PathId(path) } => self.order_keeper(keeper::Order::StepDown(path as usize)),
+            Command::Reincarnate { above } => self.hold_back(keeper::Order::Reincarnate(above)),
+            Command::StepDown { path: PathId(path) } => self.hold_back(keeper::Order::StepDown(path as usize)),
         }
     }
 
-    fn order_keeper(&self, order: keeper::Order) {
-        if let Some(keeper) = &self.keeper
-            && keeper.try_send(order).is_err()
-        {
-            log::error!("the keeper's thread takes no orders");
+    /// Keeps an order for the keeper. Of more than its queue holds, the oldest are outdated.
+    fn hold_back(&mut self, order: keeper::Order) {
+        if self.held_back.len() == ORDERS_MAX {
+            self.held_back.pop_front();
+        }
+        self.held_back.push_back(order);
+    }
+
+    /// Hands the keeper what it takes; the rest is offered again in the next round. Nothing is logged here: a log that
+    /// is stuck must not stop this thread.
+    fn order_keeper(&mut self) {
+        let Some(keeper) = &self.keeper else { return };
+        while let Some(order) = self.held_back.pop_front() {
+            if let Err(TrySendError::Full(order) | TrySendError::Disconnected(order)) = keeper.try_send(order) {
+                self.held_back.push_front(order);
+                return;
+            }
         }
     }
 
@@ -371,5 +445,34 @@ impl Worker {
             nodes: self.controller.nodes().map(node).collect(),
             paths: self.controller.paths().map(path).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn burst(tried: u64, taken: u64, usable: bool) -> PathBurst {
+        PathBurst { tried, taken, usable }
+    }
+
+    #[test]
+    fn a_burst_counts_when_it_was_taken_on_every_path() {
+        let mut bursts = Bursts::default();
+        let mut news = |a, b| bursts.news([a, b].into_iter());
+        assert_eq!(news(burst(0, 0, true), burst(0, 0, true)), None);
+        assert_eq!(news(burst(10, 10, true), burst(0, 0, true)), None, "not tried on the second path yet");
+        assert_eq!(news(burst(10, 10, true), burst(10, 10, true)), Some(10));
+        assert_eq!(news(burst(10, 10, true), burst(10, 10, true)), None, "reported once");
+        assert_eq!(news(burst(20, 20, true), burst(20, 10, false)), Some(20), "an unusable path holds nothing up");
+    }
+
+    #[test]
+    fn a_refused_burst_is_not_believed_but_hides_no_death_for_ever() {
+        let mut bursts = Bursts::default();
+        let mut refused = |at| bursts.news([burst(at, at, true), burst(at, 0, true)].into_iter());
+        let told: Vec<_> = (1..=6).map(|at| refused(at * 10)).collect();
+        assert_eq!(told, [None, None, Some(30), None, None, Some(60)]);
+        assert_eq!(refused(60), None, "one burst is looked at once");
     }
 }

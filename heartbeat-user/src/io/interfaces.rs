@@ -1,6 +1,7 @@
 //! The interfaces and addresses of this host, read when asked. It reports what is there; it configures nothing.
 
-use anyhow::Context;
+use crate::config::{Config, FastPath};
+use anyhow::{Context, bail};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use std::collections::BTreeMap;
@@ -47,6 +48,45 @@ pub fn threaded_napi(name: &str) -> Option<bool> {
     Some(text.trim() != "0")
 }
 
+/// Says whether an interface is a VLAN device, which takes the tag off before its programs see a frame.
+#[must_use]
+pub fn is_vlan_device(name: &str) -> bool {
+    let uevent = std::fs::read_to_string(format!("/sys/class/net/{name}/uevent")).unwrap_or_default();
+    uevent.lines().any(|line| line == "DEVTYPE=vlan")
+        || std::fs::exists(format!("/proc/net/vlan/{name}")).unwrap_or(false)
+}
+
+/// Refuses a network with a VLAN id whose address is on a VLAN device: a program there never sees the tag, and would
+/// drop every heartbeat for the want of it.
+///
+/// # Errors
+/// Names the network, the address and the device.
+pub fn refuse_hidden_tags(config: &Config, own: u16) -> anyhow::Result<()> {
+    hidden_tags(config, own, &by_address()?, is_vlan_device)
+}
+
+fn hidden_tags(
+    config: &Config,
+    own: u16,
+    present: &BTreeMap<IpAddr, Interface>,
+    is_vlan_device: impl Fn(&str) -> bool,
+) -> anyhow::Result<()> {
+    let addresses = config.node(own).map_or(&[][..], |node| &node.addresses);
+    for (network, address) in addresses {
+        let (Some(network), Some(interface)) = (config.network(*network), present.get(address)) else { continue };
+        let name = &interface.name;
+        if network.vlan != 0 && config.fast_path(name) != FastPath::Off && is_vlan_device(name) {
+            bail!(
+                "network \"{}\" has vlan = {}, but {address} is on {name}, a VLAN device: the tag is taken off before \
+                 XDP sees a frame there, so frames come untagged; set vlan = 0, or fast_path = \"off\" for {name}",
+                network.name,
+                network.vlan
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Driver families on which a VLAN tag is stripped before XDP sees the frame and no setting of this host prevents it
 /// (measured on veth and bridge, native and generic).
 #[must_use]
@@ -81,4 +121,47 @@ fn rx_vlan_offload(name: &str) -> Option<bool> {
     // SAFETY: SIOCETHTOOL reads and writes `value` through the request; both live through the call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &mut request) };
     (result == 0).then_some(value.data & ETH_FLAG_RXVLAN != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    fn config(vlan: u16, fast_path: &str) -> Config {
+        let text = format!(
+            r#"[cluster]
+name = "demo"
+id = "6f0c5d9e2a417b83"
+[daemon]
+fast_path = "{fast_path}"
+[[network]]
+name = "net1"
+subnets = ["10.0.0.0/24"]
+vlan = {vlan}
+[[node]]
+name = "a"
+id = 1
+addresses = ["10.0.0.1"]
+[[node]]
+name = "b"
+id = 2
+addresses = ["10.0.0.2"]
+"#
+        );
+        parse("t.toml", text.as_bytes()).expect("a good configuration")
+    }
+
+    #[test]
+    fn a_vlan_id_on_a_vlan_device_is_refused_by_name() {
+        let local: IpAddr = [10, 0, 0, 1].into();
+        let interface = Interface { name: "eth0.100".to_owned(), ifindex: 3, running: true };
+        let present = BTreeMap::from([(local, interface)]);
+        let judge = |vlan, fast_path, device| hidden_tags(&config(vlan, fast_path), 1, &present, |_| device);
+        let refusal = judge(100, "auto", true).expect_err("the tag is never seen").to_string();
+        assert!(refusal.contains("eth0.100") && refusal.contains("vlan = 100"), "{refusal}");
+        assert!(judge(100, "off", true).is_ok(), "the responder needs no tag");
+        assert!(judge(0, "auto", true).is_ok());
+        assert!(judge(100, "auto", false).is_ok());
+    }
 }

@@ -12,9 +12,14 @@ use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::{Duration, Instant};
 
-/// Attempts to copy a tick before the copy is given up; the packet path writes for some 50 ns at a time.
-const COPY_ATTEMPTS: u32 = 1_000_000;
+/// Attempts to copy a tick or take its lock before it is given up for now. The packet path writes for some 50 ns at a
+/// time; a longer hold is a writer that lost its CPU, and no thread of ours spins until it has it back.
+const ATTEMPTS: u32 = 2_000;
+/// Time after which a lock that stood odd all the while counts as left by a writer that was killed: no writer of the
+/// kernel holds it for as long, unless its whole CPU is gone.
+const ABANDONED: Duration = Duration::from_millis(20);
 
 /// One mapped array of `T`.
 struct Region {
@@ -113,13 +118,13 @@ impl Shared {
         }
     }
 
-    /// Copies a path's tick, whole. `None` if a writer holds it for good, which a live kernel never does.
+    /// Copies a path's tick, whole. `None` if a writer holds it just now: what was copied before is to be kept.
     #[must_use]
     pub fn tick(&self, path: u32) -> Option<Tick<u64>> {
         let words = self.tick_words(path);
         let lock = &words[0];
         let mut copy = [0_u64; TICK_WORDS];
-        for _ in 0..COPY_ATTEMPTS {
+        for _ in 0..ATTEMPTS {
             let before = lock.load(Ordering::Acquire);
             if before & 1 == 0 {
                 for (to, from) in copy.iter_mut().zip(words) {
@@ -139,14 +144,16 @@ impl Shared {
     pub fn with_tick<R>(&self, path: u32, change: impl FnOnce(&Tick<Cell<u64>>) -> R) -> Option<R> {
         let words = self.tick_words(path);
         let lock = &words[0];
-        for _ in 0..COPY_ATTEMPTS {
+        for _ in 0..ATTEMPTS {
             let even = lock.load(Ordering::Relaxed) & !1;
             if lock.compare_exchange(even, even.wrapping_add(1), Ordering::SeqCst, Ordering::Relaxed).is_ok() {
                 // The odd value before what is written under it, also where stores pass a compare-and-swap.
                 fence(Ordering::Release);
                 // SAFETY: the lock is held, so this is the only writer; `Cell<u64>` has the layout of `u64`.
                 let result = change(unsafe { &*words.as_ptr().cast::<Tick<Cell<u64>>>() });
-                lock.store(even.wrapping_add(2), Ordering::SeqCst);
+                // Only if it is still ours: one that stood for too long was taken for abandoned.
+                let (held, free) = (even.wrapping_add(1), even.wrapping_add(2));
+                let _ = lock.compare_exchange(held, free, Ordering::SeqCst, Ordering::Relaxed);
                 return Some(result);
             }
             std::hint::spin_loop();
@@ -161,14 +168,60 @@ impl Shared {
         look(unsafe { &*words.as_ptr().cast::<Tick<Cell<u64>>>() })
     }
 
-    /// Forgets what a path's tick holds: for a new incarnation of this node.
+    /// Forgets what a path's tick holds: for a new incarnation of this node. Waits for the lock, and takes it from a
+    /// writer that is gone; not for a thread that must be on time.
     pub fn clear_tick(&self, path: u32) {
         let words = self.tick_words(path);
-        let _ = self.with_tick(path, |_| {
+        self.insist(path, |_| {
             for word in &words[1..] {
                 word.store(0, Ordering::Relaxed);
             }
         });
+    }
+
+    /// Forgets the MAC states that the ticks keep: they were computed under the keys of an earlier run, and a key that
+    /// was taken out of use must not live on in a pinned map. The next frame of each path computes them anew.
+    pub fn forget_mac_states(&self) {
+        for path in 0..self.paths {
+            self.insist(path, |tick| {
+                for cache in [&tick.theirs, &tick.mine] {
+                    let words = [&cache.prober, &cache.responder, &cache.base].into_iter().chain(&cache.lanes);
+                    words.for_each(|word| word.set(0));
+                }
+                tick.standing_digest.set(0);
+                tick.standing_mark.set(0);
+            });
+        }
+    }
+
+    /// Runs `change` with a tick's lock held, however long that takes.
+    fn insist(&self, path: u32, change: impl Fn(&Tick<Cell<u64>>)) {
+        while self.with_tick(path, &change).is_none() {
+            self.free_abandoned(path..path + 1);
+        }
+    }
+
+    /// Frees every tick's lock that a killed controller left taken: the packet path would drop that path's frames for
+    /// ever. Returns how many. For the start, while the lock of the pins keeps every other controller out.
+    pub fn repair_locks(&self) -> usize {
+        self.free_abandoned(0..self.paths)
+    }
+
+    /// Watches the locks of `paths` that are taken, and frees those that do not change.
+    fn free_abandoned(&self, paths: std::ops::Range<u32>) -> usize {
+        let value = |path: u32| self.tick_words(path)[0].load(Ordering::Acquire);
+        let mut taken: Vec<(u32, u64)> =
+            paths.map(|path| (path, value(path))).filter(|(_, lock)| lock & 1 == 1).collect();
+        let until = Instant::now() + ABANDONED;
+        while !taken.is_empty() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+            taken.retain(|(path, lock)| value(*path) == *lock);
+        }
+        let free = |(path, lock): &&(u32, u64)| {
+            let word = &self.tick_words(*path)[0];
+            word.compare_exchange(*lock, lock.wrapping_add(1), Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        };
+        taken.iter().filter(free).count()
     }
 
     /// Reads one word of a path's tick that stands for itself: (peer's incarnation, peer's stamp to be returned, when
@@ -274,5 +327,94 @@ impl Shared {
     #[must_use]
     pub fn counted(&self, counter: Counter) -> u64 {
         self.counters[counter as usize].load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared() -> Shared {
+        Shared::new(None, 3).expect("private memory")
+    }
+
+    fn leave_taken(shared: &Shared, path: u32) {
+        let lock = &shared.tick_words(path)[0];
+        lock.store(lock.load(Ordering::Relaxed) | 1, Ordering::Relaxed);
+    }
+
+    #[test]
+    fn a_lock_left_by_a_killed_writer_is_freed_and_no_other() {
+        let shared = shared();
+        assert_eq!(shared.repair_locks(), 0);
+        shared.with_tick(1, |tick| tick.probes.set(7)).expect("a free lock");
+        leave_taken(&shared, 1);
+        assert_eq!(shared.tick(1), None);
+        assert_eq!(shared.with_tick(1, |_| ()), None);
+        assert_eq!(shared.repair_locks(), 1);
+        assert_eq!(shared.tick(1).expect("a free lock").probes, 7);
+        assert_eq!(shared.tick(1).expect("a free lock").lock, 4);
+        assert_eq!(shared.tick(0).expect("a free lock").lock, 0);
+    }
+
+    #[test]
+    fn a_lock_that_moves_is_not_taken_from_its_writer() {
+        let shared = shared();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Always odd when looked at, but never for long the same.
+                let lock = &shared.tick_words(2)[0];
+                lock.store(1, Ordering::Relaxed);
+                while !stop.load(Ordering::Relaxed) {
+                    lock.fetch_add(2, Ordering::Relaxed);
+                }
+            });
+            while shared.tick_words(2)[0].load(Ordering::Relaxed) == 0 {
+                std::thread::yield_now();
+            }
+            let freed = shared.repair_locks();
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(freed, 0);
+        });
+    }
+
+    #[test]
+    fn a_tick_is_cleared_though_its_lock_was_left_taken() {
+        let shared = shared();
+        shared.with_tick(0, |tick| tick.peer_incarnation.set(9)).expect("a free lock");
+        leave_taken(&shared, 0);
+        shared.clear_tick(0);
+        let tick = shared.tick(0).expect("a free lock");
+        assert_eq!((tick.peer_incarnation, tick.lock & 1), (0, 0));
+    }
+
+    #[test]
+    fn mac_states_are_forgotten_and_facts_are_kept() {
+        let shared = shared();
+        let fill = |tick: &Tick<Cell<u64>>| {
+            for cache in [&tick.theirs, &tick.mine] {
+                cache.prober.set(1);
+                cache.base.set(2);
+                cache.lanes.iter().for_each(|lane| lane.set(3));
+            }
+            tick.standing_mark.set(4);
+            tick.heard_ns.set(5);
+        };
+        shared.with_tick(2, fill).expect("a free lock");
+        shared.forget_mac_states();
+        let tick = shared.tick(2).expect("a free lock");
+        assert_eq!((tick.theirs, tick.mine, tick.standing_mark), Default::default());
+        assert_eq!(tick.heard_ns, 5);
+    }
+
+    #[test]
+    fn a_new_identity_leaves_progress_alone() {
+        let shared = shared();
+        shared.set_own(&Own { abi: 1, incarnation: 3, generation: 4, ..Own::default() });
+        shared.set_progress(77);
+        shared.set_identity(&Own { incarnation: 5, generation: 1, progress_ns: 0, ..shared.own() });
+        let own = shared.own();
+        assert_eq!((own.abi, own.incarnation, own.generation, own.progress_ns), (1, 5, 1, 77));
     }
 }

@@ -1,5 +1,6 @@
 //! The pacing thread: it sends every probe when it is due, and records how late it was itself. It judges nobody, and it
-//! waits for nothing but time: no disk, no log, no lock, no full buffer.
+//! waits for nothing but time: no disk, no log, no lock, no full buffer. What it is told it takes by atomic words, or by
+//! a lock that it only tries; memory that it no longer needs it hands back, for others to free.
 //!
 //! Paths of one delay share their phase, so that one system call sends them all. A probe that is overdue is sent once;
 //! what a stopped node did not send is never sent after, and never counted.
@@ -12,36 +13,43 @@ use crate::io::{clock, realtime};
 use crate::keys::ProbeSigner;
 use anyhow::Context;
 use heartbeat_common::frame;
+use heartbeat_common::maps::PATHS_MAX;
+use heartbeat_common::tick::{DEPARTURES, Tick};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::SockaddrStorage;
 use nix::sys::time::{TimeSpec, TimeValLike};
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 
 /// Attempts remembered for each path.
 pub const ATTEMPTS: usize = 8;
-/// Commands waiting at most; the thread empties the queue at every turn.
+/// Commands waiting and handed back at most.
 const COMMANDS_MAX: usize = 1024;
-/// Departure reports awaited at most, for each socket.
-const AWAITED_MAX: usize = 4096;
 /// Longest sleep: bounds what a lost wake-up could cost.
 const SLEEP_MAX_NS: u64 = 1_000_000_000;
+
+/// Which paths: one bit each, so that nothing is allocated to say so.
+type Marks = [u64; MARK_WORDS];
+const MARK_WORDS: usize = PATHS_MAX.div_ceil(64) as usize;
 
 /// What the pacing thread shows to others. Words that are written by it alone.
 #[derive(Debug)]
 pub struct PacerRecord {
     attempts: Vec<[(AtomicU64, AtomicU64); ATTEMPTS]>,
     sent: Vec<AtomicU64>,
-    bursts: Vec<AtomicU64>,
+    bursts: Vec<(AtomicU64, AtomicU64)>,
+    /// Departures reported by the error queue: count, and the newest as (sequence, ns).
+    departures: Vec<AtomicU64>,
+    departed: Vec<[(AtomicU64, AtomicU64); DEPARTURES]>,
     /// How late it ran.
     pub lateness: LatenessRecord,
-    /// Lateness beyond the budget that nobody has taken yet: when it was due, when it ran.
-    late_due: AtomicU64,
+    /// Lateness beyond the budget that nobody has taken yet: by how much, and when it last ran so.
+    late_by: AtomicU64,
     late_ran: AtomicU64,
     /// Send calls that the kernel refused.
     pub refused: AtomicU64,
@@ -54,11 +62,13 @@ pub struct PacerRecord {
 impl PacerRecord {
     fn new(paths: usize) -> Self {
         Self {
-            attempts: (0..paths).map(|_| std::array::from_fn(|_| (AtomicU64::new(0), AtomicU64::new(0)))).collect(),
+            attempts: (0..paths).map(|_| std::array::from_fn(|_| <(AtomicU64, AtomicU64)>::default())).collect(),
             sent: (0..paths).map(|_| AtomicU64::new(0)).collect(),
-            bursts: (0..paths).map(|_| AtomicU64::new(0)).collect(),
+            bursts: (0..paths).map(|_| <(AtomicU64, AtomicU64)>::default()).collect(),
+            departures: (0..paths).map(|_| AtomicU64::new(0)).collect(),
+            departed: (0..paths).map(|_| std::array::from_fn(|_| <(AtomicU64, AtomicU64)>::default())).collect(),
             lateness: LatenessRecord::default(),
-            late_due: AtomicU64::new(0),
+            late_by: AtomicU64::new(0),
             late_ran: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             realtime: AtomicU64::new(0),
@@ -77,30 +87,68 @@ impl PacerRecord {
         })
     }
 
-    /// Probes handed to the kernel on a path.
+    /// Adds to a copy of a path's tick the departures that no program stamped: see `take_departures`.
+    pub fn merge_departures(&self, path: usize, tick: &mut Tick<u64>) {
+        tick.departures += self.departures[path].load(Ordering::Relaxed);
+        for (slot, (sequence, ns)) in tick.departed.iter_mut().zip(&self.departed[path]) {
+            let before = sequence.load(Ordering::Acquire);
+            let stamp = ns.load(Ordering::Acquire);
+            // One that is being replaced is found at the next look.
+            if before > slot.sequence && sequence.load(Ordering::Acquire) == before {
+                (slot.sequence, slot.ns) = (before, stamp);
+            }
+        }
+    }
+
+    /// Probes that the kernel took on a path.
     #[must_use]
     pub fn sent(&self, path: usize) -> u64 {
         self.sent[path].load(Ordering::Relaxed)
     }
 
-    /// When the last burst went out on a path, ns; 0: never.
+    /// The newest burst on a path: when it was tried, and when the kernel last took one, ns; 0: never.
     #[must_use]
-    pub fn burst_sent(&self, path: usize) -> u64 {
-        self.bursts[path].load(Ordering::Acquire)
+    pub fn burst(&self, path: usize) -> (u64, u64) {
+        let (tried, taken) = &self.bursts[path];
+        // In this order: a burst that was tried has its outcome.
+        let tried = tried.load(Ordering::Acquire);
+        (tried, taken.load(Ordering::Acquire))
     }
 
-    /// Takes the worst lateness since the last call: (due, ran), ns.
+    /// Takes the worst lateness since the last call: (due, ran), ns. Of several, `ran` is the newest's.
     #[must_use]
     pub fn take_late(&self) -> Option<(u64, u64)> {
-        let ran = self.late_ran.swap(0, Ordering::AcqRel);
-        if ran == 0 { None } else { Some((self.late_due.load(Ordering::Acquire), ran)) }
+        let by = self.late_by.swap(0, Ordering::AcqRel);
+        let ran = self.late_ran.load(Ordering::Acquire);
+        if by == 0 { None } else { Some((ran.saturating_sub(by), ran)) }
     }
 
     fn note_attempt(&self, path: usize, sequence: u64, now: u64) {
         let (cell, ns) = &self.attempts[path][(sequence >> 1) as usize % ATTEMPTS];
         ns.store(now, Ordering::Release);
         cell.store(sequence, Ordering::Release);
-        self.count_sent(path);
+    }
+
+    fn note_burst(&self, path: usize, now: u64, taken: bool) {
+        let (at, taken_at) = &self.bursts[path];
+        if taken {
+            taken_at.store(now, Ordering::Release);
+        }
+        at.store(now, Ordering::Release);
+    }
+
+    fn note_departure(&self, path: usize, sequence: u64, now: u64) {
+        let (newest, ns) = &self.departed[path][sequence as usize % DEPARTURES];
+        // A stacked device reports once more at each layer, and a parked datagram after newer ones.
+        if newest.load(Ordering::Relaxed) >= sequence {
+            return;
+        }
+        // A reader sees nothing, or the whole: never one's sequence with another's time.
+        newest.store(0, Ordering::Release);
+        ns.store(now, Ordering::Release);
+        newest.store(sequence, Ordering::Release);
+        let count = &self.departures[path];
+        count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     fn count_sent(&self, path: usize) {
@@ -108,11 +156,9 @@ impl PacerRecord {
     }
 
     fn note_late(&self, due: u64, ran: u64) {
-        let (seen_due, seen_ran) = (self.late_due.load(Ordering::Relaxed), self.late_ran.load(Ordering::Relaxed));
-        if ran - due > seen_ran.saturating_sub(seen_due) {
-            self.late_due.store(due, Ordering::Release);
-            self.late_ran.store(ran, Ordering::Release);
-        }
+        // The time first: whoever takes the amount finds a time no older than it.
+        self.late_ran.store(ran, Ordering::Release);
+        self.late_by.fetch_max(ran - due, Ordering::AcqRel);
     }
 }
 
@@ -130,7 +176,7 @@ pub struct PacedPath {
 
 /// What the pacing thread can be told.
 pub enum PacerCommand {
-    /// Probe these paths at once.
+    /// Probe these paths at once. Needs no lock: the deciding thread may ask for it.
     Burst(Vec<u32>),
     /// The socket of a local address, or that it is gone. True: departures are reported by the error queue.
     Socket(usize, Option<(OwnedFd, bool)>),
@@ -138,15 +184,67 @@ pub enum PacerCommand {
     Signers(Vec<ProbeSigner>),
     /// New delays, one for each path, ns, and the lateness budget.
     Delays(Vec<u64>, u64),
-    /// End.
-    Stop,
+}
+
+/// Where the pacing thread finds what it is told.
+struct Inbox {
+    /// Paths to be probed at once.
+    bursts: [AtomicU64; MARK_WORDS],
+    /// To end.
+    stop: AtomicBool,
+    /// The rest. The pacing thread only tries this lock; who held it then wakes the thread again after.
+    queue: Mutex<Queue>,
+}
+
+/// Commands, and those obeyed, which hold the memory that the thread no longer needs.
+struct Queue {
+    waiting: VecDeque<PacerCommand>,
+    obeyed: Vec<PacerCommand>,
+}
+
+impl Inbox {
+    fn new() -> Self {
+        Self {
+            bursts: std::array::from_fn(|_| AtomicU64::new(0)),
+            stop: AtomicBool::new(false),
+            queue: Mutex::new(Queue {
+                waiting: VecDeque::with_capacity(COMMANDS_MAX),
+                obeyed: Vec::with_capacity(COMMANDS_MAX),
+            }),
+        }
+    }
+
+    /// Leaves a command. What was obeyed before is freed here, on the caller's thread.
+    fn put(&self, command: PacerCommand) -> bool {
+        if let PacerCommand::Burst(paths) = &command {
+            for path in paths.iter().filter(|path| **path < PATHS_MAX) {
+                self.bursts[*path as usize / 64].fetch_or(1 << (path % 64), Ordering::AcqRel);
+            }
+            return true;
+        }
+        let mut freed = Vec::with_capacity(COMMANDS_MAX);
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut queue.obeyed, &mut freed);
+        let room = queue.waiting.len() < COMMANDS_MAX;
+        if room {
+            queue.waiting.push_back(command);
+        }
+        drop(queue);
+        room
+    }
+
+    /// Takes the paths to be probed at once; `None`: none.
+    fn take_bursts(&self) -> Option<Marks> {
+        let marks: Marks = std::array::from_fn(|word| self.bursts[word].swap(0, Ordering::AcqRel));
+        marks.iter().any(|word| *word != 0).then_some(marks)
+    }
 }
 
 /// The way to the pacing thread.
 pub struct Pacer {
     /// What it shows.
     pub record: Arc<PacerRecord>,
-    commands: SyncSender<PacerCommand>,
+    inbox: Arc<Inbox>,
     wake: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -173,8 +271,8 @@ impl Pacer {
     pub fn start(setup: PacerSetup) -> anyhow::Result<Self> {
         let record = Arc::new(PacerRecord::new(setup.paths.len()));
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).context("eventfd")?);
-        let (commands, queue) = sync_channel(COMMANDS_MAX);
-        let mut worker = Worker::new(setup, record.clone(), wake.clone(), queue);
+        let inbox = Arc::new(Inbox::new());
+        let mut worker = Worker::new(setup, record.clone(), wake.clone(), inbox.clone());
         let ready = Arc::new(AtomicBool::new(false));
         let thread = {
             let ready = ready.clone();
@@ -191,12 +289,12 @@ impl Pacer {
         while !ready.load(Ordering::Acquire) {
             std::thread::yield_now();
         }
-        Ok(Self { record, commands, wake, thread: Some(thread) })
+        Ok(Self { record, inbox, wake, thread: Some(thread) })
     }
 
     /// Tells the thread something; it acts at once. False if its queue is full, which is a defect.
     pub fn tell(&self, command: PacerCommand) -> bool {
-        let taken = self.commands.try_send(command).is_ok();
+        let taken = self.inbox.put(command);
         let _ = self.wake.write(1);
         taken
     }
@@ -204,7 +302,8 @@ impl Pacer {
     /// Ends the thread and waits for it.
     pub fn stop(&mut self) {
         if let Some(thread) = self.thread.take() {
-            self.tell(PacerCommand::Stop);
+            self.inbox.stop.store(true, Ordering::Release);
+            let _ = self.wake.write(1);
             let _ = thread.join();
         }
     }
@@ -216,26 +315,8 @@ impl Drop for Pacer {
     }
 }
 
-/// A socket, and the probes whose departure it is to report.
-struct Outlet {
-    fd: OwnedFd,
-    reports: bool,
-    next: u32,
-    awaited: VecDeque<(u32, u32, u64)>,
-}
-
-impl Outlet {
-    /// Begins the numbering of datagrams again, here and in the kernel: a refused one may or may not have been counted
-    /// there. What was awaited is given up, and so counts as not sent.
-    fn number_anew(&mut self) {
-        if self.reports {
-            while socket::next_departure(&self.fd).is_some() {}
-            self.reports = socket::report_departures(&self.fd).is_ok();
-            self.awaited.clear();
-            self.next = 0;
-        }
-    }
-}
+/// A socket, and whether departures from it are reported by its error queue.
+type Outlet = (OwnedFd, bool);
 
 struct Timed {
     path: PacedPath,
@@ -247,30 +328,40 @@ struct Worker {
     shared: Arc<Shared>,
     record: Arc<PacerRecord>,
     wake: Arc<EventFd>,
-    queue: Receiver<PacerCommand>,
+    inbox: Arc<Inbox>,
     paths: Vec<Timed>,
+    /// Which path each (socket, peer's address) is, in order.
+    by_peer: Vec<(usize, IpAddr, u32)>,
     outlets: Vec<Option<Outlet>>,
     batch: Batch,
+    /// Path of each frame in the batch.
+    batched: Vec<usize>,
     priority: u8,
     budget_ns: u64,
 }
 
 impl Worker {
-    fn new(setup: PacerSetup, record: Arc<PacerRecord>, wake: Arc<EventFd>, queue: Receiver<PacerCommand>) -> Self {
+    fn new(setup: PacerSetup, record: Arc<PacerRecord>, wake: Arc<EventFd>, inbox: Arc<Inbox>) -> Self {
         let now = clock::now().0;
         // Above every sequence that an earlier controller of this incarnation can have used: one probe a microsecond is
         // more than any ever sent.
         let first = (now / 1000) << 1;
         let batch = Batch::new(setup.paths.len());
+        let batched = Vec::with_capacity(setup.paths.len());
+        let of_path = |(index, path): (usize, &PacedPath)| Some((path.socket, address_of(&path.peer)?, index as u32));
+        let mut by_peer: Vec<_> = setup.paths.iter().enumerate().filter_map(of_path).collect();
+        by_peer.sort_unstable();
         let paths = setup.paths.into_iter().map(|path| Timed { path, due: now, sequence: first }).collect();
         Self {
             shared: setup.shared,
             record,
             wake,
-            queue,
+            inbox,
             paths,
+            by_peer,
             outlets: (0..setup.sockets).map(|_| None).collect(),
             batch,
+            batched,
             priority: setup.priority,
             budget_ns: setup.budget_ns,
         }
@@ -301,13 +392,13 @@ impl Worker {
                 }
                 self.send_due(now);
             }
-            loop {
-                match self.queue.try_recv() {
-                    Ok(PacerCommand::Stop) => return,
-                    Ok(command) => self.obey(command),
-                    Err(std::sync::mpsc::TryRecvError::Empty) => break,
-                    Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
-                }
+            if self.inbox.stop.load(Ordering::Acquire) {
+                return;
+            }
+            // Sockets and makers before bursts: a burst is to leave by what was told before it.
+            self.obey_all();
+            if let Some(marks) = self.inbox.take_bursts() {
+                self.burst(&marks);
             }
             self.take_departures();
         }
@@ -327,9 +418,7 @@ impl Worker {
 
     /// Sends the probes that are due at `now`, each once, however long ago it was.
     fn send_due(&mut self, now: u64) {
-        let mut due: [u64; 16] = [0; 16];
-        // Marks of which paths are due, 64 to a word, so that nothing is allocated here.
-        debug_assert!(self.paths.len() <= due.len() * 64);
+        let mut due: Marks = [0; MARK_WORDS];
         for (index, timed) in self.paths.iter_mut().enumerate() {
             if timed.due > now {
                 continue;
@@ -343,29 +432,35 @@ impl Worker {
         self.send(now, &due, false);
     }
 
-    fn burst(&mut self, paths: &[u32]) {
-        let mut marks: [u64; 16] = [0; 16];
-        for path in paths {
-            let index = *path as usize;
-            if let Some(timed) = self.paths.get_mut(index) {
+    fn burst(&mut self, marks: &Marks) {
+        for (index, timed) in self.paths.iter_mut().enumerate() {
+            if marked(marks, index) {
                 timed.sequence = (timed.sequence + 1) | 1;
-                marks[index / 64] |= 1 << (index % 64);
             }
         }
-        self.send(clock::now().0, &marks, true);
+        self.send(clock::now().0, marks, true);
     }
 
-    /// Sends one probe on each marked path.
-    fn send(&mut self, now: u64, marks: &[u64; 16], burst: bool) {
+    /// Sends one probe on each marked path. What the kernel refuses, or what there is no socket for, was not sent.
+    fn send(&mut self, now: u64, marks: &Marks, burst: bool) {
         let age = frame::age_since(self.shared.progress(), now);
         let flags = self.shared.flags();
+        for index in (0..self.paths.len()).filter(|index| marked(marks, *index)) {
+            if !burst {
+                self.record.note_attempt(index, self.paths[index].sequence, now);
+            } else if self.outlets.get(self.paths[index].path.socket).is_none_or(Option::is_none) {
+                self.record.note_burst(index, now, false);
+            }
+        }
         for socket in 0..self.outlets.len() {
             // Echoes that XDP takes never reach the neighbour table, which then doubts a peer that is well: while they
             // are fresh, the send call says so in their stead.
             for confirm in [true, false] {
                 self.batch.clear();
+                self.batched.clear();
+                let Some((fd, reports)) = &self.outlets[socket] else { continue };
                 for (index, timed) in self.paths.iter_mut().enumerate() {
-                    if marks[index / 64] >> (index % 64) & 1 == 0 || timed.path.socket != socket {
+                    if !marked(marks, index) || timed.path.socket != socket {
                         continue;
                     }
                     let (peer, stamp, echo_ns) = self.shared.peer_of(index as u32);
@@ -375,36 +470,21 @@ impl Worker {
                     }
                     let probe = timed.path.signer.probe(timed.sequence, now, peer, stamp, age, flags);
                     self.batch.push(&probe, &timed.path.peer);
-                    if burst {
-                        self.record.count_sent(index);
-                    } else {
-                        self.record.note_attempt(index, timed.sequence, now);
-                    }
-                    if let Some(outlet) = &mut self.outlets[socket]
-                        && outlet.reports
-                        && outlet.awaited.len() < AWAITED_MAX
-                    {
-                        outlet.awaited.push_back((outlet.next, index as u32, timed.sequence));
-                        outlet.next = outlet.next.wrapping_add(1);
-                    }
+                    self.batched.push(index);
                 }
                 if self.batch.is_empty() {
                     continue;
                 }
-                if let Some(outlet) = &mut self.outlets[socket] {
-                    let flags = if confirm { libc::MSG_CONFIRM } else { 0 };
-                    let (refused, _) = self.batch.send(&outlet.fd, flags);
-                    if refused > 0 {
-                        self.record.refused.fetch_add(refused as u64, Ordering::Relaxed);
-                        outlet.number_anew();
+                let flags = if confirm { libc::MSG_CONFIRM } else { 0 };
+                let (refused, _) = self.batch.send(fd, flags, *reports);
+                self.record.refused.fetch_add(refused as u64, Ordering::Relaxed);
+                for (index, taken) in self.batched.iter().zip(self.batch.taken()) {
+                    if *taken {
+                        self.record.count_sent(*index);
                     }
-                }
-            }
-        }
-        if burst {
-            for index in 0..self.paths.len() {
-                if marks[index / 64] >> (index % 64) & 1 == 1 {
-                    self.record.bursts[index].store(now, Ordering::Release);
+                    if burst {
+                        self.record.note_burst(*index, now, *taken);
+                    }
                 }
             }
         }
@@ -412,49 +492,74 @@ impl Worker {
     }
 
     /// Takes the departures that the kernel reports by the error queue. They are dated when they are read, which is
-    /// later than they were: a miss is counted late rather than early.
-    fn take_departures(&mut self) {
-        for outlet in self.outlets.iter_mut().flatten() {
-            if !outlet.reports {
-                continue;
-            }
-            while let Some(index) = socket::next_departure(&outlet.fd) {
-                while let Some((awaited, path, sequence)) = outlet.awaited.front().copied() {
-                    if awaited.wrapping_sub(index) as i32 > 0 {
-                        break;
-                    }
-                    outlet.awaited.pop_front();
-                    if awaited == index {
-                        let now = clock::now().0;
-                        let _ = self.shared.with_tick(path, |tick| tick.depart(sequence, now));
-                    }
-                }
+    /// later than they were: a miss is counted late rather than early. They are kept apart from the tick, whose lock
+    /// this thread must not wait for.
+    fn take_departures(&self) {
+        for (socket, outlet) in self.outlets.iter().enumerate() {
+            let Some((fd, true)) = outlet else { continue };
+            while let Some(report) = socket::next_departure(fd) {
+                let Some(departed) = report else { continue };
+                let key = (socket, departed.to);
+                let Ok(found) = self.by_peer.binary_search_by_key(&key, |(socket, to, _)| (*socket, *to)) else {
+                    continue;
+                };
+                self.record.note_departure(self.by_peer[found].2 as usize, departed.sequence, clock::now().0);
             }
         }
     }
 
-    fn obey(&mut self, command: PacerCommand) {
+    /// Obeys what waits, unless somebody is about to add to it and wakes this thread once more.
+    fn obey_all(&mut self) {
+        let inbox = self.inbox.clone();
+        let mut queue = match inbox.queue.try_lock() {
+            Ok(queue) => queue,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        while queue.obeyed.len() < COMMANDS_MAX
+            && let Some(mut command) = queue.waiting.pop_front()
+        {
+            self.obey(&mut command);
+            queue.obeyed.push(command);
+        }
+    }
+
+    /// Obeys by exchange: the command keeps what it replaced.
+    fn obey(&mut self, command: &mut PacerCommand) {
         match command {
-            PacerCommand::Burst(paths) => self.burst(&paths),
             PacerCommand::Socket(index, outlet) => {
-                if let Some(place) = self.outlets.get_mut(index) {
-                    *place = outlet.map(|(fd, reports)| Outlet { fd, reports, next: 0, awaited: VecDeque::new() });
+                if let Some(place) = self.outlets.get_mut(*index) {
+                    // Closed here and at once: the port is to be free for whoever opens the address again.
+                    *place = outlet.take();
                 }
             }
             PacerCommand::Signers(signers) => {
                 for (timed, signer) in self.paths.iter_mut().zip(signers) {
-                    timed.path.signer = signer;
+                    std::mem::swap(&mut timed.path.signer, signer);
                 }
             }
             PacerCommand::Delays(delays, budget_ns) => {
                 let now = clock::now().0;
                 for (timed, delay) in self.paths.iter_mut().zip(delays) {
-                    timed.path.delay_ns = delay.max(1);
+                    timed.path.delay_ns = (*delay).max(1);
                     timed.due = timed.due.min(now + timed.path.delay_ns);
                 }
-                self.budget_ns = budget_ns;
+                self.budget_ns = *budget_ns;
             }
-            PacerCommand::Stop => {}
+            // Never queued: see `Inbox::put`.
+            PacerCommand::Burst(_) => {}
         }
     }
 }
+
+const fn marked(marks: &Marks, path: usize) -> bool {
+    marks[path / 64] >> (path % 64) & 1 == 1
+}
+
+fn address_of(peer: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = peer.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+    v4.or_else(|| peer.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,9 @@
 //! The userspace responder: what XDP does, done from sockets, where XDP cannot be had or is not wanted. The same
-//! bytes, the same tests, the same ticks; stamps are of CLOCK_MONOTONIC, taken when a datagram was received. It is
-//! only as prompt as its thread, and the yardstick for what XDP is worth.
+//! bytes, the same tests, the same ticks; stamps are of CLOCK_MONOTONIC, taken when a datagram was read from its socket.
+//! It is only as prompt as its thread, and the yardstick for what XDP is worth.
+//!
+//! Where it can see less than XDP: a VLAN tag never reaches a socket, so tags are not judged; and an echo's hold counts
+//! from the read, so that the time for which the thread was late is part of the round trip as its peer sees it.
 
 use crate::io::memory::Shared;
 use crate::io::socket::port_of;
@@ -10,12 +13,12 @@ use heartbeat_common::counter::Counter;
 use heartbeat_common::exchange::{self, Outcome};
 use heartbeat_common::frame::{self, word};
 use heartbeat_common::path::PathConf;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -57,6 +60,7 @@ impl Responder {
     pub fn start(shared: Arc<Shared>, confs: Confs, priority: u8) -> anyhow::Result<Self> {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).context("eventfd")?);
         let (commands, queue) = sync_channel(64);
+        let mut doors = Doors::new(&wake)?;
         let thread = {
             let wake = wake.clone();
             std::thread::Builder::new()
@@ -67,7 +71,7 @@ impl Responder {
                         // A refusal is reported by the pacing thread, which asks for the same.
                         let _ = realtime::fifo(priority);
                     }
-                    run(&shared, &confs, &wake, &queue);
+                    run(&shared, &confs, &wake, &queue, &mut doors);
                 })
                 .context("start the responder's thread")?
         };
@@ -91,38 +95,69 @@ impl Drop for Responder {
     }
 }
 
-fn run(shared: &Shared, confs: &Confs, wake: &EventFd, queue: &Receiver<Command>) {
-    let mut doors: BTreeMap<usize, Door> = BTreeMap::new();
-    loop {
-        let ready: Vec<usize> = {
-            let mut fds = vec![PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
-            fds.extend(doors.values().map(|door| PollFd::new(door.fd.as_fd(), PollFlags::POLLIN)));
-            if poll(&mut fds, PollTimeout::NONE).is_err() {
-                continue;
-            }
-            let hit = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-            if hit(&fds[0]) {
-                let _ = wake.read();
-            }
-            doors.keys().zip(&fds[1..]).filter(|(_, fd)| hit(fd)).map(|(index, _)| *index).collect()
-        };
-        while let Ok(command) = queue.try_recv() {
-            match command {
-                Command::Door(index, Some(door)) => drop(doors.insert(index, door)),
-                Command::Door(index, None) => drop(doors.remove(&index)),
-                Command::Stop => return,
-            }
+/// The open doors, and what tells that something came. By edges: the reports in the error queue of a socket are the
+/// pacing thread's, and until it takes them a look at the level would find the socket ready all the time.
+struct Doors {
+    epoll: Epoll,
+    open: BTreeMap<usize, Door>,
+}
+
+impl Doors {
+    /// Index of the wake-up among the doors.
+    const WAKE: u64 = u64::MAX;
+
+    fn new(wake: &EventFd) -> anyhow::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll")?;
+        epoll.add(wake, EpollEvent::new(EpollFlags::EPOLLIN, Self::WAKE)).context("epoll")?;
+        Ok(Self { epoll, open: BTreeMap::new() })
+    }
+
+    /// Opens or closes a door.
+    fn set(&mut self, index: usize, door: Option<Door>) {
+        if let Some(old) = self.open.remove(&index) {
+            // The pacing thread's descriptor of the same socket lives on, and the registration would live with it.
+            let _ = self.epoll.delete(&old.fd);
         }
-        for index in ready {
-            if let Some(door) = doors.get(&index) {
-                for _ in 0..TURN_MAX {
-                    let Some(datagram) = receive(&door.fd) else { break };
-                    let counter = take(shared, confs, door, datagram);
-                    shared.count(counter);
-                }
+        if let Some(door) = door {
+            let events = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+            if self.epoll.add(&door.fd, EpollEvent::new(events, index as u64)).is_ok() {
+                self.open.insert(index, door);
             }
         }
     }
+}
+
+fn run(shared: &Shared, confs: &Confs, wake: &EventFd, queue: &Receiver<Command>, doors: &mut Doors) {
+    let mut events = [EpollEvent::empty(); 64];
+    // Doors that may hold more than was taken.
+    let mut ready: BTreeSet<usize> = BTreeSet::new();
+    loop {
+        let timeout = if ready.is_empty() { EpollTimeout::NONE } else { EpollTimeout::ZERO };
+        let Ok(count) = doors.epoll.wait(&mut events, timeout) else { continue };
+        for event in &events[..count] {
+            match event.data() {
+                Doors::WAKE => drop(wake.read()),
+                index => drop(ready.insert(index as usize)),
+            }
+        }
+        while let Ok(command) = queue.try_recv() {
+            match command {
+                Command::Door(index, door) => doors.set(index, door),
+                Command::Stop => return,
+            }
+        }
+        ready.retain(|index| doors.open.get(index).is_some_and(|door| serve(shared, confs, door)));
+    }
+}
+
+/// Takes what waits at a door, so much at most that the next gets its turn. Says whether there may be more.
+fn serve(shared: &Shared, confs: &Confs, door: &Door) -> bool {
+    for _ in 0..TURN_MAX {
+        let Some(datagram) = receive(&door.fd) else { return false };
+        let counter = take(shared, confs, door, datagram);
+        shared.count(counter);
+    }
+    true
 }
 
 /// A datagram on our port.
@@ -162,7 +197,8 @@ fn receive(fd: &OwnedFd) -> Option<Datagram> {
         from,
         hop_limit: None,
         fragmented: false,
-        options: false,
+        // What was too long to be told is options: nothing else is.
+        options: message.msg_flags & libc::MSG_CTRUNC != 0,
         received_ns,
     };
     // SAFETY: the kernel filled the control buffer and its length; the macros stay within.
@@ -179,7 +215,10 @@ fn receive(fd: &OwnedFd) -> Option<Datagram> {
                     datagram.fragmented = value() > 0;
                 }
                 (libc::IPPROTO_IP, libc::IP_RECVOPTS) => {
-                    datagram.options = (*header).cmsg_len as usize > libc::CMSG_LEN(0) as usize;
+                    datagram.options |= (*header).cmsg_len as usize > libc::CMSG_LEN(0) as usize;
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_HOPOPTS | libc::IPV6_DSTOPTS | libc::IPV6_RTHDR) => {
+                    datagram.options = true;
                 }
                 _ => {}
             }

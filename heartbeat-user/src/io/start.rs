@@ -116,6 +116,7 @@ pub fn start(file: &Path, bpf_object: Option<&Path>, watchdog: Option<Duration>)
     if let Some(every) = watchdog {
         check_watchdog(Watchdog::Every(every), config.settings.hang_limit).map_err(Failure::config)?;
     }
+    interfaces::refuse_hidden_tags(&config, own).map_err(Failure::config)?;
     let ring = key_ring(&config)?;
     let config = Arc::new(config);
     let mut locks = Locks::take(&config.daemon.lock_dir)?;
@@ -135,6 +136,7 @@ pub fn start(file: &Path, bpf_object: Option<&Path>, watchdog: Option<Duration>)
         Err(_) => Shared::new(None, paths.len() as u32),
     };
     let shared = Arc::new(shared.map_err(Failure::host)?);
+    take_over_ticks(&shared);
     let (identity, state) = identify(&state_dir, &shared, kernel.is_ok(), paths.digest())?;
     undo.pins = Undo::new(&kernel, identity.adopt).pins.take();
     take_on(&kernel, &shared, &identity, &state, paths.digest())?;
@@ -222,6 +224,15 @@ fn open_control(config: &Config) -> Result<Listener, Failure> {
         };
         Failure::new(code, error)
     })
+}
+
+/// Mends what an earlier controller may have left in the ticks: locks it was killed under, and MAC states of its keys.
+fn take_over_ticks(shared: &Shared) {
+    let locks = shared.repair_locks();
+    if locks > 0 {
+        log::warn!("{locks} ticks were left locked by an earlier controller that was killed; freed");
+    }
+    shared.forget_mac_states();
 }
 
 fn prepare_run_dir(directory: &Path) -> anyhow::Result<()> {

@@ -112,7 +112,7 @@ impl Bare {
         let start = monotonic_ns();
         for (round, batches) in (1..).zip(batches.chunks_mut(self.outlets.len())) {
             for (batch, (fd, _)) in batches.iter_mut().zip(&self.outlets) {
-                let (refused, error) = batch.send(fd, libc::MSG_CONFIRM);
+                let (refused, error) = batch.send(fd, libc::MSG_CONFIRM, false);
                 ensure!(refused == 0, "{refused} frames were refused: {error:?}");
             }
             let until = Duration::from_nanos(start + round * PERIOD.as_nanos() as u64);

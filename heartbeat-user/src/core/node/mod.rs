@@ -50,15 +50,19 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    /// Takes in the tick of one more path.
+    /// Takes in the tick of one more path. A path may not have heard of the newest incarnation yet: what an older one
+    /// says there is neither life nor a word of the newest.
     pub(crate) fn add(&mut self, tick: &Tick<u64>) {
+        if tick.peer_incarnation < self.incarnation {
+            return;
+        }
+        if tick.peer_incarnation > self.incarnation {
+            *self = Self { incarnation: tick.peer_incarnation, ..Self::default() };
+        }
         if tick.peer_dynamic_ns > self.at {
             (self.at, self.dynamic) = (tick.peer_dynamic_ns, tick.peer_dynamic);
         }
         self.heard = self.heard.max(tick.heard_ns);
-        if tick.peer_incarnation > self.incarnation {
-            (self.incarnation, self.generation) = (tick.peer_incarnation, 0);
-        }
         // The standing's words by their place in it.
         const GENERATION: usize = word::IDENTITY - word::STANDING;
         if tick.standing[0] == self.incarnation && self.incarnation != 0 {
@@ -251,11 +255,9 @@ impl Node {
     pub(crate) fn listen(&mut self, said: Said, limits: Limits, out: &mut Vec<(MonoTime, EventBody)>) -> bool {
         let before = self.said;
         // Paths come and go with the settings; what was once proved stays proved.
-        self.said = Said { heard: said.heard.max(before.heard), ..said };
-        if said.incarnation < before.incarnation || said.at < before.at {
-            let heard = self.said.heard;
-            self.said = Said { heard, ..before };
-        }
+        let heard = if said.incarnation < before.incarnation { before.heard } else { said.heard.max(before.heard) };
+        let older = (said.incarnation, said.at) < (before.incarnation, before.at);
+        self.said = Said { heard, ..if older { before } else { said } };
         self.said.generation = if self.said.incarnation == before.incarnation {
             self.said.generation.max(before.generation)
         } else {

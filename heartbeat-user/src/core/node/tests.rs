@@ -110,3 +110,29 @@ fn records_from_before_the_start_are_no_news() {
     assert_eq!(rig.listen(), [""; 0]);
     assert_eq!((rig.node.verdict(), rig.node.was_heard()), (Verdict::Unknown, false));
 }
+
+#[test]
+fn an_older_incarnation_on_another_path_is_neither_life_nor_a_word_of_the_newest() {
+    let stopped = frame::dynamic(Kind::Echo, 0, 0, frame::FLAG_STOPPED);
+    let old =
+        Tick::<u64> { peer_incarnation: 7, peer_dynamic: stopped, peer_dynamic_ns: 9, heard_ns: 9, ..Tick::default() };
+    let new = Tick::<u64> { peer_incarnation: 8, peer_dynamic_ns: 6, heard_ns: 5, ..Tick::default() };
+    let never = Tick::<u64>::default();
+    for ticks in [[&old, &new, &never], [&never, &new, &old], [&new, &never, &old]] {
+        let mut said = Said::default();
+        ticks.into_iter().for_each(|tick| said.add(tick));
+        assert_eq!((said.incarnation, said.at, said.heard, said.left()), (8, 6, 5, false));
+    }
+}
+
+#[test]
+fn a_newer_incarnation_is_taken_though_an_older_one_spoke_later() {
+    let mut rig = Rig::new();
+    let fresh = Some(Duration::ZERO);
+    rig.identity(7, 1).frame(5, fresh, 0).listen();
+    // The newer one was heard first, by a path whose tick is looked at only now.
+    assert_eq!(rig.identity(8, 1).frame(4, fresh, 0).listen(), ["node_restarted"]);
+    assert_eq!(rig.node.said().incarnation, 8);
+    assert_eq!(rig.identity(7, 1).frame(9, fresh, frame::FLAG_STOPPED).listen(), [""; 0]);
+    assert_eq!((rig.node.verdict(), rig.node.heard()), (Verdict::Up, MonoTime(5 * S)), "no life of the newer one");
+}

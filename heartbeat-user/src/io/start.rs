@@ -162,7 +162,8 @@ pub fn start(file: &Path, bpf_object: Option<&Path>, watchdog: Option<Duration>)
         budget_ns: config.settings.lateness_budget.as_nanos() as u64,
     })?;
     let pacer = Arc::new(pacer);
-    let responder = Responder::start(shared.clone(), paths.confs.clone(), config.daemon.realtime_priority.saturating_sub(1))?;
+    let responder =
+        Responder::start(shared.clone(), paths.confs.clone(), config.daemon.realtime_priority.saturating_sub(1))?;
     let usable = paths.usable.clone();
 
     tell_start(&journal, &config, own, &identity, &state);

@@ -428,22 +428,28 @@ impl Controller {
     /// that two machines of one identity do not take turns for ever.
     fn check_stale(&mut self, now: MonoTime, inputs: &[PathInput<'_>]) {
         let own = self.settings.incarnation;
-        let outrun = |input: &PathInput<'_>| input.tick.stale_newest >= own && input.tick.stale_newest > self.reincarnate;
+        let outrun =
+            |input: &PathInput<'_>| input.tick.stale_newest >= own && input.tick.stale_newest > self.reincarnate;
         let inputs = &inputs[..inputs.len().min(self.paths.len())];
-        let Some(newest) = inputs.iter().filter(|input| outrun(input)).map(|input| input.tick.stale_newest).max() else {
+        let Some(newest) = inputs.iter().filter(|input| outrun(input)).map(|input| input.tick.stale_newest).max()
+        else {
             return;
         };
-        if let Some(index) = inputs.iter().position(|input| outrun(input) && input.tick.probes > 0) {
-            if newest > self.doubled {
-                self.doubled = newest;
-                let spec = &self.settings.paths[index];
-                let (node, address) = (name(&self.settings, spec.node), spec.local.to_string());
-                let reason = format!("{node} knows incarnation {newest}, and had known {own} as the newest");
-                self.outbox.event(now, now, EventBody::SecondAddress { node, address, reason });
-            }
-            if self.doubled_at.is_some_and(|at| now < at + DOUBLED_GAP) {
-                return;
-            }
+        let by_name = inputs.iter().position(|input| outrun(input) && input.tick.probes > 0);
+        if let Some(index) = by_name
+            && newest > self.doubled
+        {
+            self.doubled = newest;
+            let spec = &self.settings.paths[index];
+            let (node, address) = (name(&self.settings, spec.node), spec.local.to_string());
+            let reason = format!("{node} knows incarnation {newest}, and had known {own} as the newest");
+            self.outbox.event(now, now, EventBody::SecondAddress { node, address, reason });
+        }
+        // Once there are two, what is asked by name reaches now the one and now the other.
+        if self.doubled_at.is_some_and(|at| now < at + DOUBLED_GAP) {
+            return;
+        }
+        if by_name.is_some() {
             self.doubled_at = Some(now);
         }
         self.reincarnate = newest;

@@ -242,8 +242,8 @@ fn two_nodes_of_one_identity_do_not_take_turns() {
     assert_eq!(look(3, 61, 62, 9), (Some(Command::Reincarnate { above: 62 }), 1), "it may be a snapshot's past");
     assert_eq!(look(4, 63, 64, 9), (None, 1), "twice within a minute is somebody else");
     assert_eq!(look(5, 63, 64, 9), (None, 0), "told once");
-    assert_eq!(look(62, 63, 64, 9), (None, 0));
-    assert_eq!(look(63, 63, 64, 9), (Some(Command::Reincarnate { above: 64 }), 0), "whoever it was may be gone");
+    assert_eq!(look(62, 63, 65, 0), (None, 0), "nor by one that did not ask by name");
+    assert_eq!(look(63, 63, 65, 9), (Some(Command::Reincarnate { above: 65 }), 1), "whoever it was may be gone");
 }
 
 #[test]

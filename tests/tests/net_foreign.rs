@@ -92,7 +92,9 @@ fn outsider(change: impl FnOnce(&mut Cluster), counter: &str) {
         assert!(play.peer(node, 2).unwrap()["incarnation"].is_null(), "c was believed");
         assert!(play.peer(2, node).unwrap()["incarnation"].is_null(), "c believed an answer");
     }
-    let about_each_other = |line: &String| line.starts_with("a: ") && line.ends_with(" b") || line.starts_with("b: ") && line.ends_with(" a");
+    let about_each_other = |line: &String| {
+        line.starts_with("a: ") && line.ends_with(" b") || line.starts_with("b: ") && line.ends_with(" a")
+    };
     let verdicts = play.verdicts(&mark).unwrap();
     assert!(!verdicts.iter().any(about_each_other), "{verdicts:?}");
     assert!(!verdicts.iter().any(|line| line.contains("node_up")), "{verdicts:?}");
@@ -200,7 +202,9 @@ fn fault_113_64_peers_at_10_ms_are_kept() {
     let took = start.elapsed().as_secs_f64();
     let (echoes, departed) = ((sum("echoes") - echoes) as f64 / took, (sum("departed") - departed) as f64 / took);
     let share = (cpu(play.daemon(0).unwrap()) - used).as_secs_f64() / took * 100.0;
-    println!("64 paths at 10 ms: {departed:.0} probes and {echoes:.0} timely echoes a second, {share:.0} % of a processor");
+    println!(
+        "64 paths at 10 ms: {departed:.0} probes and {echoes:.0} timely echoes a second, {share:.0} % of a processor"
+    );
     // 6400 are wanted; a machine with other work loses some of its own turns, and says so.
     assert!(departed > 2500.0, "{departed:.0} probes a second");
     assert!(echoes > departed * 0.9, "{echoes:.0} echoes of {departed:.0} probes");

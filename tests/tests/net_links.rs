@@ -87,8 +87,7 @@ fn fault_19_a_node_without_networks_is_down_once_and_knows_itself_cut_off() {
     let order: Vec<_> = isolated_first.iter().filter_map(|event| event["event"].as_str()).collect();
     let place = |wanted: &str| order.iter().position(|name| *name == wanted).unwrap();
     assert!(place("isolated") < place("node_down"), "{order:?}");
-    let expected =
-        ["a: node_down c", "b: node_down c", "c: isolated itself", "c: node_down a", "c: node_down b"];
+    let expected = ["a: node_down c", "b: node_down c", "c: isolated itself", "c: node_down a", "c: node_down b"];
     assert_eq!(verdicts, expected);
     play.lab.heal().unwrap();
     play.wait_up(&[0, 1, 2]).unwrap();
@@ -290,7 +289,8 @@ fn fault_33_blocked_neighbour_discovery_is_no_death() {
     let play = play(Spec::new(2, 1));
     for node in [0, 1] {
         // What takes minutes by default: entries go stale at once and are given up within two seconds.
-        for (key, value) in [("base_reachable_time_ms", "500"), ("delay_first_probe_time", "1"), ("ucast_solicit", "1")] {
+        for (key, value) in [("base_reachable_time_ms", "500"), ("delay_first_probe_time", "1"), ("ucast_solicit", "1")]
+        {
             play.lab.node(node).sysctl(&format!("ipv4/neigh/net1/{key}"), value).unwrap();
         }
     }

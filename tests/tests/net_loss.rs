@@ -66,7 +66,8 @@ fn fault_09_random_loss_makes_no_more_removals_than_chance() {
     let cluster = Cluster::new(&lab, "lan").with("same_subnet_delay_ms", 50).with("same_subnet_threshold", 10);
     let play = up(lab, cluster);
     let mark = play.mark().unwrap();
-    let loss = |per_mille| (0..3).map(move |node| Fault::Loss(Port { node, network: 0 }, Direction::FromNode, per_mille));
+    let loss =
+        |per_mille| (0..3).map(move |node| Fault::Loss(Port { node, network: 0 }, Direction::FromNode, per_mille));
     // A probe or its echo is lost with 1 - (1 - p)^2, ten in a row and all that the peer sends besides: at 10 % less
     // than 6e-8 a probe, so that 1000 probes lead to a removal once in 10^4 runs. 10 % is lost at one end of each way.
     for per_mille in [10, 100] {

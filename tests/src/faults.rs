@@ -1,0 +1,249 @@
+//! Which test shows what becomes of which fault, by the numbers of the fault catalogue. It is a table, kept honest by
+//! its own tests: every number that is owed is here once, and every test that is named exists.
+
+/// What is shown of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// By these tests, wholly.
+    By(&'static [&'static str]),
+    /// By these tests, but for what the text says.
+    Partly(&'static [&'static str], &'static str),
+}
+
+use Shown::{By, Partly};
+
+/// What a membership does about it is decided elsewhere.
+const VERDICT: &str = "the verdict and the events alone: views are not part of detection";
+
+/// One fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Its number in the catalogue.
+    pub number: u32,
+    /// What it is, in a few words.
+    pub what: &'static str,
+    /// What is shown of it.
+    pub shown: Shown,
+}
+
+const fn fault(number: u32, what: &'static str, shown: Shown) -> Fault {
+    Fault { number, what, shown }
+}
+
+/// Every fault of detection, in order.
+pub const FAULTS: &[Fault] = &[
+    fault(6, "one-way loss", Partly(&["fault_06_one_way_loss_makes_one_verdict_and_no_ping_pong"], VERDICT)),
+    fault(9, "random loss", By(&["fault_09_random_loss_makes_no_more_removals_than_chance"])),
+    fault(10, "a short burst of loss", By(&["fault_10_a_burst_shorter_than_the_threshold_is_no_death"])),
+    fault(
+        12,
+        "constant delay",
+        By(&[
+            "fault_12_a_delay_is_measured_and_a_late_echo_is_no_life_and_no_death",
+            "fault_12_late_echoes_alone_do_not_keep_a_peer_alive",
+        ]),
+    ),
+    fault(13, "reordering and jitter", By(&["fault_13_reordered_frames_are_each_judged_by_their_own_probe"])),
+    fault(14, "duplicates", By(&["fault_14_a_duplicate_is_counted_and_changes_nothing"])),
+    fault(15, "corruption", By(&["fault_15_a_damaged_frame_is_dropped_and_counted"])),
+    fault(16, "64 kbit", By(&["fault_16_a_link_of_64_kbit_carries_two_nodes"])),
+    fault(
+        17,
+        "a flapping link",
+        Partly(&["fault_17_a_link_that_flaps_takes_no_node_away"], "no quarantine yet: it is membership's"),
+    ),
+    fault(18, "one of two networks down", By(&["fault_18_one_of_two_networks_down_is_no_node_down"])),
+    fault(
+        19,
+        "all networks of a node down",
+        Partly(&["fault_19_a_node_without_networks_is_down_once_and_knows_itself_cut_off"], VERDICT),
+    ),
+    fault(20, "an address removed", By(&["fault_20_a_removed_address_takes_its_paths_and_gives_them_back"])),
+    fault(21, "a peer's MAC address changes", By(&["fault_21_a_peers_new_mac_address_is_no_death"])),
+    fault(22, "a MAC address stolen", By(&["fault_22_a_stolen_mac_address_takes_one_path_and_heals"])),
+    fault(23, "MTU 576", By(&["fault_23_heartbeats_pass_an_mtu_of_576"])),
+    fault(24, "fragments", By(&["options_fragments_and_extension_headers"])),
+    fault(25, "a VLAN tag in the metadata", By(&["tags_of_every_kind", "kernel_and_reference_agree"])),
+    fault(26, "stacked and priority tags", By(&["tags_of_every_kind"])),
+    fault(27, "options and extension headers", By(&["options_fragments_and_extension_headers"])),
+    fault(28, "hop limit 254", By(&["hop_limits"])),
+    fault(29, "partial checksums", By(&["an_answers_checksum_owes_nothing_to_the_probes"])),
+    fault(
+        30,
+        "UDP checksum zero or wrong",
+        By(&["an_answers_checksum_owes_nothing_to_the_probes", "each_counter_has_a_case"]),
+    ),
+    fault(
+        31,
+        "XDP_TX lost silently",
+        By(&[
+            "fault_31_echoes_that_vanish_silently_are_noticed_and_stepped_down",
+            "fault_31_a_node_whose_echoes_vanish_from_the_start_steps_down",
+        ]),
+    ),
+    fault(32, "generic mode", By(&["fault_32_generic_mode_works_and_is_shown"])),
+    fault(33, "neighbour discovery blocked", By(&["fault_33_blocked_neighbour_discovery_is_no_death"])),
+    fault(
+        34,
+        "a duplicate address",
+        Partly(
+            &["fault_34_a_duplicate_address_is_never_credited_to_the_wrong_node"],
+            "counted at the wrong node, without an event: a node sees no neighbour announcements",
+        ),
+    ),
+    fault(35, "an interface pulled out", By(&["fault_35_an_interface_that_is_pulled_out_comes_back"])),
+    fault(36, "an interface moved away", By(&["fault_36_an_interface_moved_away_takes_no_program_along"])),
+    fault(37, "an interface renamed", By(&["fault_37_a_renamed_interface_goes_on_beating"])),
+    fault(40, "an unrelated flood", By(&["fault_40_a_flood_costs_the_controller_nothing_and_kills_nobody"])),
+    fault(
+        41,
+        "kill -9",
+        Partly(
+            &[
+                "fault_41_killed_and_restarted_within_the_stall_limit_is_one_event_and_no_verdict",
+                "fault_41_killed_for_good_is_stalled_then_hung_then_left_when_marked",
+            ],
+            VERDICT,
+        ),
+    ),
+    fault(43, "a thread panics", By(&["fault_43_a_panic_in_any_thread_ends_the_whole_process"])),
+    fault(44, "stopped for a while", By(&["fault_44_stopped_for_less_than_the_stall_limit_nothing_is_said"])),
+    fault(
+        45,
+        "stopped for long",
+        Partly(&["fault_45_stopped_for_longer_it_is_stalled_and_on_resuming_accuses_nobody"], VERDICT),
+    ),
+    fault(46, "frozen", By(&["fault_46_frozen_it_is_stalled_and_never_down"])),
+    fault(47, "a cpu quota", By(&["fault_47_held_to_one_percent_of_a_cpu_it_is_not_removed"])),
+    fault(48, "realtime hogs", By(&["fault_48_a_realtime_hog_on_every_cpu_removes_nobody"])),
+    fault(49, "a fork bomb", By(&["fault_49_a_fork_bomb_beside_it_removes_nobody"])),
+    fault(50, "memory pressure", By(&["fault_50_memory_pressure_in_its_own_group_removes_nobody"])),
+    fault(51, "an I/O storm", By(&["fault_51_an_io_storm_on_its_disk_removes_nobody"])),
+    fault(52, "a disk that hangs", By(&["fault_52_a_disk_that_hangs_stops_neither_echoes_nor_verdicts_nor_leaving"])),
+    fault(53, "no descriptor left", By(&["fault_53_without_a_free_descriptor_clients_are_refused_and_nothing_else"])),
+    fault(
+        54,
+        "the wall clock stepped",
+        Partly(
+            &[
+                "fault_54_only_one_function_reads_the_wall_clock",
+                "fault_54_what_the_wall_clock_says_is_shown_and_times_nothing",
+                "fault_54_the_core_reads_no_clock_at_all",
+            ],
+            "by an injected clock and by reading the sources: a test never steps the machine's clock",
+        ),
+    ),
+    fault(
+        71,
+        "the program taken off or overwritten",
+        By(&["fault_71_taking_the_program_off_or_overwriting_it_is_refused_by_the_kernel"]),
+    ),
+    fault(72, "the link detached", By(&["fault_72_a_detached_link_is_seen_within_one_delay_and_attached_once"])),
+    fault(73, "a foreign program", By(&["fault_73_a_foreign_program_is_named_and_left_alone"])),
+    fault(74, "pins removed", By(&["fault_74_pins_removed_while_running_are_made_again"])),
+    fault(75, "no bpffs", By(&["fault_75_without_a_bpffs_native_is_refused_and_auto_falls_back_by_name"])),
+    fault(76, "tables edited", By(&["fault_76_edited_tables_are_written_again_within_a_second_and_told"])),
+    fault(77, "pins of another layout", By(&["fault_77_pins_of_another_layout_are_removed_and_never_read"])),
+    fault(
+        78,
+        "a capability missing",
+        By(&["fault_78_without_its_capabilities_native_is_refused_and_auto_falls_back_by_name"]),
+    ),
+    fault(
+        79,
+        "the ring buffer full",
+        Partly(
+            &["fault_79_a_controller_that_stalled_has_lost_no_liveness"],
+            "there is no ring buffer: what a controller missed, it reads from the ticks",
+        ),
+    ),
+    fault(
+        80,
+        "more paths than fit",
+        By(&["fault_80_more_paths_than_the_tables_hold_are_refused_with_the_configuration"]),
+    ),
+    fault(81, "numbers near their end", By(&["agrees_near_the_end_of_the_numbers", "exhaustive"])),
+    fault(83, "a second controller", By(&["fault_83_a_second_controller_is_refused_and_the_first_goes_on"])),
+    fault(
+        84,
+        "one identity on two machines",
+        Partly(
+            &[
+                "fault_84_an_identity_used_twice_is_named_and_makes_no_ping_pong",
+                "two_nodes_of_one_identity_do_not_take_turns",
+            ],
+            "the newer incarnation keeps the identity, the other is told; refusing the newcomer is membership's",
+        ),
+    ),
+    fault(
+        85,
+        "another cluster on the wire",
+        By(&[
+            "fault_85_another_cluster_at_a_listed_address_is_dropped_and_counted",
+            "fault_85_two_clusters_on_one_wire_know_nothing_of_each_other",
+        ]),
+    ),
+    fault(86, "a faulty configuration", By(&["fault_86_a_faulty_configuration_is_refused_by_line_and_column"])),
+    fault(88, "a wrong key on one node", By(&["fault_88_a_node_with_another_key_stands_alone"])),
+    fault(
+        113,
+        "64 peers at 10 ms",
+        Partly(
+            &["fault_113_64_peers_at_10_ms_are_kept"],
+            "64 paths between two nodes of eight addresses each: 64 daemons are more than two processors carry",
+        ),
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    /// Ranges of the numbers that are owed, both ends included.
+    const OWED: &[(u32, u32)] =
+        &[(6, 6), (9, 10), (12, 16), (18, 37), (40, 41), (43, 54), (71, 81), (83, 86), (88, 88), (113, 113)];
+
+    #[test]
+    fn every_number_that_is_owed_is_there_once() {
+        let numbers: Vec<u32> = FAULTS.iter().map(|fault| fault.number).collect();
+        assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+        let owed = OWED.iter().flat_map(|(first, last)| *first..=*last);
+        let missing: Vec<u32> = owed.filter(|number| !numbers.contains(number)).collect();
+        assert_eq!(missing, Vec::<u32>::new());
+    }
+
+    #[test]
+    fn every_test_that_is_named_exists() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let mut found = BTreeSet::new();
+        for part in ["heartbeat-common/src", "heartbeat-user/src", "tests/src", "tests/tests"] {
+            collect(&root.join(part), &mut found);
+        }
+        assert!(found.len() > 100, "only {} tests found below {}", found.len(), root.display());
+        for fault in FAULTS {
+            let (By(names) | Partly(names, _)) = fault.shown;
+            assert!(!names.is_empty(), "fault {}", fault.number);
+            for name in names {
+                assert!(found.contains(*name), "fault {}: there is no test {name}", fault.number);
+            }
+        }
+    }
+
+    /// Names of the functions that follow a `#[test]`.
+    fn collect(directory: &Path, found: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(directory).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                collect(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                for part in text.split("#[test]").skip(1) {
+                    let name = part.split_once("fn ").and_then(|(_, rest)| rest.split_once('('));
+                    found.extend(name.map(|(name, _)| name.to_owned()));
+                }
+            }
+        }
+    }
+}

@@ -7,8 +7,8 @@ use std::time::Duration;
 /// Probes of the peer that must have been answered, and own echoes that must have come, before a verdict.
 pub const EVIDENCE: u64 = 5;
 
-/// How often one episode is told: there are two lesser ways to answer than native XDP.
-const TELLINGS: u32 = 2;
+/// Time after which echoes that are still lost are told again: by then a lesser mode was tried, and fails as well.
+pub const AGAIN: Duration = Duration::from_secs(30);
 
 /// Watches one path. XDP_TX can lose every echo while all of this node's counters rise; the peer knows better:
 /// each of its probes returns this node's stamp of the last echo that it received.
@@ -18,7 +18,7 @@ const TELLINGS: u32 = 2;
 #[derive(Clone, Debug, Default)]
 pub struct EchoCheck {
     running: bool,
-    told: u32,
+    told: Option<MonoTime>,
     since: MonoTime,
     returned: u64,
     answers: u64,
@@ -30,17 +30,15 @@ pub struct EchoCheck {
 }
 
 impl EchoCheck {
-    /// Looks at a tick at `now`. Returns the number of answers that went nowhere: in the last
+    /// Looks at a tick at `now`. Returns the number of answers that went nowhere, at most once in [`AGAIN`]: in the last
     /// `detection` time the peer answered this node, was answered at least [`EVIDENCE`] times by its kernel, and
-    /// returned no newer stamp; or it greeted and was answered as often, and asked nothing else. That is told once an
-    /// episode, and once more where the way in which echoes go meanwhile, after a detection time to change it, is none
-    /// either.
+    /// returned no newer stamp; or it greeted and was answered as often, and asked nothing else.
     pub fn observe(&mut self, now: MonoTime, tick: &Tick<u64>, in_kernel: bool, detection: Duration) -> Option<u64> {
         let fresh = tick.returned_ns != self.returned || tick.answers < self.answers || tick.echoes < self.echoes;
         if !in_kernel || !self.running || fresh {
             *self = Self {
                 running: in_kernel,
-                told: 0,
+                told: None,
                 since: now,
                 returned: tick.returned_ns,
                 answers: tick.answers,
@@ -55,7 +53,7 @@ impl EchoCheck {
             self.greeted = now;
             self.greetings += 1;
         }
-        if self.told >= TELLINGS || !self.enough(tick) || now < self.since + detection {
+        if !self.enough(tick) || now < self.due(detection) {
             return None;
         }
         // The peer went silent meanwhile: nothing is proved, so the window begins again.
@@ -64,16 +62,14 @@ impl EchoCheck {
             *self = Self { since: now, answers: tick.answers, echoes: tick.echoes, greetings: 0, ..*self };
             return None;
         }
-        let lost = if self.greeted_only(tick) { self.greetings } else { tick.answers - self.answers };
-        let (told, since) = (self.told + 1, now + detection);
-        *self = Self { told, since, answers: tick.answers, echoes: tick.echoes, greetings: 0, ..*self };
-        Some(lost)
+        self.told = Some(now);
+        Some(if self.greeted_only(tick) { self.greetings } else { tick.answers - self.answers })
     }
 
     /// Says whether a newer stamp was returned within the `detection` time before `now`.
     #[must_use]
     pub fn proved_since(&self, now: MonoTime, detection: Duration) -> bool {
-        self.running && self.told == 0 && self.returned != 0 && now.since(self.since) <= detection
+        self.running && self.told.is_none() && self.returned != 0 && now.since(self.since) <= detection
     }
 
     fn enough(&self, tick: &Tick<u64>) -> bool {
@@ -88,7 +84,11 @@ impl EchoCheck {
     /// Returns when the same tick would lead to a verdict.
     #[must_use]
     pub fn timeout(&self, tick: &Tick<u64>, detection: Duration) -> Option<MonoTime> {
-        (self.running && self.told < TELLINGS && self.enough(tick)).then(|| self.since + detection)
+        (self.running && self.enough(tick)).then(|| self.due(detection))
+    }
+
+    fn due(&self, detection: Duration) -> MonoTime {
+        self.told.map_or(self.since + detection, |told| told + AGAIN)
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_echoes_are_told_once_after_a_detection_time_and_five_answers() {
+    fn lost_echoes_are_told_after_a_detection_time_and_five_answers_and_seldom_again() {
         let mut check = started();
         assert_eq!(check.observe(MonoTime(1_400), &tick(14, 1_400, 7), true, DETECTION), None);
         assert_eq!(check.observe(MonoTime(1_600), &tick(14, 1_600, 7), true, DETECTION), None);
@@ -123,20 +123,10 @@ mod tests {
         assert_eq!(early.timeout(&tick(15, 1_490, 7), DETECTION), Some(MonoTime(1_500)));
         assert_eq!(early.observe(MonoTime(1_500), &tick(15, 1_490, 7), true, DETECTION), Some(5));
         assert_eq!(early.observe(MonoTime(1_600), &tick(16, 1_590, 7), true, DETECTION), None);
-        assert_eq!(early.timeout(&tick(16, 1_590, 7), DETECTION), None);
-    }
-
-    #[test]
-    fn a_lesser_way_that_loses_echoes_too_is_told_as_well_and_then_no_more() {
-        let mut check = started();
-        let mut told = Vec::new();
-        for n in 1..60 {
-            let now = 1_000 + n * 50;
-            if check.observe(MonoTime(now), &tick(10 + n, now, 7), true, DETECTION).is_some() {
-                told.push(now);
-            }
-        }
-        assert_eq!(told, [1_500, 2_500]);
+        let again = MonoTime(1_500) + AGAIN;
+        assert_eq!(early.timeout(&tick(16, 1_590, 7), DETECTION), Some(again));
+        assert_eq!(early.observe(MonoTime(again.0 - 1), &tick(90, again.0 - 9, 7), true, DETECTION), None);
+        assert_eq!(early.observe(again, &tick(90, again.0 - 9, 7), true, DETECTION), Some(80));
     }
 
     #[test]

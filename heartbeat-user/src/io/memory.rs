@@ -234,6 +234,15 @@ impl Shared {
         self.own_word(0).store(words[0], Ordering::Release);
     }
 
+    /// Writes who this node is, and leaves alone what others write: progress and flags.
+    pub fn set_identity(&self, own: &Own) {
+        let words: [u64; size_of::<Own>() / 8] = bytemuck::cast(*own);
+        let others = [std::mem::offset_of!(Own, progress_ns) / 8, std::mem::offset_of!(Own, flags) / 8];
+        for (index, word) in words.iter().enumerate().filter(|(index, _)| !others.contains(index)) {
+            self.own_word(index * 8).store(*word, Ordering::Release);
+        }
+    }
+
     /// Proves progress: the controller age counts from `now_ns`. Only the deciding loop calls this.
     pub fn set_progress(&self, now_ns: u64) {
         self.own_word(std::mem::offset_of!(Own, progress_ns)).store(now_ns, Ordering::Release);

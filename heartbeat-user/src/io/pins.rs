@@ -88,6 +88,20 @@ impl PinDir {
         }
     }
 
+    /// Opens `root` only if it is there, and makes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_existing(root: &Path) -> anyhow::Result<Option<Self>> {
+        let versioned = root.join(format!("v{}", maps::ABI));
+        if !versioned.is_dir() || !sys::is_bpffs(root)? {
+            return Ok(None);
+        }
+        check_owned(root)?;
+        check_owned(&versioned)?;
+        Ok(Some(Self { root: root.to_owned(), versioned }))
+    }
+
     /// Path of a map's pin.
     #[must_use]
     pub fn map(&self, name: &str) -> PathBuf {
@@ -189,6 +203,26 @@ impl PinDir {
         }
         Ok(removed)
     }
+}
+
+/// Removes every pinned XDP link under `root`, whatever the map layout: for a start that goes without the kernel, which
+/// must not leave an older controller's program answering. Needs no capability: the last pin of a link holds it.
+///
+/// # Errors
+/// If a pin is there and cannot be removed.
+pub fn remove_links(root: &Path) -> anyhow::Result<()> {
+    let Ok(versions) = fs::read_dir(root) else { return Ok(()) };
+    for version in versions {
+        let directory = version?.path();
+        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        for entry in entries {
+            let path = entry?.path();
+            if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("xdp-")) {
+                remove(&path)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Removes one pin; a missing one is fine.

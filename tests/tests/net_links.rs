@@ -101,8 +101,9 @@ fn fault_17_a_link_that_flaps_takes_no_node_away() {
     let play = play(Spec::new(2, 2));
     let mark = play.mark().unwrap();
     for _ in 0..4 {
+        let cycle = play.mark().unwrap();
         play.lab.set_carrier(A, false).unwrap();
-        play.wait_event(&mark, 0, "path_lost", |event| event["network"] == "net1").unwrap();
+        play.wait_event(&cycle, 0, "path_failed", |event| event["location"] == "own_interface").unwrap();
         play.lab.set_carrier(A, true).unwrap();
         pause(500);
     }

@@ -247,8 +247,11 @@ fn fault_31_a_node_whose_echoes_vanish_from_the_start_steps_down() {
     let play = Play::start(lab, cluster).unwrap();
     play.wait_up(&[0, 1]).unwrap();
     for node in [0, 1] {
-        let row = fast_path(&play, node, "net1");
-        assert!(row["mode"] == "generic" && row["reason"].is_string(), "{row}");
+        wait_for(PATIENCE, "the generic program to answer, with its reason", || {
+            let row = fast_path(&play, node, "net1");
+            if row["mode"] == "generic" && row["reason"].is_string() { Ok(()) } else { Err(row) }
+        })
+        .unwrap();
     }
 }
 

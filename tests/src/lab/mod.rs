@@ -64,10 +64,10 @@ pub struct Spec {
     pub nodes: Vec<String>,
     /// Number of networks, 1..=9. Network `k` (from 1) is 10.77.k.0/24 and fd77:k::/64, interface `net<k>`.
     pub networks: usize,
+    /// Addresses of a family that each port has, 1..=8.
+    pub addresses: usize,
     /// Whether nodes have IPv4 addresses.
     pub ipv4: bool,
-    /// How many IPv4 addresses a node has at each port, 1..=8; above 1 a lab has at most 25 nodes.
-    pub addresses: usize,
     /// Whether nodes have IPv6 addresses.
     pub ipv6: bool,
     /// MTU of every link and bridge, bytes.
@@ -91,8 +91,8 @@ impl Spec {
         Self {
             nodes: (0..nodes).map(name).collect(),
             networks,
-            ipv4: true,
             addresses: 1,
+            ipv4: true,
             ipv6: false,
             mtu: 1500,
             tx_offload: true,
@@ -124,9 +124,12 @@ impl Lab {
     pub fn new(spec: Spec) -> Result<Self> {
         ensure!((1..=9).contains(&spec.networks), "a lab has 1 to 9 networks, not {}", spec.networks);
         ensure!((1..=200).contains(&spec.nodes.len()), "a lab has 1 to 200 nodes, not {}", spec.nodes.len());
+        let hosts = spec.nodes.len() * spec.addresses;
+        ensure!(
+            (1..=8).contains(&spec.addresses) && hosts <= 200,
+            "a port has 1 to 8 addresses, a network at most 200"
+        );
         ensure!(spec.nodes.iter().all(|name| (1..=6).contains(&name.len())), "node names have 1 to 6 characters");
-        ensure!((1..=8).contains(&spec.addresses), "a port has 1 to 8 IPv4 addresses, not {}", spec.addresses);
-        ensure!(spec.addresses == 1 || spec.nodes.len() <= 25, "at most 25 nodes have several addresses");
         let guard = Guard::claim()?;
         let switch = NodeNs::create(guard.tag(), "switch")?;
         switch.sysctl("ipv6/conf/all/disable_ipv6", "1")?;
@@ -261,14 +264,10 @@ impl Lab {
         self.spec.relays.iter().any(|(relayed, _)| *relayed == port)
     }
 
-    /// The node's IPv4 address at a port, the first where it has several.
+    /// The node's IPv4 address at a port.
     #[must_use]
     pub fn ipv4(&self, port: Port) -> Ipv4Addr {
-        self.nth_ipv4(port, 0)
-    }
-
-    fn nth_ipv4(&self, port: Port, nth: usize) -> Ipv4Addr {
-        Ipv4Addr::new(10, 77, port.network as u8 + 1, (port.node + 1 + 25 * nth) as u8)
+        Ipv4Addr::new(10, 77, port.network as u8 + 1, port.node as u8 + 1)
     }
 
     /// The node's IPv6 address at a port.
@@ -277,13 +276,16 @@ impl Lab {
         Ipv6Addr::new(0xfd77, port.network as u16 + 1, 0, 0, 0, 0, 0, port.node as u16 + 1)
     }
 
-    /// Every address the node has at a port.
+    /// Every address the node has at a port, the first one of each family being [`Lab::ipv4`] and [`Lab::ipv6`].
     #[must_use]
     pub fn addresses(&self, port: Port) -> Vec<IpAddr> {
-        let count = if self.spec.ipv4 { self.spec.addresses } else { 0 };
-        let four = (0..count).map(|nth| IpAddr::V4(self.nth_ipv4(port, nth)));
-        let six = self.spec.ipv6.then(|| IpAddr::V6(self.ipv6(port)));
-        four.chain(six).collect()
+        let hosts = (0..self.spec.addresses).map(|index| Port { node: port.node + index * self.nodes.len(), ..port });
+        let both = |host: Port| {
+            let four = self.spec.ipv4.then(|| IpAddr::V4(self.ipv4(host)));
+            let six = self.spec.ipv6.then(|| IpAddr::V6(self.ipv6(host)));
+            four.into_iter().chain(six)
+        };
+        hosts.flat_map(both).collect()
     }
 
     /// The subnets of a network.

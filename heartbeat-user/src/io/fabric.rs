@@ -352,6 +352,8 @@ impl Fabric {
                 }
             }
             self.nics.insert(nic.ifindex, nic);
+            // Who answers is part of what every probe says.
+            self.pacer.tell(PacerCommand::Signers(self.paths.signers()));
         }
         Ok(!lost.is_empty())
     }
@@ -433,6 +435,32 @@ impl Fabric {
     #[must_use]
     pub fn config(&self) -> &Arc<Config> {
         &self.config
+    }
+
+    /// Takes the kernel out of it for as long as this controller runs: every program off, every pin removed, and
+    /// userspace answers instead.
+    ///
+    /// # Errors
+    /// If a table cannot be written or a pin not removed.
+    pub fn leave_kernel(&mut self) -> anyhow::Result<()> {
+        let reason = "the programs were detached by command";
+        for index in self.nics.keys().copied().collect::<Vec<_>>() {
+            let Some(mut nic) = self.nics.remove(&index) else { continue };
+            let before = nic.mode;
+            let entered = self.enter_userspace(&mut nic);
+            if before != Mode::Userspace && entered.is_ok() {
+                self.stepped_down(&mut nic, before, Mode::Userspace, reason);
+            }
+            self.nics.insert(index, nic);
+            entered?;
+        }
+        self.pacer.tell(PacerCommand::Signers(self.paths.signers()));
+        // Without pins nothing is repaired or attached again.
+        self.without = Some(reason.to_owned());
+        match self.pins.take() {
+            Some(pins) => pins.remove_all(),
+            None => Ok(()),
+        }
     }
 
     /// Takes every program off and removes every pin: the kernel answers no longer.

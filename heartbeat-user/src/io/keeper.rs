@@ -14,6 +14,7 @@ use crate::io::state::{State, StateDir};
 use crate::io::{clock, decider, nics};
 use anyhow::{Context, bail};
 use heartbeat_common::frame::{FLAG_LEAVING, FLAG_STOPPED};
+use heartbeat_common::maps::{self, Own};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -84,7 +85,7 @@ impl Keeper {
         let (orders, queue) = sync_channel(ORDERS_MAX);
         let thread = std::thread::Builder::new()
             .name("hb-keeper".to_owned())
-            .spawn(move || Worker { kept, last_offset: None }.run(&queue))
+            .spawn(move || Worker { plan: kept.fabric.paths.digest(), kept, last_offset: None }.run(&queue))
             .context("start the keeper's thread")?;
         Ok(Self { orders, thread: Some(thread) })
     }
@@ -106,6 +107,8 @@ impl Keeper {
 
 struct Worker {
     kept: Kept,
+    /// Digest of the paths, which stay the same as long as this runs.
+    plan: u64,
     /// Wall clock less monotonic clock, ns, at the last look.
     last_offset: Option<i128>,
 }
@@ -147,18 +150,37 @@ impl Worker {
                 if let Err(error) = self.kept.fabric.repair() {
                     log::error!("tables or pins could not be compared: {error:#}");
                 }
+                self.repair_own();
                 self.look_at_wall_clock();
             }
+        }
+    }
+
+    /// Writes again what the kernel says of this node, where somebody else changed it: an echo that says that this node
+    /// has left would be believed.
+    fn repair_own(&self) {
+        let (shared, state) = (&self.kept.shared, &self.kept.state);
+        let found = shared.own();
+        let wanted = Own {
+            abi: maps::ABI.into(),
+            progress_ns: found.progress_ns,
+            flags: 0,
+            incarnation: state.incarnation,
+            generation: state.generation,
+            boot: state.boot,
+            state_id: state.state_id,
+            plan: self.plan,
+        };
+        if found != wanted {
+            shared.set_own(&wanted);
+            self.kept.sink.now(EventBody::TableRepaired { table: maps::OWN.to_owned(), count: 1 });
         }
     }
 
     /// Tells a step of the wall clock. Nothing is timed by it; people who read the log want to know.
     fn look_at_wall_clock(&mut self) {
         let offset = i128::from(clock::wall_ns()) - i128::from(clock::now().0);
-        if let Some(last) = self.last_offset.replace(offset)
-            && (offset - last).abs() > STEP_NS
-        {
-            let step_ms = i64::try_from((offset - last) / 1_000_000).unwrap_or(i64::MAX);
+        if let Some(step_ms) = self.last_offset.replace(offset).and_then(|last| step_ms(last, offset)) {
             self.kept.sink.now(EventBody::ClockStep { step_ms });
         }
     }
@@ -188,7 +210,7 @@ impl Worker {
                 let _ = answer.try_send(nics::view(&self.kept.fabric));
             }
             Order::Detach(answer) => {
-                let result = self.kept.fabric.detach_all().map_err(|error| format!("{error:#}"));
+                let result = self.kept.fabric.leave_kernel().map_err(|error| format!("{error:#}"));
                 let _ = answer.try_send(result);
             }
             Order::Stop(_) => {}
@@ -284,5 +306,39 @@ impl Worker {
         if let Err(error) = kept.fabric.detach_all() {
             log::error!("not everything could be taken off: {error:#}");
         }
+    }
+}
+
+/// By how much the wall clock was stepped between two looks, ms, if that is more than it drifts.
+fn step_ms(last: i128, offset: i128) -> Option<i64> {
+    let step = offset - last;
+    let past_all = if step < 0 { i64::MIN } else { i64::MAX };
+    (step.abs() > STEP_NS).then(|| i64::try_from(step / 1_000_000).unwrap_or(past_all))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_54_a_step_is_told_and_drift_is_not() {
+        let second = 1_000_000_000;
+        let year = 31_556_952 * second;
+        let offset = 1_700_000_000 * second;
+        for (step, told) in [
+            (0, None),
+            (500_000_000, None),
+            (-500_000_000, None),
+            (500_000_001, Some(500)),
+            (second, Some(1000)),
+            (-second, Some(-1000)),
+            (3600 * second, Some(3_600_000)),
+            (-10 * year, Some(-315_569_520_000)),
+            (10 * year, Some(315_569_520_000)),
+        ] {
+            assert_eq!(step_ms(offset, offset + step), told, "{step} ns");
+        }
+        assert_eq!(step_ms(0, i128::MAX), Some(i64::MAX));
+        assert_eq!(step_ms(0, -i128::MAX), Some(i64::MIN));
     }
 }

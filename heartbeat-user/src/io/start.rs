@@ -22,6 +22,7 @@ use crate::io::state::{State, StateDir};
 use crate::io::{attach, clock, interfaces, realtime};
 use crate::keys::{KeyRing, Keys};
 use anyhow::Context;
+use heartbeat_common::frame::FLAG_STOPPED;
 use heartbeat_common::maps::{self, Own};
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -240,7 +241,10 @@ fn identify(dir: &StateDir, shared: &Shared, kernel: bool, plan: u64) -> Result<
         state_id: state.state_id,
         boot: state.boot,
     };
-    let found = Found { disk: disk.as_ref().map(|state| Disk { kept: kept(state), left: state.left }), pins: pinned, boot, learnt: 0 };
+    // What the kernel has told the peers counts like what the disk says: an incarnation that "has stopped" is over.
+    let told_left = pinned.is_some() && own.flags & u64::from(FLAG_STOPPED) != 0;
+    let disk_left = |state: &State| Disk { kept: kept(state), left: state.left || told_left };
+    let found = Found { disk: disk.as_ref().map(disk_left), pins: pinned, boot, learnt: 0 };
     let identity = identity::decide(&found).map_err(Failure::host)?;
     let fresh = StateDir::fresh(identity.incarnation, identity.generation.into(), boot).map_err(Failure::host)?;
     let state = State { state_id: disk.map_or(fresh.state_id, |state| state.state_id), ..fresh };

@@ -1,7 +1,7 @@
 //! Ends and starts of real daemons: killed, marked left, handed over, told to stop, their state lost. It looks at what
 //! the peers say of them and at what is left on the node.
 
-use heartbeat_tests::lab::crew::{Crew, Mark, PATIENCE, heartbeatd};
+use heartbeat_tests::lab::crew::{Crew, Mark, PATIENCE, heartbeatd, programs};
 use heartbeat_tests::lab::wait::root_or_skip;
 use heartbeat_tests::lab::{Cluster, Lab, Options, Spec, wait_for};
 use std::path::Path;
@@ -109,14 +109,11 @@ fn after_a_clean_stop_nothing_is_left_on_the_node() {
         return;
     }
     let mut crew = pair(&[]);
-    let programs = |crew: &Crew| crew.lab.node(B).run("bpftool", &["net", "list"]).unwrap();
-    let before = programs(&crew);
-    assert!(before.contains("net1") && before.contains("heartbeat"), "there is something to be left: {before}");
+    assert_eq!(programs(&crew.lab, B).unwrap(), (2, 2), "there is something to be left");
     assert!(crew.pins(B).exists());
     terminate(&mut crew, B);
     assert!(!crew.lab.pin_dir(B).join("heartbeatd").exists(), "pins are gone, and their directory");
-    let after = programs(&crew);
-    assert!(!after.contains("heartbeat"), "{after}");
+    assert_eq!(programs(&crew.lab, B).unwrap(), (0, 0));
     let queues = crew.lab.node(B).run("tc", &["qdisc", "show"]).unwrap();
     assert!(!queues.contains("clsact"), "{queues}");
     assert!(!crew.lab.node_dir(B).join("run/control.sock").exists());
@@ -227,8 +224,7 @@ fn detach_takes_every_program_off_and_userspace_answers() {
     // Longer than a repair takes: what was detached stays detached.
     std::thread::sleep(Duration::from_millis(2500));
     assert!(!crew.pins(B).exists(), "no pin comes back");
-    let programs = crew.lab.node(B).run("bpftool", &["net", "list"]).unwrap();
-    assert!(!programs.contains("heartbeat_xdp"), "{programs}");
+    assert_eq!(programs(&crew.lab, B).unwrap(), (0, 2), "departures are still stamped");
     let modes = crew.modes(B).unwrap();
     assert!(modes.iter().all(|(_, mode, reason)| mode == "userspace" && reason.contains("detached")), "{modes:?}");
     crew.all_up().unwrap();
@@ -280,26 +276,23 @@ fn what_a_killed_controller_left_behind_is_taken_over() {
         return;
     }
     let mut crew = pair(&[("stall_limit_ms", 5000)]);
-    let programs = |crew: &Crew| {
-        let list = crew.lab.node(B).run("bpftool", &["net", "list"]).unwrap();
-        (list.matches("heartbeat_xdp").count(), list.matches("heartbeat_egress").count())
-    };
-    let before = programs(&crew);
-    assert_eq!(before.0, 2, "one on each network");
+    let before = programs(&crew.lab, B).unwrap();
+    assert_eq!(before, (2, 2), "one of each on each network");
     for _ in 0..3 {
         crew.take(B).kill().unwrap();
         assert!(socket_file(&crew).exists(), "the socket's file is left");
         assert!(heartbeat_pinned(&crew.pins(B)), "and the pins");
         crew.start(B, &Options::default()).unwrap();
         wait_for(PATIENCE, "one program of each kind on each network", || {
-            if programs(&crew) == before { Ok(()) } else { Err(format!("{:?}", programs(&crew))) }
+            let now = programs(&crew.lab, B).unwrap();
+            if now == before { Ok(()) } else { Err(format!("{now:?}")) }
         })
         .unwrap();
         crew.all_up().unwrap();
     }
     terminate(&mut crew, B);
     assert!(!crew.lab.pin_dir(B).join("heartbeatd").exists());
-    assert!(!crew.lab.node(B).run("bpftool", &["net", "list"]).unwrap().contains("heartbeat"));
+    assert_eq!(programs(&crew.lab, B).unwrap(), (0, 0));
 }
 
 fn socket_file(crew: &Crew) -> std::path::PathBuf {

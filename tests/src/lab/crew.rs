@@ -4,6 +4,8 @@
 use super::daemon::read_events;
 use super::{Cluster, Daemon, Lab, Options, wait_for};
 use anyhow::{Context, Result, ensure};
+use aya::programs::SchedClassifier;
+use aya::programs::tc::TcAttachType;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -225,6 +227,23 @@ impl Crew {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         Ok(rows.iter().map(|row| (text(&row["interface"]), text(&row["mode"]), text(&row["reason"]))).collect())
     }
+}
+
+/// Programs of anybody on a node's interfaces: (XDP, egress).
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn programs(lab: &Lab, node: usize) -> Result<(usize, usize)> {
+    let interfaces = lab.ports_of(node).into_iter().map(|port| lab.interface(port));
+    lab.node(node).enter(|| {
+        let mut found = (0, 0);
+        for interface in interfaces {
+            let index = nix::net::if_::if_nametoindex(interface.as_str()).context("the node's interface")?;
+            found.0 += usize::from(heartbeat_user::io::sys::xdp_program_of(index)?.is_some());
+            found.1 += SchedClassifier::query_tcx(&interface, TcAttachType::Egress)?.1.len();
+        }
+        Ok(found)
+    })?
 }
 
 /// How a short run of a daemon ended: exit code and what it wrote.

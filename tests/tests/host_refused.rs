@@ -197,11 +197,11 @@ fn fault_78_without_its_capabilities_native_is_refused_and_auto_falls_back_by_na
     assert_refused(&lab, &cluster, &Options { wrapper: wrapper(), ..native() }, 8, &["permitted"]);
     let (code, text) = check(&lab, &written(&lab, &cluster, &native()), &DROP);
     assert_eq!(code, Some(8), "{text}");
-    assert!(text.contains("CAP_NET_ADMIN and CAP_BPF missing"), "{text}");
+    assert!(text.contains("CAP_NET_ADMIN and CAP_PERFMON and CAP_BPF missing"), "{text}");
     let auto = Options { wrapper: wrapper(), ..Options::default() };
     let (code, text) = check(&lab, &written(&lab, &cluster, &auto), &DROP);
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("CAP_NET_ADMIN and CAP_BPF missing") && text.contains("userspace"), "{text}");
+    assert!(text.contains("CAP_NET_ADMIN and CAP_PERFMON and CAP_BPF missing") && text.contains("userspace"), "{text}");
     let _ = fs::remove_dir(lab.pin_dir(B).join("heartbeatd"));
     falls_back(lab, cluster, &auto, "permitted");
 }

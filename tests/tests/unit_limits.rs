@@ -2,8 +2,9 @@
 //! capabilities, no new privileges, the unit's limits. What the unit says is read from the unit.
 
 use heartbeat_tests::lab::crew::{Crew, PATIENCE, programs};
-use heartbeat_tests::lab::wait::{binary, root_or_skip};
+use heartbeat_tests::lab::wait::{binary, root_or_skip, skip};
 use heartbeat_tests::lab::{Cluster, Lab, Options, Spec, wait_for};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::process::Command;
@@ -22,16 +23,33 @@ fn of_unit(key: &str) -> &'static str {
     value
 }
 
-/// `CAP_BPF CAP_NET_ADMIN` as setpriv wants it: `-all,+bpf,+net_admin`.
+/// Names such as `CAP_BPF CAP_NET_ADMIN` as setpriv wants it: `-all,+bpf,+net_admin`.
 fn capabilities(key: &str) -> String {
     let names = of_unit(key).split_whitespace().map(|name| name.strip_prefix("CAP_").unwrap().to_lowercase());
     std::iter::once("-all".to_owned()).chain(names.map(|name| format!("+{name}"))).collect::<Vec<_>>().join(",")
 }
 
-/// A limit as prlimit wants it.
-fn limit(key: &str) -> String {
-    of_unit(key).replace("infinity", "unlimited")
+/// A limit as prlimit wants it: the unit's, or what this machine allows where raising it is not ours to do.
+fn limit(resource: Resource, key: &str) -> String {
+    let wanted = of_unit(key);
+    let number = |text: &str| if text == "infinity" { RLIM_INFINITY } else { text.parse().unwrap() };
+    let (_, most) = getrlimit(resource).unwrap();
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    let capabilities = own.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    let may_raise = u64::from_str_radix(capabilities.trim(), 16).unwrap() & 1 << 24 != 0;
+    if number(wanted) > most && !may_raise {
+        skip(key, &format!("the unit's {wanted} needs CAP_SYS_RESOURCE to be set; the limit here stays {most}"));
+        return most.to_string();
+    }
+    wanted.replace("infinity", "unlimited")
 }
+
+const LIMITS: [(&str, &str, Resource, &str); 4] = [
+    ("rtprio", "LimitRTPRIO", Resource::RLIMIT_RTPRIO, "Max realtime priority"),
+    ("memlock", "LimitMEMLOCK", Resource::RLIMIT_MEMLOCK, "Max locked memory"),
+    ("nofile", "LimitNOFILE", Resource::RLIMIT_NOFILE, "Max open files"),
+    ("core", "LimitCORE", Resource::RLIMIT_CORE, "Max core file size"),
+];
 
 fn as_the_user(words: &mut Vec<OsString>) {
     let ambient = capabilities("AmbientCapabilities");
@@ -55,10 +73,8 @@ fn as_the_user(words: &mut Vec<OsString>) {
 
 fn wrapper() -> Vec<OsString> {
     let mut words: Vec<OsString> = vec!["prlimit".into()];
-    for (flag, key) in
-        [("rtprio", "LimitRTPRIO"), ("memlock", "LimitMEMLOCK"), ("nofile", "LimitNOFILE"), ("core", "LimitCORE")]
-    {
-        words.push(format!("--{flag}={}", limit(key)).into());
+    for (flag, key, resource, _) in LIMITS {
+        words.push(format!("--{flag}={}", limit(resource, key)).into());
     }
     as_the_user(&mut words);
     words
@@ -114,6 +130,7 @@ fn under_the_units_own_rights_and_limits_the_daemon_does_all_it_does() {
     let bits = |key: &str| {
         let number = |name: &str| match name {
             "CAP_NET_ADMIN" => 12,
+            "CAP_PERFMON" => 38,
             "CAP_BPF" => 39,
             other => panic!("the unit gives {other}, which this test does not know"),
         };
@@ -125,14 +142,9 @@ fn under_the_units_own_rights_and_limits_the_daemon_does_all_it_does() {
     assert_eq!(has("CapBnd"), bits("CapabilityBoundingSet"));
     assert_eq!(field(pid, "NoNewPrivs"), "1");
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
-    for (name, key) in [
-        ("Max realtime priority", "LimitRTPRIO"),
-        ("Max locked memory", "LimitMEMLOCK"),
-        ("Max open files", "LimitNOFILE"),
-        ("Max core file size", "LimitCORE"),
-    ] {
+    for (_, key, resource, name) in LIMITS {
         let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        let expected = limit(key);
+        let expected = limit(resource, key);
         assert!(line.split_whitespace().take(2).all(|value| value == expected), "{name}: {line}, not {expected}");
     }
 
@@ -141,14 +153,19 @@ fn under_the_units_own_rights_and_limits_the_daemon_does_all_it_does() {
     crew.await_state(A, B, "up").unwrap();
     let status = ask(&crew, B, "status");
     assert_eq!(status["fast_path"][0]["mode"], "native", "{status}");
-    assert_eq!(status["pacing"]["memory_locked"], true, "{status}");
     let realtime = status["pacing"]["realtime"].as_str().unwrap();
     let events = crew.events(B).unwrap();
     let told = |name: &str| events.iter().any(|event| event["event"] == name);
     assert!(told("started") && told("link_attached") && told("node_up"), "{events:?}");
     assert_eq!(realtime.starts_with("fifo"), !told("realtime_refused"), "had, or refused by name: {realtime}");
+    let allowed = limit(Resource::RLIMIT_RTPRIO, "LimitRTPRIO") != "0";
+    println!("with the limit {allowed}: {realtime}");
+    assert!(allowed || !realtime.starts_with("fifo"), "{realtime}");
     assert!(realtime.starts_with("fifo") || realtime.starts_with("refused"), "{realtime}");
-    assert!(!told("memlock_refused"));
+    assert_eq!(status["pacing"]["memory_locked"] == true, !told("memlock_refused"), "likewise: {status}");
+    if limit(Resource::RLIMIT_MEMLOCK, "LimitMEMLOCK") == "unlimited" {
+        assert_eq!(status["pacing"]["memory_locked"], true, "{status}");
+    }
 
     // Killed, its successor adopts; told to stop, it leaves nothing.
     let mark = crew.mark().unwrap();

@@ -255,8 +255,10 @@ impl Limited {
         number.with_context(|| format!("no number in {file}: {text:?}"))
     }
 
-    /// Kills everything in the group.
+    /// Kills everything in the group, and lets nothing more begin there.
     pub fn kill(&self) {
+        // A group of another kind has no such file, and needs none.
+        let _ = fs::write(self.0.path.join("pids.max"), "0");
         let inside = fs::read_to_string(self.0.path.join("cgroup.procs")).unwrap_or_default();
         for pid in inside.lines().filter_map(|pid| pid.parse().ok()) {
             // One that has ended by itself is as good.

@@ -38,6 +38,7 @@ pub const DEFAULT_UNIT: &str = "heartbeatd.service";
     after_long_help = concat!(
         "FIRST STEPS:\n",
         "  heartbeatd genkey /etc/heartbeatd/cluster.key    make the cluster's key; copy it to every node, mode 0600\n",
+        "  chown heartbeatd: /etc/heartbeatd/cluster.key    let the service read it, on every node\n",
         "  heartbeatd check                                 find every fault before the first start\n",
         "  systemctl enable --now heartbeatd                run it\n",
         "  heartbeatctl status                              look at it\n\n",
@@ -83,7 +84,8 @@ pub enum DaemonCommand {
         The service runs this before each start and before each reload.\n\n\
         The service's watchdog must be longer than hang_limit_s: a shorter one would kill the very daemon whose node \
         the kernel has just carried. It is read from --watchdog, else from WATCHDOG_USEC, else asked of the service \
-        manager.")]
+        manager.\n\n\
+        Root checks the service's own configuration as the user that the service runs as.")]
     Check(CheckArgs),
     /// Make a new cluster key in FILE (mode 0600); an existing file is never overwritten
     Genkey(GenkeyArgs),

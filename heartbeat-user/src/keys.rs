@@ -68,12 +68,12 @@ pub enum KeyError {
         rule: &'static str,
     },
     /// A new key file cannot be written.
-    #[error("{path}: cannot be written: {source}", path = .path.display())]
+    #[error("{path}: cannot be written: {error}", path = .path.display())]
     Write {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// There is a file already, and keys are never overwritten.
     #[error("{path}: exists; a key file is never overwritten", path = .0.display())]
@@ -194,15 +194,15 @@ pub fn generate(path: &Path) -> Result<(), KeyError> {
     let text = key_text()?;
     // CREATE_NEW is O_EXCL: neither a file nor a link, not even a dangling one, is written through.
     let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let mut file = opened.map_err(|source| match source.kind() {
+    let mut file = opened.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => KeyError::Exists(path.into()),
-        _ => KeyError::Write { path: path.into(), source },
+        _ => KeyError::Write { path: path.into(), error },
     })?;
     let written = file.write_all(&text).and_then(|()| file.sync_all());
-    written.map_err(|source| {
+    written.map_err(|error| {
         // Half a key is worth nothing; that it cannot be removed either is less than what is reported already.
         let _ = std::fs::remove_file(path);
-        KeyError::Write { path: path.into(), source }
+        KeyError::Write { path: path.into(), error }
     })
 }
 

@@ -83,7 +83,15 @@ impl Worker {
     /// Changes what userspace may change while the program runs.
     fn reconfigure(&mut self, path: usize) {
         let random = &mut self.random;
-        let fresh = world::keys(random);
+        let mut fresh = world::keys(random);
+        // Now and then only the keys of the exchanges, or only those of the standings.
+        if let Some(old) = self.both.node.paths[path].0.slots[0] {
+            match random.below(4) {
+                0 => (fresh.peer_standing, fresh.own_standing) = (old.peer_standing, old.own_standing),
+                1 => (fresh.theirs, fresh.mine) = (old.theirs, old.mine),
+                _ => {}
+            }
+        }
         let (choice, slot, draw) = (random.below(6), random.below(2) as usize, random.word());
         let mut retired = None;
         let change = |settings: &mut Settings| match choice {

@@ -77,6 +77,7 @@ pub fn install(place: &Place) -> Result<()> {
             "next:\n  systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload\n  \
              cp {}/share/doc/heartbeatd/heartbeatd.toml /etc/heartbeatd/    # and make it your cluster's\n  \
              heartbeatd genkey /etc/heartbeatd/cluster.key    # once, then copy it to every node\n  \
+             chown heartbeatd: /etc/heartbeatd/cluster.key    # on every node: the service reads it\n  \
              heartbeatd check && systemctl enable --now heartbeatd",
             place.prefix.display()
         );

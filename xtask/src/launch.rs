@@ -28,6 +28,9 @@ pub struct Bench {
     /// Where figures, raw data and plots go
     #[arg(long, value_name = "DIR")]
     out: Option<OsString>,
+    /// Measure again what an earlier run into the same directory has finished
+    #[arg(long)]
+    again: bool,
 }
 
 /// Options of `demo` and `run`.
@@ -74,6 +77,9 @@ fn bench_arguments(options: &Bench) -> Vec<OsString> {
     if let Some(out) = &options.out {
         arguments.extend(["--out".into(), out.clone()]);
     }
+    if options.again {
+        arguments.push("--again".into());
+    }
     arguments
 }
 
@@ -98,11 +104,12 @@ mod tests {
 
     #[test]
     fn bench_options_pass_through() {
-        let bench = |quick, only: Option<&str>, out: Option<&str>| {
-            bench_arguments(&Bench { quick, only: only.map(Into::into), out: out.map(Into::into) })
+        let bench = |quick, only: Option<&str>, out: Option<&str>, again| {
+            bench_arguments(&Bench { quick, only: only.map(Into::into), out: out.map(Into::into), again })
         };
-        assert!(bench(false, None, None).is_empty());
-        assert_eq!(bench(true, Some("rtt"), Some("/o")), ["--quick", "--only", "rtt", "--out", "/o"]);
+        assert!(bench(false, None, None, false).is_empty());
+        let all = ["--quick", "--only", "rtt", "--out", "/o", "--again"];
+        assert_eq!(bench(true, Some("rtt"), Some("/o"), true), all);
     }
 
     #[test]

@@ -11,20 +11,20 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// It cannot be opened.
-    #[error("{path}: cannot be opened: {source}", path = .path.display())]
+    #[error("{path}: cannot be opened: {error}", path = .path.display())]
     Open {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// It cannot be read.
-    #[error("{path}: cannot be read: {source}", path = .path.display())]
+    #[error("{path}: cannot be read: {error}", path = .path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// It is a directory, a device, a pipe or a socket.
     #[error("{path}: must be a regular file", path = .0.display())]
@@ -90,13 +90,13 @@ pub(crate) fn open_regular(path: &Path, follow: bool) -> Result<(File, Metadata)
     // NONBLOCK: a pipe without a writer must not hang the start. It means nothing to a regular file.
     let link = if follow { 0 } else { libc::O_NOFOLLOW };
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | link;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|source| {
-        if !follow && source.raw_os_error() == Some(libc::ELOOP) {
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| {
+        if !follow && error.raw_os_error() == Some(libc::ELOOP) {
             return FileError::SymbolicLink(path.into());
         }
-        FileError::Open { path: path.into(), source }
+        FileError::Open { path: path.into(), error }
     })?;
-    let metadata = file.metadata().map_err(|source| FileError::Read { path: path.into(), source })?;
+    let metadata = file.metadata().map_err(|error| FileError::Read { path: path.into(), error })?;
     if !metadata.is_file() {
         return Err(FileError::NotRegular(path.into()));
     }
@@ -112,6 +112,6 @@ pub(crate) fn read_limited(file: File, path: &Path, limit: u64) -> Result<zeroiz
     // Room for everything at once: a vector that grows leaves copies of secrets behind.
     let room = file.metadata().map_or(0, |metadata| metadata.len()).min(limit) + 2;
     let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(room as usize));
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(|source| FileError::Read { path: path.into(), source })?;
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| FileError::Read { path: path.into(), error })?;
     Ok(bytes)
 }

@@ -218,12 +218,21 @@ impl Connection {
         }
         let backend = self.backend.clone();
         let sent = match request {
-            Request::Status {} => self.send(&Answer::new(backend.status()?)).await,
-            Request::Nodes {} => self.send(&Answer::new(NodesBody { nodes: backend.nodes()? })).await,
-            Request::Paths {} => self.send(&Answer::new(PathsBody { paths: backend.paths()? })).await,
-            Request::Counters {} => self.send(&Answer::new(CountersBody { counters: backend.counters()? })).await,
+            Request::Status {} => self.send(&Answer::new(aside(move || backend.status()).await?)).await,
+            Request::Nodes {} => {
+                self.send(&Answer::new(NodesBody { nodes: aside(move || backend.nodes()).await? })).await
+            }
+            Request::Paths {} => {
+                self.send(&Answer::new(PathsBody { paths: aside(move || backend.paths()).await? })).await
+            }
+            Request::Counters {} => {
+                let counters = aside(move || backend.counters()).await?;
+                self.send(&Answer::new(CountersBody { counters })).await
+            }
             Request::Handover {} => self.send(&Answer::new(DoneBody { done: backend.handover()? })).await,
-            Request::Detach {} => self.send(&Answer::new(DoneBody { done: backend.detach()? })).await,
+            Request::Detach {} => {
+                self.send(&Answer::new(DoneBody { done: aside(move || backend.detach()).await? })).await
+            }
             Request::Events { since_unix_ms, follow: false } => {
                 let events = self.logged(moment(since_unix_ms)?).await?;
                 self.send(&Answer::new(EventsBody { events })).await
@@ -239,8 +248,7 @@ impl Connection {
 
     async fn logged(&self, since: Option<Timestamp>) -> Result<Vec<EventRecord>, Refusal> {
         let backend = self.backend.clone();
-        let read = tokio::task::spawn_blocking(move || backend.events_since(since)).await;
-        read.map_err(|error| Refusal::failed(format!("the event log could not be read: {error}")))?
+        aside(move || backend.events_since(since)).await
     }
 
     async fn follow(&mut self, since: Option<Timestamp>) -> Result<(), Refusal> {
@@ -364,3 +372,9 @@ async fn hung_up(stream: &UnixStream) {
 
 #[cfg(test)]
 mod tests;
+
+/// Asks the backend on a thread where it may wait for another: the runtime's own has signals and a watchdog to serve.
+async fn aside<T: Send + 'static>(ask: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
+    let asked = tokio::task::spawn_blocking(ask).await;
+    asked.map_err(|error| Refusal::failed(format!("heartbeatd could not be asked: {error}")))?
+}

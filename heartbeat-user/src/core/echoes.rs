@@ -7,12 +7,15 @@ use std::time::Duration;
 /// Probes of the peer that must have been answered, and own echoes that must have come, before a verdict.
 pub const EVIDENCE: u64 = 5;
 
+/// Time after which echoes that are still lost are told again: by then a lesser mode was tried, and fails as well.
+pub const AGAIN: Duration = Duration::from_secs(30);
+
 /// Watches one path. XDP_TX can lose every echo while all of this node's counters rise; the peer knows better:
 /// each of its probes returns this node's stamp of the last echo that it received.
 #[derive(Clone, Debug, Default)]
 pub struct EchoCheck {
     running: bool,
-    told: bool,
+    told: Option<MonoTime>,
     since: MonoTime,
     returned: u64,
     answers: u64,
@@ -20,7 +23,7 @@ pub struct EchoCheck {
 }
 
 impl EchoCheck {
-    /// Looks at a tick at `now`. Returns the number of answers that went nowhere, once an episode: in the last
+    /// Looks at a tick at `now`. Returns the number of answers that went nowhere, at most once in [`AGAIN`]: in the last
     /// `detection` time the peer answered this node, was answered at least [`EVIDENCE`] times by its kernel, and
     /// returned no newer stamp.
     pub fn observe(&mut self, now: MonoTime, tick: &Tick<u64>, in_kernel: bool, detection: Duration) -> Option<u64> {
@@ -28,7 +31,7 @@ impl EchoCheck {
         if !in_kernel || !self.running || fresh {
             *self = Self {
                 running: in_kernel,
-                told: false,
+                told: None,
                 since: now,
                 returned: tick.returned_ns,
                 answers: tick.answers,
@@ -36,7 +39,7 @@ impl EchoCheck {
             };
             return None;
         }
-        if self.told || !self.enough(tick) || now < self.since + detection {
+        if !self.enough(tick) || now < self.due(detection) {
             return None;
         }
         // The peer went silent meanwhile: nothing is proved, so the window begins again.
@@ -44,7 +47,7 @@ impl EchoCheck {
             *self = Self { since: now, answers: tick.answers, echoes: tick.echoes, ..*self };
             return None;
         }
-        self.told = true;
+        self.told = Some(now);
         Some(tick.answers - self.answers)
     }
 
@@ -55,7 +58,11 @@ impl EchoCheck {
     /// Returns when the same tick would lead to a verdict.
     #[must_use]
     pub fn timeout(&self, tick: &Tick<u64>, detection: Duration) -> Option<MonoTime> {
-        (self.running && !self.told && self.enough(tick)).then(|| self.since + detection)
+        (self.running && self.enough(tick)).then(|| self.due(detection))
+    }
+
+    fn due(&self, detection: Duration) -> MonoTime {
+        self.told.map_or(self.since + detection, |told| told + AGAIN)
     }
 }
 
@@ -76,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_echoes_are_told_once_after_a_detection_time_and_five_answers() {
+    fn lost_echoes_are_told_after_a_detection_time_and_five_answers_and_seldom_again() {
         let mut check = started();
         assert_eq!(check.observe(MonoTime(1_400), &tick(14, 1_400, 7), true, DETECTION), None);
         assert_eq!(check.observe(MonoTime(1_600), &tick(14, 1_600, 7), true, DETECTION), None);
@@ -85,7 +92,10 @@ mod tests {
         assert_eq!(early.timeout(&tick(15, 1_490, 7), DETECTION), Some(MonoTime(1_500)));
         assert_eq!(early.observe(MonoTime(1_500), &tick(15, 1_490, 7), true, DETECTION), Some(5));
         assert_eq!(early.observe(MonoTime(1_600), &tick(16, 1_590, 7), true, DETECTION), None);
-        assert_eq!(early.timeout(&tick(16, 1_590, 7), DETECTION), None);
+        let again = MonoTime(1_500) + AGAIN;
+        assert_eq!(early.timeout(&tick(16, 1_590, 7), DETECTION), Some(again));
+        assert_eq!(early.observe(MonoTime(again.0 - 1), &tick(90, again.0 - 9, 7), true, DETECTION), None);
+        assert_eq!(early.observe(again, &tick(90, again.0 - 9, 7), true, DETECTION), Some(80));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use crate::io::object::Object;
 use crate::io::pins::{self, PinDir};
 use crate::io::sys;
-use anyhow::{Context, bail};
+use anyhow::Context;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{self, TcAttachType};
 use aya::programs::xdp::{XdpLink, XdpMode};
@@ -49,6 +49,8 @@ pub struct Attachment {
     pub ifindex: u32,
     /// Native or generic.
     pub mode: Mode,
+    /// Id of the program that was put there.
+    program: u32,
     link: OwnedFd,
     pin: PathBuf,
 }
@@ -56,9 +58,9 @@ pub struct Attachment {
 /// What became of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkHealth {
-    /// Attached where it was put.
+    /// Attached where it was put, with the program that was put there.
     Alive,
-    /// Detached behind our back, or its device is gone.
+    /// Detached or given another program behind our back, or its device is gone.
     Detached,
 }
 
@@ -67,7 +69,7 @@ impl Attachment {
     #[must_use]
     pub fn health(&self) -> LinkHealth {
         match sys::xdp_link_info(self.link.as_fd()) {
-            Ok(info) if info.ifindex == self.ifindex => LinkHealth::Alive,
+            Ok(info) if info.ifindex == self.ifindex && info.program == self.program => LinkHealth::Alive,
             _ => LinkHealth::Detached,
         }
     }
@@ -128,7 +130,7 @@ impl fmt::Display for AttachError {
 pub fn attach(object: &mut Object, pins: &PinDir, ifindex: u32, mode: Mode) -> Result<Attachment, AttachError> {
     let pin = pins.link(mode.name(), ifindex);
     match take_over(object, &pin, ifindex) {
-        Ok(Some(link)) => return Ok(Attachment { ifindex, mode, link, pin }),
+        Ok(Some(link)) => return attachment(ifindex, mode, link, pin),
         Ok(None) => {}
         Err(error) => return Err(AttachError::Unsupported(error)),
     }
@@ -151,9 +153,42 @@ pub fn attach(object: &mut Object, pins: &PinDir, ifindex: u32, mode: Mode) -> R
         sys::object_get(&pin).with_context(|| format!("open {}", pin.display()))
     };
     match fresh() {
-        Ok(link) => Ok(Attachment { ifindex, mode, link, pin }),
+        Ok(link) => attachment(ifindex, mode, link, pin),
         Err(error) => Err(AttachError::Unsupported(error)),
     }
+}
+
+fn attachment(ifindex: u32, mode: Mode, link: OwnedFd, pin: PathBuf) -> Result<Attachment, AttachError> {
+    let info = sys::xdp_link_info(link.as_fd()).map_err(|error| AttachError::Unsupported(error.into()))?;
+    Ok(Attachment { ifindex, mode, program: info.program, link, pin })
+}
+
+/// Returns the mode in which a program of ours is still attached to a device, left by an earlier controller.
+///
+/// # Errors
+/// If the pins cannot be read.
+pub fn pinned_mode(pins: &PinDir, ifindex: u32) -> anyhow::Result<Option<Mode>> {
+    for mode in [Mode::Native, Mode::Generic] {
+        let alive = sys::object_get(&pins.link(mode.name(), ifindex))
+            .and_then(|fd| sys::xdp_link_info(fd.as_fd()))
+            .is_ok_and(|info| info.ifindex == ifindex);
+        if alive {
+            return Ok(Some(mode));
+        }
+    }
+    Ok(None)
+}
+
+/// Takes a pinned link off its device and removes the pin, where there is one.
+///
+/// # Errors
+/// If the pin cannot be removed.
+pub fn remove_link(pins: &PinDir, mode: Mode, ifindex: u32) -> anyhow::Result<()> {
+    let path = pins.link(mode.name(), ifindex);
+    if let Ok(fd) = sys::object_get(&path) {
+        let _ = sys::link_detach(fd.as_fd());
+    }
+    pins::remove(&path)
 }
 
 /// Puts the program into the pinned link at `pin`, in one step that loses no frame. `None` if there is no link, or
@@ -195,22 +230,17 @@ impl fmt::Debug for Egress {
 /// If the kernel refuses it.
 pub fn attach_egress(object: &mut Object, interface: &str) -> anyhow::Result<Egress> {
     let program: &mut SchedClassifier = object.egress()?;
-    let attached = program.attach(interface, TcAttachType::Egress);
-    let id = match attached {
-        Ok(id) => id,
-        // Before 6.6 there are no tcx links: a clsact queue takes the program. One of ours that a killed controller
-        // left is replaced.
-        Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() != Some(libc::EINVAL) => {
-            return Err(error.io_error).with_context(|| format!("attach the egress program to {interface}"));
-        }
-        Err(_) => {
+    // Before 6.6 there are no tcx links: a clsact queue takes the program, and keeps that of a controller that was
+    // killed, which would stamp every departure once more.
+    let _ = tc::qdisc_detach_program(interface, TcAttachType::Egress, heartbeat_common::maps::EGRESS_PROGRAM);
+    let attached = match program.attach(interface, TcAttachType::Egress) {
+        Err(ProgramError::TcError(_)) => {
             let _ = tc::qdisc_add_clsact(interface);
-            let _ = tc::qdisc_detach_program(interface, TcAttachType::Egress, heartbeat_common::maps::EGRESS_PROGRAM);
-            program
-                .attach(interface, TcAttachType::Egress)
-                .with_context(|| format!("attach the egress program to {interface}"))?
+            program.attach(interface, TcAttachType::Egress)
         }
+        attached => attached,
     };
+    let id = attached.with_context(|| format!("attach the egress program to {interface}"))?;
     Ok(Egress { interface: interface.to_owned(), id: Some(id) })
 }
 
@@ -242,12 +272,4 @@ pub fn remove_other_links(pins: &PinDir, keep: &[(Mode, u32)]) -> anyhow::Result
         pins::remove(&path)?;
     }
     Ok(())
-}
-
-/// Refuses anything but a link of ours: used where the mode was named by the user.
-///
-/// # Errors
-/// Always, with the reason.
-pub fn refused(interface: &str, wanted: &str, error: &AttachError) -> anyhow::Result<Mode> {
-    bail!("interface {interface}: fast_path = \"{wanted}\" cannot be had: {error}")
 }

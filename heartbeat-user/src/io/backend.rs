@@ -18,7 +18,7 @@ use crate::io::snapshot::{NodeView, PathView, Snapshot};
 use heartbeat_common::counter::Counter;
 use heartbeat_common::frame::{self, STANDING_USERSPACE, word};
 use jiff::Timestamp;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -47,8 +47,8 @@ pub struct DaemonBackend {
     pub journal: JournalView,
     /// Where events go.
     pub sink: EventSink,
-    /// The next stop is part of a restart.
-    pub handover: Arc<AtomicBool>,
+    /// When a handover was announced, ns; 0: never.
+    pub handover: Arc<AtomicU64>,
     /// When this controller started.
     pub started: MonoTime,
     /// Generation of this controller.
@@ -101,7 +101,8 @@ impl DaemonBackend {
             }
         }
         let paths: Vec<_> = snapshot.paths.iter().filter(|path| path.node == view.id).collect();
-        let newest = paths.iter().max_by_key(|path| path.tick.peer_dynamic_ns).filter(|path| path.tick.peer_dynamic_ns > 0);
+        let newest =
+            paths.iter().max_by_key(|path| path.tick.peer_dynamic_ns).filter(|path| path.tick.peer_dynamic_ns > 0);
         let responder = newest.map(|path| {
             let identity = path.tick.standing[word::IDENTITY - word::STANDING];
             if (identity >> 32) as u16 & STANDING_USERSPACE != 0 {
@@ -138,7 +139,13 @@ impl DaemonBackend {
         }
     }
 
-    fn path_status(&self, config: &Config, snapshot: &Snapshot, nics: &nics::View, view: &PathView) -> control::PathStatus {
+    fn path_status(
+        &self,
+        config: &Config,
+        snapshot: &Snapshot,
+        nics: &nics::View,
+        view: &PathView,
+    ) -> control::PathStatus {
         let plan = &self.plan.paths[view.id.index()];
         let nic = nics.of(plan.local);
         let name = |id: u16| config.node(id).map_or_else(|| id.to_string(), |node| node.name.clone());
@@ -306,9 +313,10 @@ impl Backend for DaemonBackend {
     }
 
     fn handover(&self) -> Result<String, Refusal> {
-        self.handover.store(true, Ordering::Release);
+        self.handover.store(clock::now().0, Ordering::Release);
         self.sink.now(crate::core::event::EventBody::HandoverAnnounced { by: "heartbeatctl handover".to_owned() });
-        Ok("the next stop is part of a restart: the kernel goes on answering, and the next heartbeatd takes over".to_owned())
+        Ok("a stop within the next ten minutes is part of a restart: the kernel goes on answering, and the next heartbeatd takes over"
+            .to_owned())
     }
 
     fn detach(&self) -> Result<String, Refusal> {
@@ -318,6 +326,6 @@ impl Backend for DaemonBackend {
         wait.recv_timeout(Duration::from_secs(5))
             .map_err(|_| failed("the keeper's thread did not answer".to_owned()))?
             .map_err(failed)?;
-        Ok("the programs are off and their pins removed: userspace answers until the next start".to_owned())
+        Ok("the programs are off and their pins removed: userspace answers until the next start, which is a new incarnation".to_owned())
     }
 }

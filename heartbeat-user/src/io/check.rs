@@ -1,12 +1,17 @@
 //! `heartbeatd check`: finds every fault before a start or a reload, and starts nothing. What would be refused is an
 //! error; what would work less well than it could is a warning.
 
-use crate::cli::{CheckArgs, Watchdog, check_watchdog, parse_time_span};
+use crate::cli::{CheckArgs, DEFAULT_CONFIG, Watchdog, check_watchdog, parse_time_span};
 use crate::config::{Config, FastPath};
+use crate::io::attach::{AttachError, Mode};
 use crate::io::failure::Failure;
 use crate::io::start::{configured, key_ring};
 use crate::io::{clock, interfaces, sys};
+use anyhow::Context;
+use heartbeat_common::maps;
+use std::io::ErrorKind;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -21,6 +26,13 @@ const CAP_SYS_ADMIN: u32 = 21;
 /// The first thing that a start would be refused for.
 pub fn run(arguments: &CheckArgs) -> Result<Vec<String>, Failure> {
     clock::refuse_shifted().map_err(Failure::host)?;
+    let missing = missing_capabilities();
+    if nix::unistd::geteuid().is_root()
+        && let Some(user) = service_user(&arguments.config.config, || of_unit("User", &arguments.unit))
+    {
+        become_user(&user).map_err(Failure::host)?;
+        println!("checked as user {user}, whom {} runs as", arguments.unit);
+    }
     let (config, own) = configured(&arguments.config.config)?;
     drop(key_ring(&config)?);
     let watchdog = arguments.watchdog.or_else(|| from_environment().or_else(|| from_manager(&arguments.unit)));
@@ -28,7 +40,7 @@ pub fn run(arguments: &CheckArgs) -> Result<Vec<String>, Failure> {
         check_watchdog(watchdog, config.settings.hang_limit).map_err(Failure::config)?;
     }
     let mut warnings = Vec::new();
-    kernel_needs(&config, &mut warnings)?;
+    kernel_needs(&config, &missing, &mut warnings)?;
     interface_needs(&config, own, &mut warnings)?;
     if std::fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled").is_ok_and(|text| text.trim() == "0") {
         warnings.push(
@@ -44,18 +56,40 @@ fn from_environment() -> Option<Watchdog> {
 }
 
 fn from_manager(unit: &str) -> Option<Watchdog> {
+    parse_time_span(&of_unit("WatchdogUSec", unit)?).ok()
+}
+
+/// Asks the service manager for a property of a unit; `None` if it does not say.
+fn of_unit(property: &str, unit: &str) -> Option<String> {
     let output = std::process::Command::new("systemctl")
-        .args(["show", "--property=WatchdogUSec", "--value", unit])
+        .args(["show", &format!("--property={property}"), "--value", unit])
         .stdin(std::process::Stdio::null())
         .output()
         .ok()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if !output.status.success() || text.is_empty() { None } else { parse_time_span(&text).ok() }
+    if !output.status.success() || text.is_empty() { None } else { Some(text) }
+}
+
+/// Says as whom root has to check: owners and modes that are right for the service are not right for root, and what
+/// root may read the service perhaps may not. That holds for the service's own configuration alone.
+fn service_user(config: &Path, unit_user: impl FnOnce() -> Option<String>) -> Option<String> {
+    if config != Path::new(DEFAULT_CONFIG) { None } else { unit_user().filter(|user| user != "root") }
+}
+
+/// Becomes a user for good. Called before this process has a second thread.
+fn become_user(name: &str) -> anyhow::Result<()> {
+    let user = nix::unistd::User::from_name(name)
+        .with_context(|| format!("look for user {name}"))?
+        .with_context(|| format!("there is no user {name}, whom the service runs as: run `systemd-sysusers`"))?;
+    let c_name = std::ffi::CString::new(name).context("the name of a user")?;
+    nix::unistd::initgroups(&c_name, user.gid).with_context(|| format!("take the groups of user {name}"))?;
+    nix::unistd::setgid(user.gid).with_context(|| format!("become group {}", user.gid))?;
+    nix::unistd::setuid(user.uid).with_context(|| format!("become user {name}"))
 }
 
 /// What the fast path needs of the kernel and of this process: refused where it was asked for by name, a warning where
 /// `auto` would do without.
-fn kernel_needs(config: &Config, warnings: &mut Vec<String>) -> Result<(), Failure> {
+fn kernel_needs(config: &Config, missing: &[&str], warnings: &mut Vec<String>) -> Result<(), Failure> {
     let wanted: Vec<FastPath> =
         config.interfaces.values().map(|over| over.fast_path).chain([config.daemon.fast_path]).collect();
     if wanted.iter().all(|wanted| *wanted == FastPath::Off) {
@@ -63,7 +97,6 @@ fn kernel_needs(config: &Config, warnings: &mut Vec<String>) -> Result<(), Failu
     }
     let must = wanted.iter().any(|wanted| matches!(wanted, FastPath::Native | FastPath::Generic));
     let mut faults = Vec::new();
-    let missing = missing_capabilities();
     if !missing.is_empty() {
         faults.push(format!("{} missing: XDP programs cannot be loaded or attached", missing.join(" and ")));
     }
@@ -125,6 +158,13 @@ fn interface_needs(config: &Config, own: u16, warnings: &mut Vec<String>) -> Res
             warnings.push(format!("{address}: no interface has it: its paths are down until one does"));
             continue;
         };
+        if config.fast_path(&interface.name) != FastPath::Off
+            && let Ok(Some((program, _))) = sys::xdp_program_of(interface.ifindex)
+            && !is_ours(&config.daemon.pin_dir, interface.ifindex, program)
+        {
+            let foreign = AttachError::Foreign { program };
+            return Err(Failure::host(anyhow::anyhow!("interface {}: {foreign}", interface.name)));
+        }
         if interfaces::threaded_napi(&interface.name) == Some(true) {
             warnings.push(format!(
                 "{}: receives on kernel threads (threaded NAPI), which a realtime task starves: `echo 0 > \
@@ -134,4 +174,37 @@ fn interface_needs(config: &Config, own: u16, warnings: &mut Vec<String>) -> Res
         }
     }
     Ok(())
+}
+
+/// Says whether the XDP program of a device is held by a pin of ours. A pin that may not be opened counts as one.
+fn is_ours(pin_dir: &Path, ifindex: u32, program: u32) -> bool {
+    let directory = pin_dir.join(format!("v{}", maps::ABI));
+    [Mode::Native, Mode::Generic].iter().any(|mode| {
+        let pin = directory.join(format!("xdp-{mode}-{ifindex}"));
+        match sys::object_get(&pin) {
+            Ok(link) => sys::xdp_link_info(link.as_fd()).is_ok_and(|info| info.program == program),
+            Err(error) => error.kind() != ErrorKind::NotFound,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_checks_the_services_configuration_as_the_service() {
+        let own = Path::new(DEFAULT_CONFIG);
+        let of = |user: &str| Some(user.to_owned());
+        assert_eq!(service_user(own, || of("heartbeatd")), of("heartbeatd"));
+        assert_eq!(service_user(own, || of("root")), None);
+        assert_eq!(service_user(own, || None), None);
+        assert_eq!(service_user(Path::new("/tmp/other.toml"), || panic!("nobody is asked")), None);
+    }
+
+    #[test]
+    fn a_user_that_is_missing_is_named_with_the_remedy() {
+        let error = format!("{:#}", become_user("no-such-user-here").unwrap_err());
+        assert!(error.contains("no-such-user-here") && error.contains("systemd-sysusers"), "{error}");
+    }
 }

@@ -1,20 +1,31 @@
 //! The daemon's life: start, serve, reload, end. It waits for signals and the service manager, and hands what they
 //! say to the threads that act on it.
 
-use crate::cli::{ExitCode, RunArgs, Watchdog, check_watchdog};
-use crate::control::{ListenError, Listener, serve};
+use crate::cli::RunArgs;
+use crate::control::serve;
 use crate::core::event::EventBody;
+use crate::core::time::MonoTime;
 use crate::io::backend::DaemonBackend;
+use crate::io::decider::Decider;
 use crate::io::failure::Failure;
-use crate::io::keeper::Order;
+use crate::io::journal::Journal;
+use crate::io::keeper::{Keeper, Order};
+use crate::io::pacer::Pacer;
 use crate::io::start::{Running, start};
 use crate::io::{clock, manager};
 use anyhow::Context;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, RwLock};
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Time for which an announced handover holds: a stop long after is meant as a stop.
+const HANDOVER: Duration = Duration::from_secs(600);
+
+/// How long an announced successor may take before the controller age begins to grow: an orderly restart is no stall.
+/// A controller that dies announces nothing, and its age grows at once.
+const SUCCESSION: Duration = Duration::from_secs(2);
 
 /// Runs until told to stop.
 ///
@@ -22,17 +33,19 @@ use tokio::signal::unix::{SignalKind, signal};
 /// If the node cannot run as configured.
 pub fn run(arguments: &RunArgs) -> Result<(), Failure> {
     let watchdog = manager::watchdog();
-    let running = start(&arguments.config.config, arguments.bpf_object.as_deref())?;
-    if let Some(every) = watchdog {
-        check_watchdog(Watchdog::Every(every), running.config.settings.hang_limit).map_err(Failure::config)?;
-    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(2)
+        .max_blocking_threads(4)
         .thread_stack_size(256 * 1024)
         .build()
         .context("start the runtime")?;
-    runtime.block_on(serve_until_told(running, watchdog))
+    runtime.block_on(async {
+        // Signals first: one that comes during the start is obeyed after it, never by sudden death with a program
+        // attached.
+        let signals = Signals::listen()?;
+        let running = start(&arguments.config.config, arguments.bpf_object.as_deref(), watchdog)?;
+        serve_until_told(running, signals, watchdog).await
+    })
 }
 
 /// Why the daemon ends.
@@ -41,79 +54,97 @@ enum End {
     Handover(&'static str),
 }
 
-async fn serve_until_told(running: Running, watchdog: Option<Duration>) -> Result<(), Failure> {
-    let socket = running.config.daemon.run_dir.join("control.sock");
-    let group = running.config.daemon.socket_group.clone().unwrap_or_default();
-    let listener = match Listener::bind(&socket, &group) {
-        Ok(listener) => listener,
-        Err(error) => {
-            let code = match error {
-                ListenError::AnotherInstance { .. } => ExitCode::AnotherInstance,
-                _ => ExitCode::Environment,
-            };
-            end(running, &End::Leave("the control socket could not be opened"));
-            return Err(Failure::new(code, error));
-        }
-    };
-    let handover = Arc::new(AtomicBool::new(false));
-    let current = Arc::new(RwLock::new(running.config.clone()));
-    let mut warnings = running.warnings.clone();
-    warnings.extend(listener.warning().map(str::to_owned));
+/// The signals that mean something.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Failure::host(anyhow::Error::from(error).context("listen for signals")))
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+}
+
+async fn serve_until_told(running: Running, signals: Signals, watchdog: Option<Duration>) -> Result<(), Failure> {
+    let Running {
+        keeper,
+        decider,
+        pacer,
+        journal,
+        shared,
+        plan,
+        config,
+        identity,
+        memory_locked,
+        warnings,
+        listener,
+        locks,
+    } = running;
+    let handover = Arc::new(AtomicU64::new(0));
     let backend = Arc::new(DaemonBackend {
-        config: current.clone(),
-        plan: running.plan.clone(),
-        shared: running.shared.clone(),
-        pacer: running.pacer.clone(),
-        decider: running.decider.orders(),
-        deciding: running.decider.lateness.clone(),
-        keeper: running.keeper.orders(),
-        journal: running.journal.view.clone(),
-        sink: running.journal.sink.clone(),
+        config,
+        plan: plan.clone(),
+        shared: shared.clone(),
+        pacer: pacer.clone(),
+        decider: decider.orders(),
+        deciding: decider.lateness.clone(),
+        keeper: keeper.orders(),
+        journal: journal.view.clone(),
+        sink: journal.sink.clone(),
         handover: handover.clone(),
         started: clock::now(),
-        generation: running.identity.generation,
-        memory_locked: running.memory_locked,
+        generation: identity.generation,
+        memory_locked,
         warnings,
     });
-    let keeper = running.keeper.orders();
-    let shared = running.shared.clone();
+    let orders = keeper.orders();
     let server = tokio::spawn(async move {
         let Err(error) = serve(listener, backend).await;
         log::error!("the control socket cannot be served: {error}");
     });
-    let fed = watchdog.map(|every| tokio::spawn(feed_watchdog(shared, every)));
-    manager::ready(&format!("incarnation {}, watching {} paths", running.identity.incarnation, running.plan.paths.len()));
-    let ending = wait_for_end(&keeper, &handover).await?;
+    let fed = watchdog.map(|every| tokio::spawn(feed_watchdog(shared.clone(), every)));
+    manager::ready(&format!("incarnation {}, watching {} paths", identity.incarnation, plan.paths.len()));
+    let ending = wait_for_end(signals, &orders, &handover).await;
     manager::stopping();
     server.abort();
     if let Some(fed) = fed {
         fed.abort();
     }
     let _ = server.await;
-    end(running, &ending);
+    end(keeper, decider, pacer, journal, &ending);
+    if matches!(ending, End::Handover(_)) {
+        shared.set_progress((clock::now() + SUCCESSION).0);
+    }
+    drop(locks);
     Ok(())
 }
 
 /// Waits for SIGTERM or SIGINT; meanwhile reloads on SIGHUP.
-async fn wait_for_end(keeper: &SyncSender<Order>, handover: &AtomicBool) -> Result<End, Failure> {
-    let failed = |error: std::io::Error| Failure::host(anyhow::Error::from(error).context("listen for signals"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+async fn wait_for_end(mut signals: Signals, keeper: &SyncSender<Order>, handover: &AtomicU64) -> End {
     loop {
         // Every arm is cancel-safe: a signal that is not taken stays pending.
         tokio::select! {
-            _ = terminate.recv() => {
-                if handover.load(Ordering::Acquire) {
-                    return Ok(End::Handover("told to stop after an announced handover"));
+            _ = signals.terminate.recv() => {
+                let announced = handover.load(Ordering::Acquire);
+                if announced != 0 && clock::now().since(MonoTime(announced)) < HANDOVER {
+                    return End::Handover("told to stop after an announced handover");
                 }
                 if manager::restart_is_asked().await {
-                    return Ok(End::Handover("told to stop as part of a restart"));
+                    return End::Handover("told to stop as part of a restart");
                 }
-                return Ok(End::Leave("told to stop"));
+                return End::Leave("told to stop");
             }
-            _ = interrupt.recv() => return Ok(End::Leave("interrupted")),
-            _ = hangup.recv() => reload(keeper).await,
+            _ = signals.interrupt.recv() => return End::Leave("interrupted"),
+            _ = signals.hangup.recv() => reload(keeper).await,
         }
     }
 }
@@ -148,15 +179,14 @@ async fn feed_watchdog(shared: Arc<crate::io::memory::Shared>, every: Duration) 
 }
 
 /// Ends every thread, the keeper first: it says goodbye, which takes the others.
-fn end(mut running: Running, ending: &End) {
+fn end(mut keeper: Keeper, mut decider: Decider, pacer: Arc<Pacer>, mut journal: Journal, ending: &End) {
     let (handover, reason) = match ending {
         End::Leave(reason) => (false, *reason),
         End::Handover(reason) => (true, *reason),
     };
-    running.journal.sink.now(EventBody::Stopped { reason: reason.to_owned(), handover });
-    running.keeper.stop(handover);
-    running.decider.stop();
-    drop(running.pacer);
-    running.journal.stop();
-    drop(running.locks);
+    journal.sink.now(EventBody::Stopped { reason: reason.to_owned(), handover });
+    keeper.stop(handover);
+    decider.stop();
+    drop(pacer);
+    journal.stop();
 }

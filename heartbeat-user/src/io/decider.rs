@@ -185,13 +185,25 @@ struct Worker {
     priority: u8,
     ticks: Vec<Tick<u64>>,
     attempts: Vec<[Attempt; ATTEMPTS]>,
-    /// The newest burst told to the core, by path.
-    bursts: Vec<u64>,
+    peers: Vec<Peer>,
+}
+
+/// A peer, its paths, and the newest burst on them that the core was told of.
+struct Peer {
+    id: NodeId,
+    paths: Vec<usize>,
+    burst_told: u64,
 }
 
 impl Worker {
     fn new(setup: DeciderSetup, lateness: Arc<LatenessRecord>) -> Self {
         let paths = setup.plan.paths.len();
+        let paths_of = |id: NodeId| {
+            let indexed = setup.plan.paths.iter().enumerate();
+            indexed.filter(|(_, path)| path.peer_node == id.0).map(|(index, _)| index).collect()
+        };
+        let peers = setup.settings.nodes.iter().map(|node| node.id);
+        let peers = peers.map(|id| Peer { id, paths: paths_of(id), burst_told: 0 }).collect();
         Self {
             controller: Controller::new(setup.settings, clock::now()),
             shared: setup.shared,
@@ -203,7 +215,7 @@ impl Worker {
             priority: setup.priority,
             ticks: vec![Tick::default(); paths],
             attempts: vec![[Attempt::default(); ATTEMPTS]; paths],
-            bursts: vec![0; paths],
+            peers,
         }
     }
 
@@ -282,33 +294,22 @@ impl Worker {
 
     /// Tells the core of bursts that went out: a burst of a peer is out when it is on every path of it.
     fn report_bursts(&mut self, now: MonoTime) {
-        let nodes: Vec<(NodeId, Vec<usize>)> = self.paths_by_node();
-        for (node, paths) in nodes {
-            let sent = paths.iter().map(|path| self.pacer.record.burst_sent(*path)).min().unwrap_or(0);
-            let told = paths.iter().map(|path| self.bursts[*path]).min().unwrap_or(0);
-            if sent > told {
-                for path in paths {
-                    self.bursts[path] = sent;
-                }
-                self.controller.handle(Input::BurstSent { node, sent: MonoTime(sent) }, now);
+        for peer in &mut self.peers {
+            let sent = peer.paths.iter().map(|path| self.pacer.record.burst_sent(*path)).min().unwrap_or(0);
+            if sent > peer.burst_told {
+                peer.burst_told = sent;
+                self.controller.handle(Input::BurstSent { node: peer.id, sent: MonoTime(sent) }, now);
             }
         }
-    }
-
-    fn paths_by_node(&self) -> Vec<(NodeId, Vec<usize>)> {
-        let settings = self.controller.settings();
-        let paths_of = |id: NodeId| {
-            settings.paths.iter().enumerate().filter(|(_, path)| path.node == id).map(|(index, _)| index).collect()
-        };
-        settings.nodes.iter().map(|node| (node.id, paths_of(node.id))).collect()
     }
 
     fn carry(&self, command: Command) {
         match command {
             Command::Burst { node } => {
-                let paths = self.controller.settings().paths.iter().enumerate();
-                let of_node = paths.filter(|(_, path)| path.node == node).map(|(index, _)| index as u32).collect();
-                self.pacer.tell(PacerCommand::Burst(of_node));
+                if let Some(peer) = self.peers.iter().find(|peer| peer.id == node) {
+                    let paths = peer.paths.iter().map(|path| *path as u32).collect();
+                    self.pacer.tell(PacerCommand::Burst(paths));
+                }
             }
             Command::Reincarnate { above } => self.order_keeper(keeper::Order::Reincarnate(above)),
             Command::StepDown { path: PathId(path) } => self.order_keeper(keeper::Order::StepDown(path as usize)),

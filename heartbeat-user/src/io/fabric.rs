@@ -7,6 +7,7 @@ use crate::core::event::{EchoMode, EventBody};
 use crate::io::attach::{self, AttachError, Attachment, Egress, LinkHealth, Mode};
 use crate::io::interfaces::{self, Interface};
 use crate::io::journal::EventSink;
+use crate::io::memory::Shared;
 use crate::io::object::Object;
 use crate::io::pacer::{Pacer, PacerCommand};
 use crate::io::paths::{Paths, Who};
@@ -20,6 +21,9 @@ use std::sync::Arc;
 
 /// A second detachment within this time of the first ends the attempt to stay in the kernel.
 const DETACH_PATIENCE_NS: u64 = 60_000_000_000;
+
+/// Why nothing is attached after `detach_all`.
+const DETACHED: &str = "the programs were detached by command";
 
 /// What one interface does.
 #[derive(Debug)]
@@ -38,10 +42,14 @@ pub struct Nic {
     pub vlan_tag_visible: Option<bool>,
     /// Whether it receives on kernel threads.
     pub threaded_napi: Option<bool>,
+    running: bool,
     locals: Vec<IpAddr>,
     attachment: Option<Attachment>,
     egress: Option<Egress>,
+    /// When somebody else last detached the program; 0: never.
     detached_ns: u64,
+    /// When the present mode was entered.
+    entered_ns: u64,
 }
 
 impl Nic {
@@ -68,6 +76,8 @@ pub struct Fabric {
     pacer: Arc<Pacer>,
     responder: Responder,
     sink: EventSink,
+    /// What was last said of interfaces that cannot be brought up.
+    failing: BTreeMap<u32, String>,
 }
 
 impl From<Mode> for EchoMode {
@@ -114,11 +124,13 @@ impl Fabric {
             pacer: setup.pacer,
             responder: setup.responder,
             sink: setup.sink,
+            failing: BTreeMap::new(),
         }
     }
 
-    /// Brings every interface up that has one of our addresses, and down every one that has none left. With `strict`,
-    /// as at start, what cannot be had as configured is an error; later it is an event.
+    /// Brings every interface up that has one of our addresses, and down every one that has none left; addresses that
+    /// come and go on an interface in use are opened and closed without touching its program. With `strict`, as at
+    /// start, what cannot be had as configured is an error; later it is logged once and tried again.
     ///
     /// # Errors
     /// If the addresses cannot be read or, with `strict`, an interface cannot be used as configured.
@@ -130,27 +142,54 @@ impl Fabric {
                 wanted.entry(interface.ifindex).or_insert_with(|| (interface.clone(), Vec::new())).1.push(*local);
             }
         }
-        let gone: Vec<u32> = self
-            .nics
-            .iter()
-            .filter(|(index, nic)| wanted.get(index).is_none_or(|(_, locals)| *locals != nic.locals))
-            .map(|(index, _)| *index)
-            .collect();
+        let gone: Vec<u32> = self.nics.keys().copied().filter(|index| !wanted.contains_key(index)).collect();
         for index in gone {
             self.take_down(index);
         }
+        self.failing.retain(|index, _| wanted.contains_key(index));
         for (index, (interface, locals)) in wanted {
-            if self.nics.contains_key(&index) {
-                continue;
-            }
-            if !strict {
-                self.sink.now(EventBody::InterfaceAppeared { interface: interface.name.clone() });
-            }
-            if let Err(error) = self.bring_up(&interface, locals, strict) {
-                if strict {
-                    return Err(error);
+            let done = if self.nics.contains_key(&index) {
+                self.adjust(index, &interface, &locals)
+            } else {
+                self.bring_up(&interface, locals, strict)
+            };
+            match done {
+                Ok(()) => drop(self.failing.remove(&index)),
+                Err(error) if strict => return Err(error),
+                Err(error) => {
+                    let text = format!("{error:#}");
+                    if self.failing.get(&index) != Some(&text) {
+                        log::error!("interface {}: {text}; it is tried again", interface.name);
+                        self.failing.insert(index, text);
+                    }
                 }
-                log::error!("interface {}: {error:#}", interface.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens and closes addresses of an interface in use, and notes whether it runs.
+    fn adjust(&mut self, index: u32, interface: &Interface, locals: &[IpAddr]) -> anyhow::Result<()> {
+        let Some(mut nic) = self.nics.remove(&index) else { return Ok(()) };
+        let result = self.adjust_nic(&mut nic, interface, locals);
+        self.nics.insert(index, nic);
+        result
+    }
+
+    fn adjust_nic(&mut self, nic: &mut Nic, interface: &Interface, locals: &[IpAddr]) -> anyhow::Result<()> {
+        for local in nic.locals.iter().filter(|local| !locals.contains(local)) {
+            self.close_local(*local);
+        }
+        nic.locals.retain(|local| locals.contains(local));
+        for local in locals {
+            if !nic.locals.contains(local) && self.open_local(nic, *local)? {
+                nic.locals.push(*local);
+            }
+        }
+        if nic.running != interface.running {
+            nic.running = interface.running;
+            for local in &nic.locals {
+                self.paths.set_running(*local, nic.running, nic.mode != Mode::Userspace);
             }
         }
         Ok(())
@@ -166,22 +205,25 @@ impl Fabric {
             reason: None,
             vlan_tag_visible: interfaces::vlan_tag_visible(&interface.name),
             threaded_napi: interfaces::threaded_napi(&interface.name),
-            locals,
+            running: interface.running,
+            locals: Vec::new(),
             attachment: None,
             egress: None,
             detached_ns: 0,
+            entered_ns: 0,
         };
-        if let Some(object) = &mut self.object {
-            match attach::attach_egress(object, &nic.name) {
-                Ok(egress) => nic.egress = Some(egress),
-                Err(error) => log::warn!("{error:#}: departures are taken from transmit timestamps there"),
-            }
+        if let Err(error) = self.equip(&mut nic, &locals, strict) {
+            self.dismantle(nic);
+            return Err(error);
         }
-        // Tables first, sockets next, the program last: whatever it answers, it answers completely.
-        self.route(&nic, wanted != FastPath::Off && self.object.is_some())?;
-        self.open_sockets(&nic)?;
-        let first = if wanted == FastPath::Generic { Mode::Generic } else { Mode::Native };
-        self.enter(&mut nic, first, strict)?;
+        if nic.locals.is_empty() {
+            // Every address is still being checked for duplicates: it is not there yet.
+            self.dismantle(nic);
+            return Ok(());
+        }
+        if !strict {
+            self.sink.now(EventBody::InterfaceAppeared { interface: interface.name.clone() });
+        }
         self.warn(&nic);
         self.sink.now(EventBody::LinkAttached { interface: nic.name.clone(), mode: nic.mode.into() });
         self.nics.insert(nic.ifindex, nic);
@@ -189,11 +231,82 @@ impl Fabric {
         Ok(())
     }
 
+    /// Tables first, sockets next, the program last: whatever it answers, it answers completely.
+    fn equip(&mut self, nic: &mut Nic, locals: &[IpAddr], strict: bool) -> anyhow::Result<()> {
+        if let Some(object) = &mut self.object {
+            match attach::attach_egress(object, &nic.name) {
+                Ok(egress) => nic.egress = Some(egress),
+                Err(error) => log::warn!("{error:#}: departures are taken from transmit timestamps there"),
+            }
+        }
+        if nic.wanted != FastPath::Off && self.pins.is_some() {
+            nic.mode = if nic.wanted == FastPath::Generic { Mode::Generic } else { Mode::Native };
+        }
+        for local in locals {
+            if self.open_local(nic, *local)? {
+                nic.locals.push(*local);
+            }
+        }
+        if nic.locals.is_empty() {
+            return Ok(());
+        }
+        let first = if nic.wanted == FastPath::Generic { Mode::Generic } else { Mode::Native };
+        self.enter(nic, first, strict)
+    }
+
+    /// Opens one address: its tables, its socket, its door. False if the address cannot be used yet.
+    fn open_local(&mut self, nic: &Nic, local: IpAddr) -> anyhow::Result<bool> {
+        let fd = match socket::open(local, &nic.name) {
+            Ok(fd) => fd,
+            Err(error) if is_not_there_yet(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        self.paths.open(self.object.as_mut(), local, nic.ifindex, nic.mode != Mode::Userspace)?;
+        self.paths.set_running(local, nic.running, nic.mode != Mode::Userspace);
+        let reports = nic.egress.is_none();
+        if reports {
+            socket::report_departures(&fd)?;
+        }
+        if let Some(index) = self.socket_index(local) {
+            // Every probe leaves by the socket; what the responder hears, it hears by a second descriptor of it. It
+            // listens beside XDP too: where a program is lost, it answers at once.
+            let second = fd.try_clone().context("duplicate a socket")?;
+            self.pacer.tell(PacerCommand::Socket(index, Some((fd, reports))));
+            self.responder.set_door(index, Some(Door { fd: second, paths: self.paths.doors(local) }));
+        }
+        Ok(true)
+    }
+
+    fn close_local(&mut self, local: IpAddr) {
+        self.paths.close(self.object.as_mut(), local);
+        if let Some(index) = self.socket_index(local) {
+            self.pacer.tell(PacerCommand::Socket(index, None));
+            self.responder.set_door(index, None);
+        }
+    }
+
+    /// Takes everything off an interface that was put there.
+    fn dismantle(&mut self, nic: Nic) {
+        for local in self.paths.locals().to_vec() {
+            if nic.locals.contains(&local) {
+                self.close_local(local);
+            }
+        }
+        if let Some(attachment) = nic.attachment {
+            let _ = attachment.detach();
+        }
+        if let (Some(egress), Some(object)) = (nic.egress, &mut self.object) {
+            let _ = egress.detach(object);
+        }
+    }
+
     fn warn(&self, nic: &Nic) {
         let untagged = self.paths.plans().iter().any(|plan| nic.locals.contains(&plan.local) && plan.vlan == 0);
         if nic.mode != Mode::Userspace && nic.vlan_tag_visible != Some(true) && untagged {
             let reason = match nic.vlan_tag_visible {
-                Some(false) => "the device strips tags on receive (rx-vlan-offload); `ethtool -K DEVICE rxvlan off` keeps them",
+                Some(false) => {
+                    "the device strips tags on receive (rx-vlan-offload); `ethtool -K DEVICE rxvlan off` keeps them"
+                }
                 _ => "the device may hand frames over without the tag they came with, which cannot be seen from here",
             };
             self.sink.now(EventBody::VlanUncertain { interface: nic.name.clone(), reason: reason.to_owned() });
@@ -203,19 +316,30 @@ impl Fabric {
         }
     }
 
-    /// Enters the best mode from `from` on down that the configuration allows.
+    /// Enters the best mode from `from` on down that the configuration allows. A mode that was asked for by name is
+    /// entered or refused, at any time.
     fn enter(&mut self, nic: &mut Nic, from: Mode, strict: bool) -> anyhow::Result<()> {
+        nic.entered_ns = clock::now().0;
         if nic.wanted == FastPath::Off {
             return self.enter_userspace(nic);
         }
+        let by_name = nic.wanted != FastPath::Auto;
         let (Some(object), Some(pins)) = (&mut self.object, &self.pins) else {
             let reason = self.without.clone().unwrap_or_else(|| "no BPF object".to_owned());
-            if nic.wanted != FastPath::Auto {
+            if by_name && reason != DETACHED {
                 bail!("interface {}: fast_path = \"{}\" cannot be had: {reason}", nic.name, nic.wanted.name());
             }
             self.stepped_down(nic, Mode::Native, Mode::Userspace, &reason);
             return self.enter_userspace(nic);
         };
+        let mut from = from;
+        match (nic.wanted, attach::pinned_mode(pins, nic.ifindex)?) {
+            // A program that runs is taken over in its mode: no answer is lost.
+            (FastPath::Auto, Some(Mode::Generic)) if from == Mode::Native => from = Mode::Generic,
+            (FastPath::Native, Some(Mode::Generic)) => attach::remove_link(pins, Mode::Generic, nic.ifindex)?,
+            (FastPath::Generic, Some(Mode::Native)) => attach::remove_link(pins, Mode::Native, nic.ifindex)?,
+            _ => {}
+        }
         let steps: &[Mode] = match (from, nic.wanted) {
             (Mode::Native, FastPath::Auto) => &[Mode::Native, Mode::Generic],
             (Mode::Native, FastPath::Native) => &[Mode::Native],
@@ -233,11 +357,9 @@ impl Fabric {
                     }
                     return self.route(nic, true);
                 }
-                Err(AttachError::Foreign { program }) if strict => {
-                    bail!("interface {}: {}", nic.name, AttachError::Foreign { program });
-                }
-                Err(error) if nic.wanted != FastPath::Auto && strict => {
-                    return attach::refused(&nic.name, nic.wanted.name(), &error).map(|_| ());
+                Err(error @ AttachError::Foreign { .. }) if strict => bail!("interface {}: {error}", nic.name),
+                Err(error) if by_name => {
+                    bail!("interface {}: fast_path = \"{}\" cannot be had: {error}", nic.name, nic.wanted.name());
                 }
                 Err(error) => {
                     let before = tried.map(|(_, reason)| format!("{reason}; ")).unwrap_or_default();
@@ -263,6 +385,7 @@ impl Fabric {
     fn route(&mut self, nic: &Nic, in_kernel: bool) -> anyhow::Result<()> {
         for local in &nic.locals {
             self.paths.open(self.object.as_mut(), *local, nic.ifindex, in_kernel)?;
+            self.paths.set_running(*local, nic.running, in_kernel);
         }
         Ok(())
     }
@@ -271,127 +394,130 @@ impl Fabric {
         self.paths.locals().binary_search(&local).ok()
     }
 
-    /// Opens the sockets of an interface and gives each to the pacing thread.
-    fn open_sockets(&self, nic: &Nic) -> anyhow::Result<()> {
-        for local in &nic.locals {
-            let fd = socket::open(*local, &nic.name)?;
-            let reports = nic.egress.is_none();
-            if reports {
-                socket::report_departures(&fd)?;
-            }
-            if let Some(index) = self.socket_index(*local) {
-                // Every probe leaves by the socket; what the responder hears, it hears by a second descriptor of it.
-                let second = fd.try_clone().context("duplicate a socket")?;
-                self.pacer.tell(PacerCommand::Socket(index, Some((fd, reports))));
-                self.responder.set_door(index, Some(Door { fd: second, paths: self.paths.doors(*local) }));
-            }
-        }
-        Ok(())
-    }
-
     /// Answers in userspace.
     fn enter_userspace(&mut self, nic: &mut Nic) -> anyhow::Result<()> {
         nic.mode = Mode::Userspace;
-        if let Some(attachment) = nic.attachment.take() {
-            attachment.detach()?;
-        }
-        self.route(nic, false)
+        nic.entered_ns = clock::now().0;
+        let detached = nic.attachment.take().map_or(Ok(()), Attachment::detach);
+        self.route(nic, false).and(detached)
     }
 
-
     fn take_down(&mut self, index: u32) {
-        let Some(nic) = self.nics.remove(&index) else { return };
-        for local in &nic.locals {
-            self.paths.close(self.object.as_mut(), *local);
-            if let Some(index) = self.socket_index(*local) {
-                self.pacer.tell(PacerCommand::Socket(index, None));
-                self.responder.set_door(index, None);
-            }
+        if let Some(nic) = self.nics.remove(&index) {
+            let interface = nic.name.clone();
+            self.dismantle(nic);
+            self.sink.now(EventBody::InterfaceGone { interface });
         }
-        if let Some(attachment) = nic.attachment {
-            let _ = attachment.detach();
-        }
-        if let (Some(egress), Some(object)) = (nic.egress, &mut self.object) {
-            let _ = egress.detach(object);
-        }
-        self.sink.now(EventBody::InterfaceGone { interface: nic.name });
     }
 
     /// Looks whether every link still does its work: one call for each interface, no waiting. Returns whether one did
     /// not.
     ///
     /// # Errors
-    /// If a lost link can be replaced by nothing.
+    /// If a lost link can be replaced by nothing: the interface is then given up, and brought up again by `scan`.
     pub fn check_links(&mut self) -> anyhow::Result<bool> {
         let dead = |nic: &Nic| nic.attachment.as_ref().is_some_and(|link| link.health() == LinkHealth::Detached);
         let lost: Vec<u32> = self.nics.values().filter(|nic| dead(nic)).map(|nic| nic.ifindex).collect();
+        let mut failed = None;
         for index in &lost {
-            let Some(mut nic) = self.nics.remove(index) else { continue };
-            let mode = nic.mode;
-            if let Some(attachment) = nic.attachment.take() {
-                let _ = attachment.detach();
-            }
-            let here = interfaces::by_address()?.values().any(|interface| interface.ifindex == nic.ifindex);
-            if !here {
-                // The device is gone or was moved away: `scan` says so and brings it back when it returns.
-                self.nics.insert(nic.ifindex, nic);
+            if let Err(error) = self.replace_link(*index) {
                 self.take_down(*index);
-                continue;
+                failed = Some(error);
             }
-            self.sink.now(EventBody::LinkDetachedForeign { interface: nic.name.clone() });
-            let now = clock::now().0;
-            let again = nic.detached_ns != 0 && now - nic.detached_ns < DETACH_PATIENCE_NS;
-            nic.detached_ns = now;
-            if again {
-                self.stepped_down(&mut nic, mode, Mode::Userspace, "the program was detached twice within a minute");
-                self.enter_userspace(&mut nic)?;
-            } else {
-                self.enter(&mut nic, mode, false)?;
-                if nic.mode == mode {
-                    self.sink.now(EventBody::LinkReattached { interface: nic.name.clone(), mode: mode.into() });
-                }
-            }
-            self.nics.insert(nic.ifindex, nic);
+        }
+        if !lost.is_empty() {
             // Who answers is part of what every probe says.
             self.pacer.tell(PacerCommand::Signers(self.paths.signers()));
         }
-        Ok(!lost.is_empty())
+        failed.map_or(Ok(!lost.is_empty()), Err)
     }
 
-    /// Steps the interface of a path down one mode, because echoes of the present one do not arrive.
+    fn replace_link(&mut self, index: u32) -> anyhow::Result<()> {
+        let here = interfaces::by_address()?.values().any(|interface| interface.ifindex == index);
+        if !here {
+            // The device is gone or was moved away: the program there is let go, and `scan` brings back what returns.
+            self.take_down(index);
+            return Ok(());
+        }
+        let Some(mut nic) = self.nics.remove(&index) else { return Ok(()) };
+        let result = self.reattach(&mut nic);
+        self.nics.insert(index, nic);
+        result
+    }
+
+    fn reattach(&mut self, nic: &mut Nic) -> anyhow::Result<()> {
+        let mode = nic.mode;
+        if let Some(attachment) = nic.attachment.take() {
+            attachment.detach()?;
+        }
+        self.sink.now(EventBody::LinkDetachedForeign { interface: nic.name.clone() });
+        let now = clock::now().0;
+        let again = nic.detached_ns != 0 && now - nic.detached_ns < DETACH_PATIENCE_NS;
+        nic.detached_ns = now;
+        if again && nic.wanted == FastPath::Auto {
+            self.stepped_down(nic, mode, Mode::Userspace, "the program was detached twice within a minute");
+            return self.enter_userspace(nic);
+        }
+        self.enter(nic, mode, false)?;
+        if nic.mode == mode {
+            self.sink.now(EventBody::LinkReattached { interface: nic.name.clone(), mode: mode.into() });
+        }
+        Ok(())
+    }
+
+    /// Steps the interface of a path down one mode, because echoes of the present one do not arrive; unless they do on
+    /// another path of it (then the fault is that peer's), or the present mode is too new to be judged.
     ///
     /// # Errors
     /// If the next mode cannot be entered.
-    pub fn step_down(&mut self, path: usize) -> anyhow::Result<()> {
-        let Some(local) = self.paths.plans().get(path).map(|plan| plan.local) else { return Ok(()) };
+    pub fn step_down(&mut self, path: usize, shared: &Shared) -> anyhow::Result<()> {
+        let Some(plan) = self.paths.plans().get(path) else { return Ok(()) };
+        let (local, same_subnet) = (plan.local, plan.same_subnet);
+        let detection = self.config.settings.detection_time(same_subnet).as_nanos() as u64;
         let Some(index) = self.nics.values().find(|nic| nic.locals.contains(&local)).map(|nic| nic.ifindex) else {
             return Ok(());
         };
         let Some(mut nic) = self.nics.remove(&index) else { return Ok(()) };
-        let reason = format!("echoes by {} XDP do not arrive at the peers", nic.mode);
-        let from = nic.mode;
-        let result = if nic.wanted != FastPath::Auto || from == Mode::Userspace {
-            nic.reason = Some(format!("{reason}, and fast_path = \"{}\" allows nothing else", nic.wanted.name()));
-            log::error!("interface {}: {}", nic.name, nic.reason.as_deref().unwrap_or_default());
+        let now = clock::now().0;
+        let arrives = |other: usize| {
+            let tick = shared.tick(other as u32);
+            other != path && tick.is_some_and(|tick| now.saturating_sub(tick.returned_ns) < detection)
+        };
+        let elsewhere = nic.locals.iter().flat_map(|local| self.paths.of_local(*local)).any(arrives);
+        let result = if now.saturating_sub(nic.entered_ns) < detection {
+            Ok(())
+        } else if elsewhere {
+            let peer = self.paths.plans()[path].peer;
+            nic.reason =
+                Some(format!("echoes do not arrive at {peer}, though they do at others: its fault, or the way's"));
             Ok(())
         } else {
-            if let Some(attachment) = nic.attachment.take() {
-                attachment.detach()?;
-            }
-            if from == Mode::Native {
-                let entered = self.enter(&mut nic, Mode::Generic, false);
-                if nic.mode == Mode::Generic {
-                    self.stepped_down(&mut nic, from, Mode::Generic, &reason);
-                }
-                entered
-            } else {
-                self.stepped_down(&mut nic, from, Mode::Userspace, &reason);
-                self.enter_userspace(&mut nic)
-            }
+            self.step_nic_down(&mut nic)
         };
         self.nics.insert(index, nic);
         self.pacer.tell(PacerCommand::Signers(self.paths.signers()));
         result
+    }
+
+    fn step_nic_down(&mut self, nic: &mut Nic) -> anyhow::Result<()> {
+        let from = nic.mode;
+        let reason = format!("echoes by {from} XDP do not arrive at the peers");
+        if nic.wanted != FastPath::Auto || from == Mode::Userspace {
+            nic.reason = Some(format!("{reason}, and fast_path = \"{}\" allows nothing else", nic.wanted.name()));
+            return Ok(());
+        }
+        if let Some(attachment) = nic.attachment.take() {
+            attachment.detach()?;
+        }
+        if from == Mode::Native {
+            let entered = self.enter(nic, Mode::Generic, false);
+            if nic.mode == Mode::Generic {
+                self.stepped_down(nic, from, Mode::Generic, &reason);
+            }
+            return entered;
+        }
+        self.stepped_down(nic, from, Mode::Userspace, &reason);
+        self.enter_userspace(nic)
     }
 
     /// Compares tables and pins with what this node wrote, mends them, and says so.
@@ -438,44 +564,43 @@ impl Fabric {
     }
 
     /// Takes the kernel out of it for as long as this controller runs: every program off, every pin removed, and
-    /// userspace answers instead.
+    /// userspace answers instead. It goes as far as it can, and then tells the first fault.
     ///
     /// # Errors
-    /// If a table cannot be written or a pin not removed.
+    /// If a table cannot be written or a pin cannot be removed.
     pub fn leave_kernel(&mut self) -> anyhow::Result<()> {
-        let reason = "the programs were detached by command";
+        let mut result = Ok(());
         for index in self.nics.keys().copied().collect::<Vec<_>>() {
             let Some(mut nic) = self.nics.remove(&index) else { continue };
-            let before = nic.mode;
-            let entered = self.enter_userspace(&mut nic);
-            if before != Mode::Userspace && entered.is_ok() {
-                self.stepped_down(&mut nic, before, Mode::Userspace, reason);
+            if nic.mode != Mode::Userspace {
+                let before = nic.mode;
+                let entered = self.enter_userspace(&mut nic);
+                self.stepped_down(&mut nic, before, Mode::Userspace, DETACHED);
+                result = result.and(entered);
             }
             self.nics.insert(index, nic);
-            entered?;
         }
         self.pacer.tell(PacerCommand::Signers(self.paths.signers()));
+        self.without = Some(DETACHED.to_owned());
         // Without pins nothing is repaired or attached again.
-        self.without = Some(reason.to_owned());
-        match self.pins.take() {
-            Some(pins) => pins.remove_all(),
-            None => Ok(()),
-        }
+        result.and(self.pins.take().map_or(Ok(()), |pins| pins.remove_all()))
     }
 
-    /// Takes every program off and removes every pin: the kernel answers no longer.
+    /// Takes every program off and removes every pin, at the end: nothing answers any longer.
     ///
     /// # Errors
     /// If a pin cannot be removed.
     pub fn detach_all(&mut self) -> anyhow::Result<()> {
-        for nic in self.nics.values_mut() {
-            if let Some(attachment) = nic.attachment.take() {
-                attachment.detach()?;
+        for index in self.nics.keys().copied().collect::<Vec<_>>() {
+            if let Some(nic) = self.nics.remove(&index) {
+                self.dismantle(nic);
             }
         }
-        match &self.pins {
-            Some(pins) => pins.remove_all(),
-            None => Ok(()),
-        }
+        self.pins.take().map_or(Ok(()), |pins| pins.remove_all())
     }
+}
+
+/// Says whether an address is configured but not to be used yet: IPv6 checks it for duplicates first.
+fn is_not_there_yet(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<nix::errno::Errno>() == Some(&nix::errno::Errno::EADDRNOTAVAIL)
 }

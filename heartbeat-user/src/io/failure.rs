@@ -57,3 +57,15 @@ impl fmt::Display for Failure {
         write!(formatter, "{:#}", self.error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+
+    #[test]
+    fn a_reason_is_told_once() {
+        let text = Failure::from(load(std::path::Path::new("/no/such/file")).unwrap_err()).to_string();
+        assert_eq!(text, "/no/such/file: cannot be opened: No such file or directory (os error 2)");
+    }
+}

@@ -118,7 +118,8 @@ impl Journal {
         let (queue, events) = sync_channel(QUEUE_MAX);
         let dropped = Arc::new(AtomicU64::new(0));
         let view = JournalView { kept: Arc::new(Mutex::new(kept)), live: broadcast::channel(1024).0 };
-        let mut writer = Writer { setup, output: Some(output), view: view.clone(), dropped: dropped.clone(), sequence: 0 };
+        let mut writer =
+            Writer { setup, output: Some(output), view: view.clone(), dropped: dropped.clone(), sequence: 0 };
         let thread = std::thread::Builder::new()
             .name("hb-journal".to_owned())
             .spawn(move || writer.run(&events))
@@ -223,7 +224,8 @@ impl Writer {
         let wall = clock::wall_ns() as i128;
         let now = i128::from(clock::now().0);
         let time = |at: u64| {
-            Timestamp::from_nanosecond(wall - now + i128::from(at)).map_or_else(|_| String::new(), |time| time.to_string())
+            Timestamp::from_nanosecond(wall - now + i128::from(at))
+                .map_or_else(|_| String::new(), |time| time.to_string())
         };
         let mut line = Map::new();
         line.insert("schema".to_owned(), SCHEMA.into());
@@ -293,7 +295,8 @@ mod tests {
     use super::*;
 
     fn journal(directory: &Path, bytes_max: u64, files: u32) -> Journal {
-        Journal::start(JournalSetup { file: directory.join("events.jsonl"), bytes_max, files, node: "a".to_owned() }).unwrap()
+        Journal::start(JournalSetup { file: directory.join("events.jsonl"), bytes_max, files, node: "a".to_owned() })
+            .unwrap()
     }
 
     fn event(count: u64) -> EventBody {

@@ -2,7 +2,8 @@
 //! nor the deciding thread ever waits for a disk, a driver or a table. It acts on orders and on what it finds; it
 //! judges no peer.
 
-use crate::config::{load, paths_for};
+use crate::cli::{Watchdog, check_watchdog};
+use crate::config::{Config, load, paths_for};
 use crate::core::event::EventBody;
 use crate::core::identity::Reason;
 use crate::io::fabric::Fabric;
@@ -12,12 +13,13 @@ use crate::io::pacer::{Pacer, PacerCommand};
 use crate::io::paths::Who;
 use crate::io::state::{State, StateDir};
 use crate::io::{clock, decider, nics};
+use crate::keys::Keys;
 use anyhow::{Context, bail};
 use heartbeat_common::frame::{FLAG_LEAVING, FLAG_STOPPED};
 use heartbeat_common::maps::{self, Own};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -74,6 +76,10 @@ pub struct Kept {
     pub sink: EventSink,
     /// Id of this node.
     pub own: u16,
+    /// The configuration in force, as others see it.
+    pub current: Arc<RwLock<Arc<Config>>>,
+    /// The watchdog that the service manager holds over this process.
+    pub watchdog: Option<Duration>,
 }
 
 impl Keeper {
@@ -85,7 +91,10 @@ impl Keeper {
         let (orders, queue) = sync_channel(ORDERS_MAX);
         let thread = std::thread::Builder::new()
             .name("hb-keeper".to_owned())
-            .spawn(move || Worker { plan: kept.fabric.paths.digest(), kept, last_offset: None }.run(&queue))
+            .spawn(move || {
+                let plan = kept.fabric.paths.digest();
+                Worker { kept, plan, outrun_by: None, last_offset: None }.run(&queue);
+            })
             .context("start the keeper's thread")?;
         Ok(Self { orders, thread: Some(thread) })
     }
@@ -109,6 +118,8 @@ struct Worker {
     kept: Kept,
     /// Digest of the paths, which stay the same as long as this runs.
     plan: u64,
+    /// An incarnation above this one is to be taken; tried until it is done.
+    outrun_by: Option<u64>,
     /// Wall clock less monotonic clock, ns, at the last look.
     last_offset: Option<i128>,
 }
@@ -151,6 +162,7 @@ impl Worker {
                     log::error!("tables or pins could not be compared: {error:#}");
                 }
                 self.repair_own();
+                self.try_reincarnation();
                 self.look_at_wall_clock();
             }
         }
@@ -172,7 +184,8 @@ impl Worker {
             plan: self.plan,
         };
         if found != wanted {
-            shared.set_own(&wanted);
+            shared.set_identity(&wanted);
+            shared.set_flags(0);
             self.kept.sink.now(EventBody::TableRepaired { table: maps::OWN.to_owned(), count: 1 });
         }
     }
@@ -185,15 +198,26 @@ impl Worker {
         }
     }
 
+    /// Takes a newer incarnation where one is due, and tries again at the next round what did not work.
+    fn try_reincarnation(&mut self) {
+        let Some(above) = self.outrun_by else { return };
+        match self.reincarnate(above) {
+            Ok(()) => self.outrun_by = None,
+            Err(error) => {
+                log::error!("this node is outrun and could not take a newer incarnation yet: {error:#}");
+            }
+        }
+    }
+
     fn obey(&mut self, order: Order) {
         match order {
             Order::Reincarnate(above) => {
-                if let Err(error) = self.reincarnate(above) {
-                    log::error!("this node's incarnation is outrun and no newer one could be taken: {error:#}");
-                }
+                self.outrun_by = self.outrun_by.max(Some(above));
+                self.try_reincarnation();
             }
             Order::StepDown(path) => {
-                if let Err(error) = self.kept.fabric.step_down(path) {
+                let shared = self.kept.shared.clone();
+                if let Err(error) = self.kept.fabric.step_down(path, &shared) {
                     log::error!("the next lower mode could not be entered: {error:#}");
                 }
             }
@@ -217,24 +241,24 @@ impl Worker {
         }
     }
 
-    /// Takes a newer incarnation: on disk first, then in the kernel, then in the probes.
+    /// Takes a newer incarnation: on disk first, then in the kernel, then in the probes. Each step can be done again.
     fn reincarnate(&mut self, above: u64) -> anyhow::Result<()> {
         let kept = &mut self.kept;
-        let old = kept.state.incarnation;
+        let old = kept.fabric.paths.who().incarnation;
         if old > above {
             return Ok(());
         }
-        let new = above.checked_add(1).context("no newer incarnation exists")?;
-        let state = State { incarnation: new, generation: 1, ..kept.state };
-        kept.state_dir.write(&state)?;
-        kept.state = state;
-        let who = Who { incarnation: new, generation: 1 };
-        let mut own = kept.shared.own();
-        own.incarnation = new;
-        own.generation = 1;
-        kept.shared.set_own(&own);
+        if kept.state.incarnation <= above {
+            let new = above.checked_add(1).context("no newer incarnation exists")?;
+            let state = State { incarnation: new, generation: 1, ..kept.state };
+            kept.state_dir.write(&state)?;
+            kept.state = state;
+        }
+        let new = kept.state.incarnation;
+        let own = Own { incarnation: new, generation: 1, ..kept.shared.own() };
+        kept.shared.set_identity(&own);
         let config = kept.fabric.config().clone();
-        kept.fabric.change_paths(&config, who)?;
+        kept.fabric.change_paths(&config, Who { incarnation: new, generation: 1 })?;
         // What was heard names the old incarnation; nothing of it counts for the new one.
         for path in 0..kept.shared.paths() {
             kept.shared.clear_tick(path);
@@ -255,14 +279,17 @@ impl Worker {
         let fresh = load(&kept.config_file)?;
         let old = kept.fabric.config().clone();
         if fresh.cluster != old.cluster || fresh.daemon != old.daemon || fresh.interfaces != old.interfaces {
-            bail!("[cluster], [daemon] and [interface.*] take a restart (`systemctl restart heartbeatd` loses no answer)");
+            bail!(
+                "[cluster], [daemon] and [interface.*] take a restart (`systemctl restart heartbeatd` loses no answer)"
+            );
         }
         if paths_for(&fresh, kept.own) != paths_for(&old, kept.own) || fresh.nodes != old.nodes {
-            bail!("nodes, networks and addresses take a restart (`systemctl restart heartbeatd` loses no answer)");
+            bail!("nodes, networks and addresses take a restart, by which this node becomes a new incarnation");
         }
-        if fresh.settings == old.settings {
-            return Ok("nothing".to_owned());
+        if let Some(every) = kept.watchdog {
+            check_watchdog(Watchdog::Every(every), fresh.settings.hang_limit)?;
         }
+        let ring = Keys::load(&fresh.cluster.key_file)?.ring(fresh.cluster.id);
         let changes = format!(
             "same subnet {} ms x {}, cross subnet {} ms x {}, stall limit {} ms, hang limit {} s",
             fresh.settings.same_subnet.delay.as_millis(),
@@ -274,13 +301,15 @@ impl Worker {
         );
         let fresh = Arc::new(fresh);
         let who = kept.fabric.paths.who();
-        kept.fabric.set_config(fresh.clone());
+        kept.fabric.paths.set_ring(ring);
         kept.fabric.change_paths(&fresh, who)?;
+        kept.fabric.set_config(fresh.clone());
+        *kept.current.write().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
         kept.pacer.tell(PacerCommand::Signers(kept.fabric.paths.signers()));
         let budget = fresh.settings.lateness_budget.as_nanos() as u64;
         kept.pacer.tell(PacerCommand::Delays(kept.fabric.paths.delays(), budget));
         kept.decider.settings(&fresh);
-        Ok(changes)
+        Ok(if fresh.settings == old.settings { "the key file alone was read again".to_owned() } else { changes })
     }
 
     /// Ends: either leaves everything for the next controller, or says goodbye and takes it away.
@@ -295,14 +324,15 @@ impl Worker {
         kept.pacer.tell(PacerCommand::Burst(all.clone()));
         let delay = kept.fabric.config().settings.same_subnet.delay;
         std::thread::sleep(delay.min(Duration::from_millis(200)));
-        kept.shared.set_flags(kept.shared.flags() | FLAG_LEAVING | FLAG_STOPPED);
+        // On disk before it is said: what has said "stopped" must not come back as the same incarnation.
+        let state = State { left: true, ..kept.state };
+        match kept.state_dir.write(&state) {
+            Ok(()) => kept.shared.set_flags(kept.shared.flags() | FLAG_LEAVING | FLAG_STOPPED),
+            Err(error) => log::error!("{error:#}: this node leaves without saying that it stopped"),
+        }
         kept.pacer.tell(PacerCommand::Burst(all));
         // Peers that were not reached by that ask within their delay; they are answered once more.
         std::thread::sleep((delay * 2).min(Duration::from_secs(2)));
-        let state = State { left: true, ..kept.state };
-        if let Err(error) = kept.state_dir.write(&state) {
-            log::error!("{error:#}");
-        }
         if let Err(error) = kept.fabric.detach_all() {
             log::error!("not everything could be taken off: {error:#}");
         }

@@ -30,11 +30,7 @@ pub struct LatenessSummary {
 
 impl Default for LatenessRecord {
     fn default() -> Self {
-        Self {
-            buckets: std::array::from_fn(|_| AtomicU64::new(0)),
-            max_ns: AtomicU64::new(0),
-            late: AtomicU64::new(0),
-        }
+        Self { buckets: std::array::from_fn(|_| AtomicU64::new(0)), max_ns: AtomicU64::new(0), late: AtomicU64::new(0) }
     }
 }
 

@@ -62,9 +62,7 @@ impl Locks {
                 let _ = file.read_to_string(&mut pid);
                 Err(LockError::Held(format!("{}: held by the heartbeatd with pid {}", path.display(), pid.trim())))
             }
-            Err((_, error)) => {
-                Err(failed(anyhow::Error::from(error).context(format!("lock {}", path.display()))))
-            }
+            Err((_, error)) => Err(failed(anyhow::Error::from(error).context(format!("lock {}", path.display())))),
         }
     }
 

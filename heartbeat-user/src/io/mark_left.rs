@@ -4,15 +4,20 @@
 use crate::cli::{MarkLeft, ServiceFacts, gave_up, mark_left_verdict};
 use crate::config::load;
 use crate::io::failure::Failure;
-use crate::io::lock::{LockError, Locks};
 use crate::io::memory::Shared;
 use crate::io::pins::PinDir;
+use crate::io::state::StateDir;
 use crate::io::sys;
 use anyhow::Context;
 use heartbeat_common::frame::{FLAG_LEAVING, FLAG_STOPPED};
 use heartbeat_common::maps;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Where the state is if nothing says otherwise.
+const STATE_DIR: &str = "/var/lib/heartbeatd";
+/// Where the pins are if nothing says otherwise.
+const PIN_DIR: &str = "/sys/fs/bpf/heartbeatd";
 
 /// Marks the node, or says why not.
 ///
@@ -29,19 +34,28 @@ pub fn run(file: &Path) -> Result<String, Failure> {
         },
         MarkLeft::Mark => {}
     }
-    let config = load(file)?;
-    let _locks = match Locks::take(&config.daemon.lock_dir) {
-        Ok(locks) => locks,
-        Err(LockError::Held(holder)) => return Ok(format!("nothing done: {holder}")),
-        Err(error) => return Err(error.into()),
+    // The lock of the pin directory alone: the lock file's directory goes with the service.
+    let Some(pins) = PinDir::open_existing(&pin_dir(file)).map_err(Failure::host)? else {
+        return Ok("nothing done: no program of heartbeatd is pinned, so the kernel answers nothing".to_owned());
     };
-    let pins = PinDir::open(&config.daemon.pin_dir).map_err(Failure::host)?;
+    let Some(_lock) = pins.lock().map_err(Failure::host)? else {
+        return Ok("nothing done: a heartbeatd runs here: the node is its".to_owned());
+    };
     let own = pins.map(maps::OWN);
     if !own.exists() {
         return Ok("nothing done: no program of heartbeatd is pinned, so the kernel answers nothing".to_owned());
     }
     mark(&own).map_err(Failure::host)?;
     Ok("marked: the kernel tells every peer that this node has left".to_owned())
+}
+
+/// Finds the pins: by the configuration or, where that is the very thing that is broken, by what the last start noted.
+fn pin_dir(file: &Path) -> PathBuf {
+    if let Ok(config) = load(file) {
+        return config.daemon.pin_dir;
+    }
+    let state_dir = std::env::var_os("STATE_DIRECTORY").map_or_else(|| PathBuf::from(STATE_DIR), PathBuf::from);
+    StateDir::noted_pins(&state_dir).unwrap_or_else(|| PathBuf::from(PIN_DIR))
 }
 
 fn mark(pin: &Path) -> anyhow::Result<()> {

@@ -142,6 +142,8 @@ impl Shared {
         for _ in 0..COPY_ATTEMPTS {
             let even = lock.load(Ordering::Relaxed) & !1;
             if lock.compare_exchange(even, even.wrapping_add(1), Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+                // The odd value before what is written under it, also where stores pass a compare-and-swap.
+                fence(Ordering::Release);
                 // SAFETY: the lock is held, so this is the only writer; `Cell<u64>` has the layout of `u64`.
                 let result = change(unsafe { &*words.as_ptr().cast::<Tick<Cell<u64>>>() });
                 lock.store(even.wrapping_add(2), Ordering::SeqCst);
@@ -230,6 +232,15 @@ impl Shared {
             self.own_word(index * 8).store(*word, Ordering::Release);
         }
         self.own_word(0).store(words[0], Ordering::Release);
+    }
+
+    /// Writes who this node is, and leaves alone what others write: progress and flags.
+    pub fn set_identity(&self, own: &Own) {
+        let words: [u64; size_of::<Own>() / 8] = bytemuck::cast(*own);
+        let others = [std::mem::offset_of!(Own, progress_ns) / 8, std::mem::offset_of!(Own, flags) / 8];
+        for (index, word) in words.iter().enumerate().filter(|(index, _)| !others.contains(index)) {
+            self.own_word(index * 8).store(*word, Ordering::Release);
+        }
     }
 
     /// Proves progress: the controller age counts from `now_ns`. Only the deciding loop calls this.

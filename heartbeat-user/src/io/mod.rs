@@ -12,6 +12,8 @@
 
 pub mod attach;
 pub mod backend;
+#[cfg(feature = "bpf-log")]
+pub mod bpf_log;
 pub mod check;
 pub mod clock;
 pub mod daemon;

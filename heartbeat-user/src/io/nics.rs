@@ -45,7 +45,8 @@ impl View {
 /// Takes the picture.
 #[must_use]
 pub fn view(fabric: &Fabric) -> View {
-    let counter = |counter: &Counter| fabric.object.as_ref().and_then(|object| object.counter(*counter).ok()).unwrap_or(0);
+    let counter =
+        |counter: &Counter| fabric.object.as_ref().and_then(|object| object.counter(*counter).ok()).unwrap_or(0);
     View {
         nics: fabric
             .nics

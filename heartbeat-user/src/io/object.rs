@@ -55,6 +55,8 @@ impl Object {
         }
         xdp_of(&mut ebpf)?.load().context("load the XDP program")?;
         egress_of(&mut ebpf)?.load().context("load the egress program")?;
+        #[cfg(feature = "bpf-log")]
+        crate::io::bpf_log::bridge(&mut ebpf)?;
         let routes = ebpf.take_map(maps::ROUTES).context("no map ROUTES")?.try_into()?;
         let confs = ebpf.take_map(maps::CONFS).context("no map CONFS")?.try_into()?;
         let counters = ebpf.take_map(maps::COUNTERS).context("no map COUNTERS")?.try_into()?;

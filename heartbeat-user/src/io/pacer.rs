@@ -224,6 +224,19 @@ struct Outlet {
     awaited: VecDeque<(u32, u32, u64)>,
 }
 
+impl Outlet {
+    /// Begins the numbering of datagrams again, here and in the kernel: a refused one may or may not have been counted
+    /// there. What was awaited is given up, and so counts as not sent.
+    fn number_anew(&mut self) {
+        if self.reports {
+            while socket::next_departure(&self.fd).is_some() {}
+            self.reports = socket::report_departures(&self.fd).is_ok();
+            self.awaited.clear();
+            self.next = 0;
+        }
+    }
+}
+
 struct Timed {
     path: PacedPath,
     due: u64,
@@ -378,10 +391,13 @@ impl Worker {
                 if self.batch.is_empty() {
                     continue;
                 }
-                if let Some(outlet) = &self.outlets[socket] {
+                if let Some(outlet) = &mut self.outlets[socket] {
                     let flags = if confirm { libc::MSG_CONFIRM } else { 0 };
                     let (refused, _) = self.batch.send(&outlet.fd, flags);
-                    self.record.refused.fetch_add(refused as u64, Ordering::Relaxed);
+                    if refused > 0 {
+                        self.record.refused.fetch_add(refused as u64, Ordering::Relaxed);
+                        outlet.number_anew();
+                    }
                 }
             }
         }

@@ -70,6 +70,8 @@ pub struct Paths {
     settings: u64,
     who: Who,
     entries: Vec<Option<Entry>>,
+    /// Whether the interface of each path is there.
+    opened: Vec<bool>,
     /// Configurations as the responder reads them.
     pub confs: Confs,
     /// Whether each path can be used.
@@ -91,7 +93,7 @@ impl Paths {
         locals.sort_unstable();
         locals.dedup();
         let usable = Arc::new(Usable::new(plans.len()));
-        let entries = vec![None; plans.len()];
+        let (entries, opened) = (vec![None; plans.len()], vec![false; plans.len()]);
         let settings = settings_hash(config);
         let mut paths = Self {
             own,
@@ -102,6 +104,7 @@ impl Paths {
             settings,
             who,
             entries,
+            opened,
             confs: Arc::new(RwLock::new(Vec::new())),
             usable,
         };
@@ -155,8 +158,8 @@ impl Paths {
     }
 
     fn standing(&self, path: usize) -> [u64; STANDING_WORDS] {
-        let (usable, in_kernel) = self.usable.of(path);
-        let flags = if usable && !in_kernel { STANDING_USERSPACE } else { 0 };
+        let (_, in_kernel) = self.usable.of(path);
+        let flags = if self.opened[path] && !in_kernel { STANDING_USERSPACE } else { 0 };
         [self.who.incarnation, frame::identity(self.who.generation, flags), 0, 0, 0, self.settings, 0]
     }
 
@@ -219,6 +222,7 @@ impl Paths {
     ) -> anyhow::Result<()> {
         let of_local: Vec<_> = self.of_local(local).collect();
         for path in &of_local {
+            self.opened[*path] = true;
             self.usable.set(*path, true, in_kernel);
         }
         self.refresh_confs();
@@ -228,6 +232,18 @@ impl Paths {
             }
         }
         Ok(())
+    }
+
+    /// Notes whether the interface of a local address runs: one that is down or without carrier can be used for nothing.
+    pub fn set_running(&self, local: IpAddr, running: bool, in_kernel: bool) {
+        for path in self.of_local(local) {
+            self.usable.set(path, running, in_kernel);
+        }
+    }
+
+    /// Puts other keys into force at the next `change`.
+    pub fn set_ring(&mut self, ring: KeyRing) {
+        self.ring = ring;
     }
 
     fn write(&mut self, object: &mut Object, path: usize, ifindex: u32) -> anyhow::Result<()> {
@@ -252,6 +268,7 @@ impl Paths {
     pub fn close(&mut self, object: Option<&mut Object>, local: IpAddr) {
         let of_local: Vec<_> = self.of_local(local).collect();
         for path in &of_local {
+            self.opened[*path] = false;
             self.usable.set(*path, false, false);
         }
         if let Some(object) = object {

@@ -88,6 +88,20 @@ impl PinDir {
         }
     }
 
+    /// Opens `root` only if it is there, and makes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_existing(root: &Path) -> anyhow::Result<Option<Self>> {
+        let versioned = root.join(format!("v{}", maps::ABI));
+        if !versioned.is_dir() || !sys::is_bpffs(root)? {
+            return Ok(None);
+        }
+        check_owned(root)?;
+        check_owned(&versioned)?;
+        Ok(Some(Self { root: root.to_owned(), versioned }))
+    }
+
     /// Path of a map's pin.
     #[must_use]
     pub fn map(&self, name: &str) -> PathBuf {
@@ -139,7 +153,10 @@ impl PinDir {
             let found = (kind, info.key_size(), info.value_size(), info.max_entries(), info.map_flags());
             let wanted = (expected.kind, expected.key, expected.value, expected.entries, expected.flags);
             if found != wanted {
-                bail!("{}: made by another build: (type, key, value, entries, flags) {found:?}, not {wanted:?}", path.display());
+                bail!(
+                    "{}: made by another build: (type, key, value, entries, flags) {found:?}, not {wanted:?}",
+                    path.display()
+                );
             }
         }
         Ok(missing)
@@ -188,6 +205,26 @@ impl PinDir {
     }
 }
 
+/// Removes every pinned XDP link under `root`, whatever the map layout: for a start that goes without the kernel, which
+/// must not leave an older controller's program answering. Needs no capability: the last pin of a link holds it.
+///
+/// # Errors
+/// If a pin is there and cannot be removed.
+pub fn remove_links(root: &Path) -> anyhow::Result<()> {
+    let Ok(versions) = fs::read_dir(root) else { return Ok(()) };
+    for version in versions {
+        let directory = version?.path();
+        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        for entry in entries {
+            let path = entry?.path();
+            if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("xdp-")) {
+                remove(&path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Removes one pin; a missing one is fine.
 ///
 /// # Errors
@@ -216,10 +253,17 @@ fn check_owned(directory: &Path) -> anyhow::Result<()> {
         bail!("{}: not a directory", directory.display());
     }
     if metadata.uid() != uid {
-        bail!("{}: belongs to uid {}, not to {uid}: somebody else made it; remove it", directory.display(), metadata.uid());
+        bail!(
+            "{}: belongs to uid {}, not to {uid}: somebody else made it; remove it",
+            directory.display(),
+            metadata.uid()
+        );
     }
     if mode & 0o077 != 0 {
-        bail!("{}: mode {mode:04o} lets others in: pins are guarded by nothing else; it must be 0700", directory.display());
+        bail!(
+            "{}: mode {mode:04o} lets others in: pins are guarded by nothing else; it must be 0700",
+            directory.display()
+        );
     }
     Ok(())
 }

@@ -156,8 +156,15 @@ fn receive(fd: &OwnedFd) -> Option<Datagram> {
     }
     // SAFETY: the kernel wrote an address of `msg_namelen` bytes.
     let from = unsafe { SockaddrStorage::from_raw((&raw const from).cast(), Some(message.msg_namelen)) }?;
-    let mut datagram =
-        Datagram { bytes, length: length as usize, from, hop_limit: None, fragmented: false, options: false, received_ns };
+    let mut datagram = Datagram {
+        bytes,
+        length: length as usize,
+        from,
+        hop_limit: None,
+        fragmented: false,
+        options: false,
+        received_ns,
+    };
     // SAFETY: the kernel filled the control buffer and its length; the macros stay within.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(&message) };
     while !header.is_null() {

@@ -84,6 +84,9 @@ pub fn report_departures(fd: &OwnedFd) -> anyhow::Result<()> {
         | libc::SOF_TIMESTAMPING_SOFTWARE
         | libc::SOF_TIMESTAMPING_OPT_ID
         | libc::SOF_TIMESTAMPING_OPT_TSONLY;
+    // Switching the numbering off and on starts it again from 0: after a refused send nobody knows whether the kernel
+    // counted that datagram.
+    set(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPING, 0).context("SO_TIMESTAMPING")?;
     set(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPING, flags as libc::c_int).context("SO_TIMESTAMPING")
 }
 
@@ -110,7 +113,8 @@ pub fn next_departure(fd: &OwnedFd) -> Option<u32> {
             if (level == libc::IPPROTO_IP && kind == libc::IP_RECVERR)
                 || (level == libc::IPPROTO_IPV6 && kind == libc::IPV6_RECVERR)
             {
-                let error: libc::sock_extended_err = libc::CMSG_DATA(header).cast::<libc::sock_extended_err>().read_unaligned();
+                let error: libc::sock_extended_err =
+                    libc::CMSG_DATA(header).cast::<libc::sock_extended_err>().read_unaligned();
                 if error.ee_origin == libc::SO_EE_ORIGIN_TIMESTAMPING {
                     found = Some(error.ee_data);
                 }
@@ -172,8 +176,7 @@ impl Batch {
     /// Hands every frame to the kernel. One that is refused is skipped; returns how many were, and the last error.
     pub fn send(&mut self, fd: &OwnedFd, flags: libc::c_int) -> (usize, Option<std::io::Error>) {
         for index in 0..self.length {
-            self.vectors[index] =
-                libc::iovec { iov_base: self.frames[index].as_mut_ptr().cast(), iov_len: frame::LEN };
+            self.vectors[index] = libc::iovec { iov_base: self.frames[index].as_mut_ptr().cast(), iov_len: frame::LEN };
             let header = &mut self.headers[index].msg_hdr;
             header.msg_name = self.addresses[index].as_ptr().cast_mut().cast();
             header.msg_namelen = self.addresses[index].len();

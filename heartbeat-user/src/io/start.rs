@@ -1,8 +1,9 @@
 //! The start, step by step, in the order that safety asks for: locks, identity on disk, tables, sockets, programs. It
 //! ends with every thread running, or with everything undone and the reason.
 
-use crate::cli::ExitCode;
+use crate::cli::{ExitCode, Watchdog, check_watchdog};
 use crate::config::{Config, FastPath, find_self, load};
+use crate::control::{ListenError, Listener};
 use crate::core::event::{EventBody, NodeName};
 use crate::core::identity::{self, Disk, Found, Identity, Kept as KeptIdentity, Reason};
 use crate::core::ids::NodeId;
@@ -16,18 +17,19 @@ use crate::io::memory::Shared;
 use crate::io::object::Object;
 use crate::io::pacer::{Pacer, PacerSetup};
 use crate::io::paths::{Paths, Who};
-use crate::io::pins::PinDir;
+use crate::io::pins::{self, PinDir};
 use crate::io::responder::Responder;
 use crate::io::state::{State, StateDir, random};
 use crate::io::{attach, clock, interfaces, realtime};
 use crate::keys::{KeyRing, Keys};
 use anyhow::Context;
-use heartbeat_common::frame::FLAG_STOPPED;
+use heartbeat_common::frame::{FLAG_FENCED, FLAG_LEAVING, FLAG_STOPPED};
 use heartbeat_common::maps::{self, Own};
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 /// A running daemon's parts, ended in this order.
 pub struct Running {
@@ -43,14 +45,16 @@ pub struct Running {
     pub shared: Arc<Shared>,
     /// Which path is which.
     pub plan: Arc<Plan>,
-    /// The configuration.
-    pub config: Arc<Config>,
+    /// The configuration in force.
+    pub config: Arc<RwLock<Arc<Config>>>,
     /// Who this node is.
     pub identity: Identity,
     /// Memory is locked.
     pub memory_locked: bool,
     /// What a person should know.
     pub warnings: Vec<String>,
+    /// The control socket.
+    pub listener: Listener,
     /// The locks, held to the end.
     pub locks: Locks,
 }
@@ -79,20 +83,51 @@ pub fn key_ring(config: &Config) -> Result<KeyRing, Failure> {
     Ok(keys.ring(config.cluster.id))
 }
 
-/// Starts everything.
+/// Takes back what a start that fails has put into the kernel; what an earlier controller left for its successor stays
+/// as it is.
+struct Undo {
+    pins: Option<PinDir>,
+}
+
+impl Undo {
+    fn new(kernel: &Kernel, adopt: bool) -> Self {
+        Self { pins: if adopt { None } else { kernel.as_ref().ok().map(|(_, pins)| pins.clone()) } }
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if let Some(pins) = self.pins.take() {
+            let undone = attach::remove_other_links(&pins, &[]).and_then(|()| pins.remove_all());
+            if let Err(error) = undone {
+                log::error!("not everything could be taken back: {error:#}");
+            }
+        }
+    }
+}
+
+/// Starts everything. `watchdog` is the one that the service manager holds over this process.
 ///
 /// # Errors
 /// If the node cannot run as configured; nothing is left behind then that was not there before.
-pub fn start(file: &Path, bpf_object: Option<&Path>) -> Result<Running, Failure> {
+pub fn start(file: &Path, bpf_object: Option<&Path>, watchdog: Option<Duration>) -> Result<Running, Failure> {
     clock::refuse_shifted().map_err(Failure::host)?;
     let (config, own) = configured(file)?;
+    if let Some(every) = watchdog {
+        check_watchdog(Watchdog::Every(every), config.settings.hang_limit).map_err(Failure::config)?;
+    }
     let ring = key_ring(&config)?;
     let config = Arc::new(config);
     let mut locks = Locks::take(&config.daemon.lock_dir)?;
     prepare_run_dir(&config.daemon.run_dir).map_err(Failure::host)?;
-
-    let kernel = kernel_side(&config, own, bpf_object, &mut locks)?;
+    let listener = open_control(&config)?;
     let state_dir = StateDir::open(&config.daemon.state_dir).map_err(Failure::host)?;
+    state_dir.note_pins(&config.daemon.pin_dir).map_err(Failure::host)?;
+
+    let made = !config.daemon.pin_dir.join(format!("v{}", maps::ABI)).join(maps::OWN).exists();
+    let kernel = kernel_side(&config, own, bpf_object, &mut locks)?;
+    // Until it is known whether somebody's program is to be taken over, only what was made here is taken back.
+    let mut undo = Undo::new(&kernel, !made);
     let placeholder = Who { incarnation: 1, generation: 1 };
     let mut paths = Paths::new(&config, own, ring, placeholder).map_err(Failure::config)?;
     let shared = match &kernel {
@@ -101,18 +136,19 @@ pub fn start(file: &Path, bpf_object: Option<&Path>) -> Result<Running, Failure>
     };
     let shared = Arc::new(shared.map_err(Failure::host)?);
     let (identity, state) = identify(&state_dir, &shared, kernel.is_ok(), paths.digest())?;
+    undo.pins = Undo::new(&kernel, identity.adopt).pins.take();
     take_on(&kernel, &shared, &identity, &state, paths.digest())?;
     let who = Who { incarnation: identity.incarnation, generation: identity.generation };
     paths.change(None, &config, who).map_err(Failure::host)?;
 
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<String> = listener.warning().map(str::to_owned).into_iter().collect();
     let memory_locked = lock_memory(&config, &mut warnings);
     let node = config.node(own).map_or_else(String::new, |node| node.name.clone());
     let journal = Journal::start(JournalSetup {
         file: config.daemon.event_log.clone(),
         bytes_max: config.daemon.event_log_max_kib * 1024,
         files: config.daemon.event_log_files,
-        node: node.clone(),
+        node,
     })
     .map_err(Failure::host)?;
     let plan = Arc::new(Plan { own, paths: paths.plans().to_vec() });
@@ -129,16 +165,10 @@ pub fn start(file: &Path, bpf_object: Option<&Path>) -> Result<Running, Failure>
 
     tell_start(&journal, &config, own, &identity, &state);
     report_refusals(&journal, &pacer, &config, memory_locked, &mut warnings);
-    let setup = FabricSetup { config: config.clone(), paths, kernel, pacer: pacer.clone(), responder, sink: journal.sink.clone() };
+    let sink = journal.sink.clone();
+    let setup = FabricSetup { config: config.clone(), paths, kernel, pacer: pacer.clone(), responder, sink };
     let mut fabric = Fabric::new(setup);
-    // Fresh before the first echo: an echo must not show a controller that never made progress.
-    shared.set_progress(clock::now().0);
-    if let Err(error) = fabric.scan(true) {
-        if !identity.adopt {
-            let _ = fabric.detach_all();
-        }
-        return Err(Failure::host(error));
-    }
+    fabric.scan(true).map_err(Failure::host)?;
     drop_other_links(&fabric).map_err(Failure::host)?;
     let decider = Decider::start(DeciderSetup {
         settings: plan.settings(&config, identity.incarnation),
@@ -149,6 +179,7 @@ pub fn start(file: &Path, bpf_object: Option<&Path>) -> Result<Running, Failure>
         sink: journal.sink.clone(),
         priority: config.daemon.realtime_priority.saturating_sub(1),
     })?;
+    let current = Arc::new(RwLock::new(config.clone()));
     let keeper = Keeper::start(Kept {
         fabric,
         shared: shared.clone(),
@@ -159,9 +190,38 @@ pub fn start(file: &Path, bpf_object: Option<&Path>) -> Result<Running, Failure>
         config_file: PathBuf::from(file),
         sink: journal.sink.clone(),
         own,
+        current: current.clone(),
+        watchdog,
     })?;
     decider.orders().keeper(keeper.orders());
-    Ok(Running { keeper, decider, pacer, journal, shared, plan, config, identity, memory_locked, warnings, locks })
+    undo.pins = None;
+    Ok(Running {
+        keeper,
+        decider,
+        pacer,
+        journal,
+        shared,
+        plan,
+        config: current,
+        identity,
+        memory_locked,
+        warnings,
+        listener,
+        locks,
+    })
+}
+
+/// Opens the control socket, before anything is taken over or taken on: a start that cannot be controlled is none.
+fn open_control(config: &Config) -> Result<Listener, Failure> {
+    let socket = config.daemon.run_dir.join("control.sock");
+    let group = config.daemon.socket_group.clone().unwrap_or_default();
+    Listener::bind(&socket, &group).map_err(|error| {
+        let code = match error {
+            ListenError::AnotherInstance { .. } => ExitCode::AnotherInstance,
+            _ => ExitCode::Environment,
+        };
+        Failure::new(code, error)
+    })
 }
 
 fn prepare_run_dir(directory: &Path) -> anyhow::Result<()> {
@@ -177,7 +237,8 @@ fn prepare_run_dir(directory: &Path) -> anyhow::Result<()> {
 
 /// Loads the object and opens the pins, where any interface is to be answered in the kernel.
 fn kernel_side(config: &Config, own: u16, file: Option<&Path>, locks: &mut Locks) -> Result<Kernel, Failure> {
-    let mine: Vec<IpAddr> = config.node(own).map_or_else(Vec::new, |node| node.addresses.iter().map(|(_, a)| *a).collect());
+    let mine: Vec<IpAddr> =
+        config.node(own).map_or_else(Vec::new, |node| node.addresses.iter().map(|(_, a)| *a).collect());
     let names: Vec<String> = interfaces::by_address()
         .map_err(Failure::host)?
         .into_iter()
@@ -186,8 +247,13 @@ fn kernel_side(config: &Config, own: u16, file: Option<&Path>, locks: &mut Locks
         .collect();
     let wanted: Vec<FastPath> =
         names.iter().map(|name| config.fast_path(name)).chain([config.daemon.fast_path]).collect();
+    let without = |reason: String| -> Result<Kernel, Failure> {
+        // A program that an earlier controller left would go on answering, and swallow what is meant for us.
+        pins::remove_links(&config.daemon.pin_dir).map_err(Failure::host)?;
+        Ok(Err(reason))
+    };
     if wanted.iter().all(|wanted| *wanted == FastPath::Off) {
-        return Ok(Err("fast_path = \"off\"".to_owned()));
+        return without("fast_path = \"off\"".to_owned());
     }
     let must = wanted.iter().any(|wanted| matches!(wanted, FastPath::Native | FastPath::Generic));
     let root = &config.daemon.pin_dir;
@@ -208,7 +274,7 @@ fn kernel_side(config: &Config, own: u16, file: Option<&Path>, locks: &mut Locks
         Ok(kernel) => Ok(Ok(kernel)),
         // A directory that somebody else made is refused whatever was asked for, and so is a second controller.
         Err(failure) if must || failure.code == ExitCode::AnotherInstance || is_squatted(root) => Err(failure),
-        Err(failure) => Ok(Err(format!("{failure}"))),
+        Err(failure) => without(format!("{failure}")),
     }
 }
 
@@ -229,7 +295,7 @@ fn identify(dir: &StateDir, shared: &Shared, kernel: bool, plan: u64) -> Result<
     }
     let disk = read.ok();
     let own = shared.own();
-    let pinned = (kernel && own.abi == u64::from(maps::ABI)).then(|| KeptIdentity {
+    let pinned = (kernel && own.abi == u64::from(maps::ABI)).then_some(KeptIdentity {
         incarnation: own.incarnation,
         generation: own.generation as u32,
         // Ticks of other paths are worth nothing: as if the pins were of another run.
@@ -242,8 +308,8 @@ fn identify(dir: &StateDir, shared: &Shared, kernel: bool, plan: u64) -> Result<
         state_id: state.state_id,
         boot: state.boot,
     };
-    // What the kernel has told the peers counts like what the disk says: an incarnation that "has stopped" is over.
-    let told_left = pinned.is_some() && own.flags & u64::from(FLAG_STOPPED) != 0;
+    // What the kernel has told the peers counts like what the disk says: an incarnation that said so is over.
+    let told_left = pinned.is_some() && own.flags & u64::from(FLAG_LEAVING | FLAG_STOPPED | FLAG_FENCED) != 0;
     let disk_left = |state: &State| Disk { kept: kept(state), left: state.left || told_left };
     let found = Found { disk: disk.as_ref().map(disk_left), pins: pinned, boot, learnt: 0, seed };
     let identity = identity::decide(&found).map_err(Failure::host)?;
@@ -264,9 +330,12 @@ fn take_on(kernel: &Kernel, shared: &Shared, identity: &Identity, state: &State,
             shared.clear_tick(path);
         }
     }
+    // Only the deciding loop proves progress: an adopted program goes on showing the age that it had. A new incarnation
+    // begins fresh, so that its first echoes do not show a controller that never made progress.
+    let progress_ns = if identity.adopt { shared.progress() } else { clock::now().0 };
     shared.set_own(&Own {
         abi: maps::ABI.into(),
-        progress_ns: clock::now().0,
+        progress_ns,
         flags: 0,
         incarnation: identity.incarnation,
         generation: identity.generation.into(),

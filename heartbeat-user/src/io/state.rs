@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "state.json";
+const PINS_NOTE: &str = "pin_dir";
 const SCHEMA: u32 = 1;
 
 /// What is on disk.
@@ -102,6 +103,34 @@ impl StateDir {
             File::open(&self.path)?.sync_all()
         };
         write().with_context(|| format!("write {}: no new incarnation without it", path.display()))
+    }
+
+    /// Notes where the pins are, for `mark-left`, which may be called because the configuration cannot be read.
+    ///
+    /// # Errors
+    /// If the note cannot be written.
+    pub fn note_pins(&self, pin_dir: &Path) -> anyhow::Result<()> {
+        let path = self.path.join(PINS_NOTE);
+        let text = format!("{}\n", pin_dir.display());
+        if fs::read_to_string(&path).is_ok_and(|found| found == text) {
+            return Ok(());
+        }
+        let _ = fs::remove_file(&path);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)
+            .with_context(|| format!("write {}", path.display()))?;
+        file.write_all(text.as_bytes()).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Reads the note back; `None` if there is none.
+    #[must_use]
+    pub fn noted_pins(state_dir: &Path) -> Option<PathBuf> {
+        let text = fs::read_to_string(state_dir.join(PINS_NOTE)).ok()?;
+        Some(PathBuf::from(text.trim_end())).filter(|path| path.is_absolute())
     }
 
     /// Makes a state for a directory that holds none.

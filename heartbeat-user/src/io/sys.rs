@@ -81,8 +81,11 @@ pub fn xdp_link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     }
     // struct bpf_link_info: type, id, prog_id, (pad), then the union, whose xdp member is an ifindex.
     let mut info = [0_u32; 16];
-    let mut attribute =
-        Attribute { bpf_fd: fd.as_raw_fd() as u32, info_len: size_of_val(&info) as u32, info: info.as_mut_ptr() as u64 };
+    let mut attribute = Attribute {
+        bpf_fd: fd.as_raw_fd() as u32,
+        info_len: size_of_val(&info) as u32,
+        info: info.as_mut_ptr() as u64,
+    };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attribute)?;
     if info[0] != LINK_TYPE_XDP {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not an XDP link"));

@@ -1,9 +1,28 @@
-//! The benchmark: a table of scenarios, each with what it measures, the bar it must meet and how long it may take.
-//! It compares figures with bars; it never changes a bar to fit a figure.
+//! The benchmark: a table of scenarios, each with what it measures and the bars it must meet. It compares figures with
+//! bars; it never changes a bar to fit a figure.
 
-use anyhow::{Result, bail};
-use std::path::PathBuf;
-use std::time::Duration;
+mod death;
+mod fastest;
+mod handover;
+mod observer;
+mod paths;
+mod prober;
+mod report;
+mod round_trip;
+mod starvation;
+mod stats;
+mod svg;
+mod xdp_cost;
+
+pub use starvation::{Counted, Field, Pair, Plan, starve};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use report::Record;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// What a scenario is given.
 #[derive(Clone, Debug)]
@@ -12,10 +31,74 @@ pub struct Context {
     pub quick: bool,
     /// Where figures, raw data and plots go.
     pub out: PathBuf,
+    /// Measure again what has been measured before.
+    pub again: bool,
+}
+
+impl Context {
+    /// One of two values, by whether the run is quick.
+    #[must_use]
+    pub fn choose<T>(&self, quick: T, full: T) -> T {
+        if self.quick { quick } else { full }
+    }
+
+    fn size(&self) -> &'static str {
+        self.choose("quick", "full")
+    }
+
+    /// Measures one step, or takes what an earlier run of the same size wrote of it. No step is longer than 30 minutes,
+    /// so that little is lost where a run is broken off.
+    ///
+    /// # Errors
+    /// Fails as `measure`, or when its result cannot be kept.
+    pub fn step<T: Serialize + DeserializeOwned>(&self, name: &str, measure: impl FnOnce() -> Result<T>) -> Result<T> {
+        let path = self.file(&format!("{name}.step.json"));
+        if !self.again
+            && let Ok(text) = fs::read(&path)
+            && let Ok(kept) = serde_json::from_slice(&text)
+        {
+            println!("  {name}: measured before");
+            return Ok(kept);
+        }
+        let begun = Instant::now();
+        let result = measure().with_context(|| format!("step {name}"))?;
+        println!("  {name}: {:.1} s", begun.elapsed().as_secs_f64());
+        put(&path, &serde_json::to_vec(&result)?)?;
+        Ok(result)
+    }
+
+    /// A file of this run's size in the output directory.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.out.join(self.size()).join(name)
+    }
+
+    /// Writes raw data.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be written.
+    pub fn raw(&self, name: &str, text: &str) -> Result<()> {
+        put(&self.file(name), text.as_bytes())
+    }
+
+    /// Draws lines into a file.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be written.
+    pub(crate) fn plot(&self, name: &str, plot: &svg::Plot) -> Result<()> {
+        put(&self.file(name), plot.render().as_bytes())
+    }
+}
+
+/// Writes a file whole or not at all.
+fn put(path: &Path, bytes: &[u8]) -> Result<()> {
+    let new = path.with_extension("new");
+    let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&new, bytes));
+    written.and_then(|()| fs::rename(&new, path)).with_context(|| format!("writing {}", path.display()))
 }
 
 /// How a figure is held against its bar.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Bar {
     /// The figure is at most this.
     AtMost(f64),
@@ -38,16 +121,39 @@ impl Bar {
 }
 
 /// One measured number.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     /// What was measured, stable over runs.
     pub name: String,
-    /// The value, in `unit`.
-    pub value: f64,
+    /// The value, in `unit`; `None`: it could not be had, which meets no bar.
+    pub value: Option<f64>,
     /// Unit of value and bar, such as `ns`.
-    pub unit: &'static str,
+    pub unit: String,
     /// What it must meet.
     pub bar: Bar,
+}
+
+impl Figure {
+    /// A figure; infinite and undefined values count as not had.
+    pub fn new(name: impl Into<String>, value: f64, unit: &str, bar: Bar) -> Self {
+        let value = value.is_finite().then_some(value);
+        Self { name: name.into(), value, unit: unit.to_owned(), bar }
+    }
+
+    /// True if it meets its bar.
+    #[must_use]
+    pub fn met(&self) -> bool {
+        self.bar.met(self.value.unwrap_or(f64::NAN))
+    }
+}
+
+/// What a scenario found.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Found {
+    /// Its figures.
+    pub figures: Vec<Figure>,
+    /// What a reader of the figures must know.
+    pub notes: Vec<String>,
 }
 
 /// One row of the table.
@@ -57,14 +163,21 @@ pub struct Scenario {
     pub name: &'static str,
     /// One line for people.
     pub summary: &'static str,
-    /// Longest a full run may take; a quick run is given a tenth.
-    pub limit: Duration,
     /// Measures, and writes raw data below the context's directory.
-    pub run: fn(&Context) -> Result<Vec<Figure>>,
+    pub run: fn(&Context) -> Result<Found>,
 }
 
 /// Every scenario, in the order in which they run.
-pub const SCENARIOS: &[Scenario] = &[];
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "xdp-cost", summary: "what the packet path costs above a bare XDP_TX", run: xdp_cost::run },
+    Scenario { name: "round-trip", summary: "round trips, idle and starved by turns", run: round_trip::run },
+    Scenario { name: "starvation", summary: "starved victims are never called down", run: starvation::run },
+    Scenario { name: "death", summary: "a dead machine is noticed in time (lan)", run: death::run },
+    Scenario { name: "handover", summary: "a restart by handover loses no answer", run: handover::run },
+    Scenario { name: "observer-stopped", summary: "a stopped observer dates a death aright", run: observer::run },
+    Scenario { name: "fastest-profile", summary: "shortest delay that holds on loaded cores", run: fastest::run },
+    Scenario { name: "paths-128", summary: "CPU and memory of 128 paths at 10 ms", run: paths::run },
+];
 
 /// Picks scenarios by name; all of them without one.
 ///
@@ -81,26 +194,45 @@ pub fn pick(only: Option<&str>) -> Result<Vec<Scenario>> {
     }
 }
 
-/// Runs scenarios and prints their figures. Returns whether every bar was met.
+/// Runs scenarios, prints their figures and writes the summary. What an earlier run of the same size finished is not
+/// measured again, unless that is asked for. Returns whether every bar was met.
 ///
 /// # Errors
-/// Fails when nothing is there to run, or a scenario cannot measure.
+/// Fails without root, or when results cannot be written. A scenario that cannot measure is a bar not met; the others
+/// still run.
 pub fn run(only: Option<&str>, context: &Context) -> Result<bool> {
-    let scenarios = pick(only)?;
-    if scenarios.is_empty() {
-        bail!("this build has no scenarios");
-    }
-    let mut met = true;
-    for scenario in scenarios {
+    ensure!(nix::unistd::geteuid().is_root(), "the benchmark needs root, for network namespaces and kernel programs");
+    let begun = Instant::now();
+    let mut failed = Vec::new();
+    for scenario in pick(only)? {
+        let path = context.file(&format!("{}.json", scenario.name));
         println!("{}: {}", scenario.name, scenario.summary);
-        for figure in (scenario.run)(context)? {
-            let good = figure.bar.met(figure.value);
-            met &= good;
-            let verdict = if good { "" } else { "  NOT MET" };
-            println!("  {:<48} {:>14.3} {} {:?}{verdict}", figure.name, figure.value, figure.unit, figure.bar);
+        if !context.again && path.exists() {
+            println!("  measured before; --again measures anew");
+            continue;
         }
+        let at = Instant::now();
+        match (scenario.run)(context) {
+            Ok(found) => {
+                let record = Record::new(scenario.name, context, found, at.elapsed());
+                record.print();
+                put(&path, &serde_json::to_vec_pretty(&record)?)?;
+            }
+            Err(error) => {
+                println!("  NOT MEASURED: {error:#}");
+                failed.push(scenario.name);
+            }
+        }
+        pause();
     }
-    Ok(met)
+    let met = report::summarise(context, &failed)?;
+    println!("{:.0} s in all; summary: {}", begun.elapsed().as_secs_f64(), context.file("summary.md").display());
+    Ok(met && failed.is_empty())
+}
+
+/// Lets the machine come to rest between scenarios.
+fn pause() {
+    std::thread::sleep(Duration::from_millis(300));
 }
 
 #[cfg(test)]
@@ -111,11 +243,26 @@ mod tests {
     fn a_figure_that_is_no_number_meets_no_bar() {
         assert!(Bar::AtMost(2.0).met(2.0) && !Bar::AtMost(2.0).met(2.1));
         assert!(Bar::AtLeast(2.0).met(2.0) && !Bar::AtLeast(2.0).met(1.9));
-        assert!(!Bar::AtMost(2.0).met(f64::NAN) && !Bar::AtLeast(2.0).met(f64::NAN));
+        assert!(!Figure::new("x", f64::NAN, "ns", Bar::AtMost(2.0)).met());
+        assert!(!Figure::new("x", f64::INFINITY, "ns", Bar::AtLeast(2.0)).met());
     }
 
     #[test]
     fn an_unknown_scenario_is_named() {
         assert!(pick(Some("no-such")).unwrap_err().to_string().contains("no-such"));
+    }
+
+    #[test]
+    fn a_finished_step_is_not_measured_again() {
+        let out = tempfile::tempdir().unwrap();
+        let mut context = Context { quick: true, out: out.path().to_owned(), again: false };
+        assert_eq!(context.step("one", || Ok(1)).unwrap(), 1);
+        assert_eq!(context.step("one", || Ok(2)).unwrap(), 1);
+        assert!(context.step("two", || -> Result<u32> { bail!("broken") }).is_err());
+        assert_eq!(context.step("two", || Ok(3)).unwrap(), 3, "a step that failed is measured");
+        context.again = true;
+        assert_eq!(context.step("one", || Ok(4)).unwrap(), 4);
+        context = Context { quick: false, again: false, ..context };
+        assert_eq!(context.step("one", || Ok(5)).unwrap(), 5, "a quick run's result stands for no full one");
     }
 }

@@ -44,6 +44,9 @@ enum Verb {
         /// Directory for figures, raw data and plots.
         #[arg(long, default_value = "target/bench")]
         out: PathBuf,
+        /// Measure again what has been measured before.
+        #[arg(long)]
+        again: bool,
     },
     /// Remove what labs of dead processes left, and list what live ones have.
     Sweep,
@@ -73,7 +76,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             true
         }
         Verb::Demo => demo::run()?,
-        Verb::Bench { quick, only, out } => bench::run(only.as_deref(), &bench::Context { quick, out })?,
+        Verb::Bench { quick, only, out, again } => bench::run(only.as_deref(), &bench::Context { quick, out, again })?,
         Verb::Sweep => sweep(),
         Verb::Hold { seconds } => {
             hold(Duration::try_from_secs_f64(seconds)?)?;

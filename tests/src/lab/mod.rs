@@ -62,6 +62,8 @@ pub struct Spec {
     pub nodes: Vec<String>,
     /// Number of networks, 1..=9. Network `k` (from 1) is 10.77.k.0/24 and fd77:k::/64, interface `net<k>`.
     pub networks: usize,
+    /// Addresses of a family that each port has, 1..=8.
+    pub addresses: usize,
     /// Whether nodes have IPv4 addresses.
     pub ipv4: bool,
     /// Whether nodes have IPv6 addresses.
@@ -87,6 +89,7 @@ impl Spec {
         Self {
             nodes: (0..nodes).map(name).collect(),
             networks,
+            addresses: 1,
             ipv4: true,
             ipv6: false,
             mtu: 1500,
@@ -119,6 +122,11 @@ impl Lab {
     pub fn new(spec: Spec) -> Result<Self> {
         ensure!((1..=9).contains(&spec.networks), "a lab has 1 to 9 networks, not {}", spec.networks);
         ensure!((1..=200).contains(&spec.nodes.len()), "a lab has 1 to 200 nodes, not {}", spec.nodes.len());
+        let hosts = spec.nodes.len() * spec.addresses;
+        ensure!(
+            (1..=8).contains(&spec.addresses) && hosts <= 200,
+            "a port has 1 to 8 addresses, a network at most 200"
+        );
         ensure!(spec.nodes.iter().all(|name| (1..=6).contains(&name.len())), "node names have 1 to 6 characters");
         let guard = Guard::claim()?;
         let switch = NodeNs::create(guard.tag(), "switch")?;
@@ -266,12 +274,16 @@ impl Lab {
         Ipv6Addr::new(0xfd77, port.network as u16 + 1, 0, 0, 0, 0, 0, port.node as u16 + 1)
     }
 
-    /// Every address the node has at a port.
+    /// Every address the node has at a port, the first one of each family being [`Lab::ipv4`] and [`Lab::ipv6`].
     #[must_use]
     pub fn addresses(&self, port: Port) -> Vec<IpAddr> {
-        let four = self.spec.ipv4.then(|| IpAddr::V4(self.ipv4(port)));
-        let six = self.spec.ipv6.then(|| IpAddr::V6(self.ipv6(port)));
-        four.into_iter().chain(six).collect()
+        let hosts = (0..self.spec.addresses).map(|index| Port { node: port.node + index * self.nodes.len(), ..port });
+        let both = |host: Port| {
+            let four = self.spec.ipv4.then(|| IpAddr::V4(self.ipv4(host)));
+            let six = self.spec.ipv6.then(|| IpAddr::V6(self.ipv6(host)));
+            four.into_iter().chain(six)
+        };
+        hosts.flat_map(both).collect()
     }
 
     /// The subnets of a network.

@@ -58,6 +58,12 @@ impl Checked {
         self.rig.histograms.put(path, &Histogram { buckets: [0; heartbeat_common::maps::BUCKETS] });
     }
 
+    /// Makes both sides believe that the last stale echo on a path was sent at `ns`.
+    pub fn stale_answered(&mut self, path: usize, ns: u64) {
+        self.node.paths[path].1.stale_answered_ns = ns;
+        self.rig.ticks.set(path, std::mem::offset_of!(Tick<u64>, stale_answered_ns) / 8, ns);
+    }
+
     /// Lets both sides judge a frame. Returns the answer if there was one.
     ///
     /// # Errors

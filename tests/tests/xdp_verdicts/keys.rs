@@ -9,16 +9,24 @@ use heartbeat_tests::xdp::{Frame, Heartbeat, now, world};
 #[test]
 fn a_key_that_was_replaced_opens_nothing() {
     let Some(mut bench) = Bench::new("a_key_that_was_replaced_opens_nothing") else { return };
-    let frames = [bench.probe(0), bench.echo(0, now()), bench.probe(0), bench.echo(0, now())];
-    bench.answered(&frames[0]);
-    bench.dropped(&frames[1], Counter::EchoTimely);
-    // Everything about the old key is now cached in the tick; the same slot gets another key.
-    let keys = world::keys(&mut bench.random);
-    bench.both.change(0, |settings| settings.slots[0] = Some(keys)).expect("configured");
-    bench.dropped(&frames[2], Counter::DropTag);
-    bench.dropped(&frames[3], Counter::DropTag);
-    let frame = bench.probe(0);
-    bench.answered(&frame);
+    // All keys of the slot, those of the exchanges alone, those of the standings alone.
+    for replaced in 0..3 {
+        let frames = [bench.probe(0), bench.echo(0, now()), bench.probe(0), bench.echo(0, now())];
+        bench.answered(&frames[0]);
+        bench.dropped(&frames[1], Counter::EchoTimely);
+        // Everything about the old keys is now cached in the tick; the same slot gets others.
+        let (old, mut keys) = (bench.settings(0).slots[0].expect("slot 0 holds a key"), world::keys(&mut bench.random));
+        match replaced {
+            1 => (keys.peer_standing, keys.own_standing) = (old.peer_standing, old.own_standing),
+            2 => (keys.theirs, keys.mine) = (old.theirs, old.mine),
+            _ => {}
+        }
+        bench.both.change(0, |settings| settings.slots[0] = Some(keys)).expect("configured");
+        bench.dropped(&frames[2], Counter::DropTag);
+        bench.dropped(&frames[3], Counter::DropTag);
+        let frame = bench.probe(0);
+        bench.answered(&frame);
+    }
     // A slot that is emptied holds no key, whatever is cached.
     let frame = bench.probe(0);
     bench.both.change(0, |settings| settings.slots[0] = None).expect("configured");

@@ -7,7 +7,7 @@ mod keys;
 mod maps;
 mod state;
 
-use bench::{Bench, OWN, PATHS, PEER, assert_checksums};
+use bench::{Bench, DELAY, OWN, PATHS, PEER, assert_checksums};
 use heartbeat_common::counter::Counter;
 use heartbeat_tests::xdp::{Heartbeat, now};
 
@@ -30,6 +30,7 @@ fn case(bench: &mut Bench, path: usize, counter: Counter) -> Option<Vec<u8>> {
             frame = second;
             if counter == C::DropStaleLimit {
                 bench.expect(&first.bytes(), Some(C::AnsweredStale)).expect("a stale echo");
+                bench.both.stale_answered(path, now() + DELAY);
             }
         }
         C::AnsweredHandshake => {
@@ -37,7 +38,7 @@ fn case(bench: &mut Bench, path: usize, counter: Counter) -> Option<Vec<u8>> {
             frame = bench.wrap(path, &heartbeat);
         }
         C::EchoTimely => frame = bench.echo(path, now()),
-        C::EchoLate => frame = bench.echo(path, now() - 1_000_000_000),
+        C::EchoLate => frame = bench.echo(path, now() - DELAY - 1),
         C::DropLayer2 => frame.tags = vec![(0x8100, 10), (0x8100, 20)],
         C::DropVlan => frame.tags = vec![(0x8100, 99)],
         C::DropLayer3 if frame.ipv6 => frame.extensions = vec![(60, vec![0; 8])],

@@ -175,9 +175,9 @@ fn paths_and_counters() {
 
 #[test]
 fn events_are_one_line_and_bear_missing_fields() {
-    let event = serde_json::json!({"time": "2026-01-31T12:00:00Z", "level": "warn", "id": 1135, "event": "node_down",
+    let event = serde_json::json!({"time": "2026-01-31T12:00:00Z", "level": "warn", "id": 20000, "event": "node_down",
         "message": "b is down\nsilent"});
-    assert_eq!(show_event(&event), "2026-01-31T12:00:00Z warn   1135 node_down: b is down silent");
+    assert_eq!(show_event(&event), "2026-01-31T12:00:00Z warn  20000 node_down: b is down silent");
     assert_eq!(show_event(&serde_json::Value::Null), "- -         - -: -");
 }
 

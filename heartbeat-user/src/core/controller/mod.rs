@@ -22,6 +22,7 @@ use crate::core::path::{Changes, Path, PathInput, PathState, Step};
 use crate::core::settings::{PathSpec, Settings};
 use crate::core::time::{MonoTime, millis};
 use outbox::Outbox;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// What the owner is asked to do.
@@ -92,6 +93,10 @@ pub struct Controller {
     /// The newest time that came in.
     now: MonoTime,
     outbox: Outbox,
+    /// When this controller began.
+    began: MonoTime,
+    /// Paths whose silence was announced by their peer.
+    expected_silence: BTreeSet<PathId>,
 }
 
 impl Controller {
@@ -109,6 +114,8 @@ impl Controller {
             reincarnate: 0,
             now,
             outbox: Outbox::default(),
+            began: now,
+            expected_silence: BTreeSet::new(),
         }
     }
 
@@ -253,7 +260,18 @@ impl Controller {
         }
     }
 
+    /// Tells a step, unless the peer had said that it leaves: that its paths fall silent then is no fault of anything,
+    /// and neither is news that they are heard again.
     fn tell_step(&mut self, now: MonoTime, index: usize, step: Step) {
+        let node = self.settings.paths[index].node;
+        let left = self.members.iter().any(|member| member.id == node && member.node.verdict() == Verdict::Left);
+        if left && step.to != PathState::Up && self.paths[index].usable() {
+            self.expected_silence.insert(path_id(index));
+            return;
+        }
+        if self.expected_silence.remove(&path_id(index)) && step.to == PathState::Up {
+            return;
+        }
         let (misses, unsent) = (self.paths[index].misses(), self.paths[index].unsent());
         let last_heard_ns = step.silent_since;
         let body = match step.to {
@@ -270,7 +288,8 @@ impl Controller {
                 if step.from == PathState::Unknown {
                     return;
                 }
-                let silent_ms = millis(step.at.since(step.silent_since));
+                // A path that was never heard has been silent since it is watched.
+                let silent_ms = millis(step.at.since(step.silent_since.max(self.began)));
                 let link = self.link(index);
                 self.outbox.event(step.at, now, EventBody::PathRestored { link: link.clone(), silent_ms });
                 if step.from == PathState::Lost {

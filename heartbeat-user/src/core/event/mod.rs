@@ -1,8 +1,8 @@
 //! Every event: its number, name, level and fields. It says what happened; it decides nothing and writes nowhere.
 //!
 //! Numbers follow Windows clusters where the meaning is the same: 1122, 1123, 1125, 1126 and 1127 as the 2003
-//! generation numbered them (1125 is "up", 1126 "unreachable"; later generations swapped the two), 1135 for a node
-//! that is gone. Everything else is numbered from 20001.
+//! generation numbered them (1125 is "up", 1126 "unreachable"; later generations swapped the two). Everything else is
+//! numbered from 20000; 1135 is kept for the removal from a view, which a verdict alone is not.
 
 mod parts;
 #[cfg(test)]
@@ -167,7 +167,7 @@ events! {
         location: FailLocation,
     }
     /// A peer is silent on every path.
-    NodeDown = 1135 "node_down" Error {
+    NodeDown = 20000 "node_down" Error {
         /// The peer.
         #[serde(flatten)] node: NodeName,
         /// What the verdict rests on.

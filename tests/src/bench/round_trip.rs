@@ -1,0 +1,271 @@
+//! Round trips, idle and starved by turns in one run. It says how much longer they take when the victim is starved; how
+//! long they take at all on a wire is no question for veth pairs.
+
+use super::prober::{self, Prober, Trips};
+use super::svg::Plot;
+use super::{Bar, Context, Figure, Found, stats};
+use crate::lab::{Cluster, Daemon, Hog, Lab, Options, Port, Spec, wait_for};
+use anyhow::{Context as _, Result, ensure};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// CPU that is starved, with every victim and its NAPI threads on it.
+const CPU: usize = 1;
+/// Hogs of normal priority at once.
+const HOGS: usize = 3;
+
+/// How victims receive, and what starves them besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Condition {
+    Softirq,
+    Threaded,
+    ThreadedFifo,
+}
+
+impl Condition {
+    const ALL: [Self; 3] = [Self::Softirq, Self::Threaded, Self::ThreadedFifo];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Softirq => "softirq",
+            Self::Threaded => "threaded NAPI, normal hogs",
+            Self::ThreadedFifo => "threaded NAPI, FIFO hog",
+        }
+    }
+
+    const fn short(self) -> &'static str {
+        match self {
+            Self::Softirq => "softirq",
+            Self::Threaded => "threaded",
+            Self::ThreadedFifo => "threaded-fifo",
+        }
+    }
+
+    /// The victims: name, `fast_path`, realtime priority.
+    const fn victims(self) -> &'static [(&'static str, &'static str, u8)] {
+        const ALL: &[(&str, &str, u8)] = &[
+            ("native", "native", 50),
+            ("generic", "generic", 50),
+            ("userspace nice 0", "off", 0),
+            ("userspace SCHED_FIFO", "off", 50),
+        ];
+        // Generic XDP and sockets are behind the driver: the NAPI thread matters to all, but the claim is native's.
+        if matches!(self, Self::Softirq) { ALL } else { ALL.split_at(1).0 }
+    }
+}
+
+/// What one rate under one condition gave: for each victim the windows, idle and starved by turns.
+#[derive(Serialize, Deserialize)]
+struct Cell {
+    windows: Vec<Vec<Trips>>,
+}
+
+/// The victims of one condition.
+struct Victims {
+    daemons: Vec<Daemon>,
+    prober: Prober,
+    condition: Condition,
+    lab: Lab,
+}
+
+impl Victims {
+    fn start(condition: Condition) -> Result<Self> {
+        let kinds = condition.victims();
+        let lab = Lab::new(Spec::new(kinds.len() + 1, 1))?;
+        // The victims probe each other too; once a second is little enough not to be seen.
+        let cluster = Cluster::new(&lab, "lan").with("same_subnet_delay_ms", 1000);
+        let mut daemons = Vec::new();
+        for (node, (_, fast_path, priority)) in (1..).zip(kinds) {
+            let daemon = vec![("realtime_priority".to_owned(), priority.to_string())];
+            let options = Options { fast_path: (*fast_path).to_owned(), cpu: Some(CPU), daemon, ..Options::default() };
+            daemons.push(Daemon::start(&lab, node, &cluster, &options)?);
+        }
+        let peers: Vec<usize> = (1..=kinds.len()).collect();
+        if condition != Condition::Softirq {
+            thread_napi(&lab, &peers)?;
+        }
+        let prober = Prober::new(&lab, &cluster, 0, &peers)?;
+        Ok(Self { daemons, prober, condition, lab })
+    }
+
+    /// Runs one window; a starved one stops the daemons that XDP answers for and takes their CPU.
+    fn window(&mut self, starved: bool, period: Duration, length: Duration) -> Result<Vec<Trips>> {
+        let mut hogs = Vec::new();
+        if starved {
+            let (count, fifo) = if self.condition == Condition::ThreadedFifo { (1, Some(99)) } else { (HOGS, None) };
+            for _ in 0..count {
+                hogs.push(Hog::start(&self.lab, CPU, fifo, length + Duration::from_secs(5))?);
+            }
+        }
+        for (daemon, (_, fast_path, _)) in self.daemons.iter().zip(self.condition.victims()) {
+            if starved && *fast_path != "off" {
+                daemon.stop()?;
+            }
+        }
+        let prober = &mut self.prober;
+        let work = || -> Result<Vec<Trips>> {
+            Prober::settle_thread()?;
+            prober.meet()?;
+            prober.run(period, length, &|| false)
+        };
+        let joined = std::thread::scope(|scope| scope.spawn(work).join());
+        let trips = joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        drop(hogs);
+        self.daemons.iter().try_for_each(Daemon::resume)?;
+        // What was held up while starved is not to be seen in the next window.
+        std::thread::sleep(Duration::from_millis(100));
+        trips
+    }
+}
+
+/// Puts the victims' receive paths on threads, and the threads on the starved CPU.
+fn thread_napi(lab: &Lab, nodes: &[usize]) -> Result<()> {
+    let before = napi_threads();
+    for node in nodes {
+        let said = lab.set_threaded_napi(Port { node: *node, network: 0 }, true)?;
+        ensure!(said == "1", "threaded NAPI is {said}");
+    }
+    let made = wait_for(Duration::from_secs(2), "NAPI threads", || {
+        let made: Vec<i32> = napi_threads().difference(&before).copied().collect();
+        if made.len() >= nodes.len() { Ok(made) } else { Err(format!("{made:?}")) }
+    })?;
+    let mut cpus = CpuSet::new();
+    cpus.set(CPU)?;
+    made.into_iter().try_for_each(|pid| sched_setaffinity(Pid::from_raw(pid), &cpus)).context("placing NAPI threads")
+}
+
+fn napi_threads() -> BTreeSet<i32> {
+    let Ok(all) = std::fs::read_dir("/proc") else { return BTreeSet::new() };
+    let pids = all.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("napi/net1-"))
+    })
+    .collect()
+}
+
+/// Rates, with the length and number of windows (idle and starved together).
+fn plan(context: &Context, condition: Condition) -> Vec<(u64, Duration, usize)> {
+    let seconds = Duration::from_secs;
+    if context.quick {
+        let fast = vec![(1000, Duration::from_millis(1200), 6), (100, Duration::from_millis(1500), 4)];
+        let slow = [(10, seconds(3), 2), (1, seconds(5), 2)];
+        return if condition == Condition::Softirq { [fast, slow.to_vec()].concat() } else { fast };
+    }
+    // 10^5 samples a cell: 50 windows of 2000, and 100 of 1000.
+    vec![(1000, seconds(2), 50), (100, seconds(10), 100), (10, seconds(30), 10), (1, seconds(60), 6)]
+}
+
+pub fn run(context: &Context) -> Result<Found> {
+    // Hogs and victims have the other CPU; what starts them must not wait for it.
+    let held = std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                prober::hold(prober::CPU)?;
+                measure(context)
+            })
+            .join()
+    });
+    held.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn measure(context: &Context) -> Result<Found> {
+    let mut found = Found::default();
+    let mut raw = String::from("condition,victim,rate,window,starved,probe,round_trip_ns\n");
+    let axes = ["round trip, us".to_owned(), "share of probes".to_owned()];
+    for condition in Condition::ALL {
+        let mut victims = None;
+        let mut plot = Plot {
+            title: format!("Round trips at 1000/s, {}", condition.name()),
+            axes: axes.clone(),
+            ..Plot::default()
+        };
+        plot.log = [true, false];
+        for (rate, length, count) in plan(context, condition) {
+            let cell = context.step(&format!("round-trip-{}-{rate}", condition.short()), || {
+                let victims = match &mut victims {
+                    Some(victims) => victims,
+                    none => none.insert(Victims::start(condition)?),
+                };
+                let period = Duration::from_nanos(1_000_000_000 / rate);
+                let windows = (0..count).map(|window| victims.window(window % 2 == 1, period, length));
+                Ok(Cell { windows: windows.collect::<Result<_>>()? })
+            })?;
+            for (victim, (name, _, _)) in condition.victims().iter().enumerate() {
+                let windows: Vec<&Trips> = cell.windows.iter().map(|window| &window[victim]).collect();
+                for (index, window) in windows.iter().enumerate() {
+                    for (probe, trip) in window.iter().enumerate() {
+                        let trip = trip.map_or_else(String::new, |ns| ns.to_string());
+                        writeln!(raw, "{},{name},{rate},{index},{},{probe},{trip}", condition.short(), index % 2)?;
+                    }
+                }
+                figures(&mut found, condition, name, rate, &windows);
+                if rate == 1000 {
+                    for (part, starved) in [("idle", 0), ("starved", 1)] {
+                        plot.series.push((format!("{name} {part}"), stats::distribution(all(&windows, starved))));
+                    }
+                }
+            }
+        }
+        context.plot(&format!("round-trip-{}.svg", condition.short()), &plot)?;
+    }
+    context.raw("round-trip.csv", &raw)?;
+    found.notes.extend(NOTES.iter().map(|note| (*note).to_owned()));
+    if context.quick {
+        found
+            .notes
+            .push("quick: windows of 150 to 1200 probes, so that p99.9 is nearly the largest of a window".to_owned());
+    }
+    Ok(found)
+}
+
+const NOTES: &[&str] = &[
+    "round trips are stamped by the prober in userspace (SCHED_FIFO 60, CPU 0): its own wake-up is in them",
+    "starved: three hogs of normal priority on the victims' CPU, and daemons that XDP answers for are stopped \
+     (SIGSTOP); userspace responders are not, as a stopped one answers nothing at all",
+    "on veth pairs XDP in softirq runs on the prober's CPU, which flatters it; the threaded conditions do not",
+    "a probe that is not answered 200 ms after its window counts as lost",
+];
+
+/// Round trips of the idle (0) or starved (1) windows, us.
+fn all(windows: &[&Trips], starved: usize) -> Vec<f64> {
+    let mine = windows.iter().skip(starved).step_by(2);
+    mine.flat_map(|window| window.iter().flatten().map(|ns| *ns as f64 / 1000.0)).collect()
+}
+
+/// A window's 99.9th percentile, us; a lost probe took for ever.
+fn tail(window: &Trips) -> f64 {
+    let trips = window.iter().map(|trip| trip.map_or(f64::INFINITY, |ns| ns as f64 / 1000.0)).collect();
+    stats::percentile(&stats::sorted(trips), 0.999)
+}
+
+fn figures(found: &mut Found, condition: Condition, name: &str, rate: u64, windows: &[&Trips]) {
+    let xdp = !name.starts_with("userspace");
+    let barred = xdp && condition != Condition::ThreadedFifo;
+    let prefix = format!("{}, {name}, {rate}/s", condition.name());
+    let mut put = |what: &str, value: f64, unit: &str, bar: Bar| {
+        found.figures.push(Figure::new(format!("{prefix}: {what}"), value, unit, bar));
+    };
+    if rate >= 100 {
+        let tails: Vec<f64> = windows.iter().map(|window| tail(window)).collect();
+        let pairs: Vec<f64> = tails.chunks_exact(2).map(|pair| pair[1] / pair[0]).collect();
+        let idle: Vec<f64> = tails.iter().copied().step_by(2).collect();
+        let control: Vec<f64> = idle.windows(2).map(|pair| pair[1] / pair[0]).collect();
+        let bar = if barred { Bar::AtMost(2.0) } else { Bar::Shown };
+        put("p99.9 starved : idle, median over windows", stats::median(&pairs), "", bar);
+        put("p99.9 idle : idle", stats::median(&control), "", Bar::Shown);
+    }
+    for (part, starved) in [("idle", 0), ("starved", 1)] {
+        let trips = stats::sorted(all(windows, starved));
+        put(&format!("p50 {part}"), stats::percentile(&trips, 0.5), "us", Bar::Shown);
+        let (of, label) = if rate >= 100 { (0.999, "p99.9") } else { (0.99, "p99") };
+        put(&format!("{label} {part}"), stats::percentile(&trips, of), "us", Bar::Shown);
+        put(&format!("max {part}"), stats::most(&trips), "us", Bar::Shown);
+        let mine = windows.iter().skip(starved).step_by(2);
+        let lost = mine.flat_map(|window| window.iter()).filter(|trip| trip.is_none()).count();
+        put(&format!("lost {part}"), lost as f64, "", if barred { Bar::AtMost(0.0) } else { Bar::Shown });
+    }
+}

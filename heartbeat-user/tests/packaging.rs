@@ -132,7 +132,7 @@ fn restarts_are_prevented_by_the_codes_that_say_so() {
 #[test]
 fn rights_are_these_and_no_more() {
     for (unit, capabilities) in
-        [("heartbeatd.service", "CAP_BPF CAP_NET_ADMIN"), ("heartbeatd-left.service", "CAP_BPF")]
+        [("heartbeatd.service", "CAP_BPF CAP_NET_ADMIN CAP_PERFMON"), ("heartbeatd-left.service", "CAP_BPF")]
     {
         assert_eq!(one(unit, "CapabilityBoundingSet"), capabilities);
         assert_eq!(one(unit, "AmbientCapabilities"), capabilities);

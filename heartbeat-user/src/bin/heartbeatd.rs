@@ -3,7 +3,7 @@
 use clap::Parser;
 use heartbeat_user::cli::{DaemonCommand, ExitCode, Heartbeatd};
 use heartbeat_user::io::failure::Failure;
-use heartbeat_user::io::{check, daemon, mark_left};
+use heartbeat_user::io::{check, daemon, mark_left, panics};
 use heartbeat_user::keys;
 
 fn main() -> std::process::ExitCode {
@@ -19,6 +19,7 @@ fn main() -> std::process::ExitCode {
 fn act(command: DaemonCommand) -> Result<(), Failure> {
     match command {
         DaemonCommand::Run(arguments) => {
+            panics::abort_on_panic();
             env_logger::Builder::new().filter_level(arguments.log_level).format_timestamp_micros().init();
             daemon::run(&arguments)
         }

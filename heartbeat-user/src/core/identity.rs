@@ -38,7 +38,13 @@ pub struct Found {
     pub boot: [u64; 2],
     /// Newest incarnation of this node that a peer is known to know; 0: none.
     pub learnt: u64,
+    /// A random number. A first start may be one that has lost all memory of an earlier: were its incarnation always
+    /// the same, peers could take it for the one that they know. Unlike, it is newer, or older and told so by them.
+    pub seed: u32,
 }
+
+/// First incarnations are below this.
+const FIRST_BELOW: u32 = 1 << 20;
 
 /// Why the identity is what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -112,7 +118,8 @@ pub fn decide(found: &Found) -> Result<Identity, Exhausted> {
         let generation = u32::try_from(generation + 1).map_err(|_| Exhausted(generation))?;
         return Ok(Identity { incarnation, generation, adopt: true, reason });
     }
-    let incarnation = incarnation.checked_add(1).ok_or(Exhausted(incarnation))?;
+    let first = if reason == Reason::FirstStart { u64::from(found.seed % FIRST_BELOW) } else { 0 };
+    let incarnation = incarnation.checked_add(1 + first).ok_or(Exhausted(incarnation))?;
     Ok(Identity { incarnation, generation: 1, adopt: false, reason })
 }
 
@@ -148,7 +155,7 @@ mod tests {
     const KEPT: Kept = Kept { incarnation: 7, generation: 3, state_id: 9, boot: BOOT };
 
     fn found(disk: Option<Disk>, pins: Option<Kept>, learnt: u64) -> Found {
-        Found { disk, pins, boot: BOOT, learnt }
+        Found { disk, pins, boot: BOOT, learnt, seed: 0 }
     }
 
     fn disk(kept: Kept) -> Option<Disk> {
@@ -164,6 +171,13 @@ mod tests {
         let kept = |generation| Ok(Identity { incarnation: 7, generation, adopt: true, reason: Reason::Adopted });
         let cases = [
             ("first start", found(None, None, 0), raised(1, Reason::FirstStart)),
+            ("another first start", Found { seed: 41, ..found(None, None, 0) }, raised(42, Reason::FirstStart)),
+            (
+                "the last first incarnation",
+                Found { seed: u32::MAX, ..found(None, None, 0) },
+                raised(u64::from(FIRST_BELOW), Reason::FirstStart),
+            ),
+            ("the seed is for first starts", Found { seed: 41, ..found(disk(KEPT), None, 0) }, raised(8, Reason::PinsLost)),
             ("no state, but a peer remembers", found(None, None, 5), raised(6, Reason::Outrun)),
             ("restart", found(disk(KEPT), Some(KEPT), 0), kept(4)),
             ("restart, peers know this incarnation", found(disk(KEPT), Some(KEPT), 7), kept(4)),
@@ -216,7 +230,7 @@ mod tests {
             })
         }) {
             let disk = kept.map(|kept| Disk { kept, left });
-            let found = Found { disk, pins, boot: [1, 0], learnt };
+            let found = Found { disk, pins, boot: [1, 0], learnt, seed: 0 };
             let identity = decide(&found).unwrap();
             let known = [kept.map(|k| k.incarnation), pins.map(|k| k.incarnation), Some(learnt)];
             let known = known.into_iter().flatten().max().unwrap();

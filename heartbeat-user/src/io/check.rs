@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Capabilities that loading and attaching need: number and name.
-const CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (39, "CAP_BPF")];
+const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 const CAP_SYS_ADMIN: u32 = 21;
 
 /// Checks everything that a start would need. Returns the warnings.

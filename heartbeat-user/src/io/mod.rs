@@ -31,6 +31,7 @@ pub mod memory;
 pub mod nics;
 pub mod object;
 pub mod pacer;
+pub mod panics;
 pub mod paths;
 pub mod pins;
 pub mod realtime;

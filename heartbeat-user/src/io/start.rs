@@ -19,7 +19,7 @@ use crate::io::pacer::{Pacer, PacerSetup};
 use crate::io::paths::{Paths, Who};
 use crate::io::pins::{self, PinDir};
 use crate::io::responder::Responder;
-use crate::io::state::{State, StateDir};
+use crate::io::state::{State, StateDir, random};
 use crate::io::{attach, clock, interfaces, realtime};
 use crate::keys::{KeyRing, Keys};
 use anyhow::Context;
@@ -300,6 +300,7 @@ fn is_squatted(root: &Path) -> bool {
 /// Decides who this node is, and puts it on disk.
 fn identify(dir: &StateDir, shared: &Shared, kernel: bool, plan: u64) -> Result<(Identity, State), Failure> {
     let boot = clock::boot_id().map_err(Failure::host)?;
+    let seed = random().map_err(Failure::host)? as u32;
     let read = dir.read().map_err(Failure::host)?;
     if let Err(reason) = &read {
         log::warn!("{reason}: this node takes a new incarnation");
@@ -322,7 +323,7 @@ fn identify(dir: &StateDir, shared: &Shared, kernel: bool, plan: u64) -> Result<
     // What the kernel has told the peers counts like what the disk says: an incarnation that said so is over.
     let told_left = pinned.is_some() && own.flags & u64::from(FLAG_LEAVING | FLAG_STOPPED | FLAG_FENCED) != 0;
     let disk_left = |state: &State| Disk { kept: kept(state), left: state.left || told_left };
-    let found = Found { disk: disk.as_ref().map(disk_left), pins: pinned, boot, learnt: 0 };
+    let found = Found { disk: disk.as_ref().map(disk_left), pins: pinned, boot, learnt: 0, seed };
     let identity = identity::decide(&found).map_err(Failure::host)?;
     let fresh = StateDir::fresh(identity.incarnation, identity.generation.into(), boot).map_err(Failure::host)?;
     let state = State { state_id: disk.map_or(fresh.state_id, |state| state.state_id), ..fresh };

@@ -138,21 +138,29 @@ impl StateDir {
     /// # Errors
     /// If the kernel gives no random number.
     pub fn fresh(incarnation: u64, generation: u64, boot: [u64; 2]) -> anyhow::Result<State> {
-        let mut bytes = [0; 8];
-        // SAFETY: the buffer is eight bytes and lives through the call.
-        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-        if got != 8 {
-            bail!("getrandom gave {got} of 8 bytes");
-        }
         Ok(State {
             schema: SCHEMA,
-            state_id: u64::from_ne_bytes(bytes).max(1),
+            state_id: random()?.max(1),
             incarnation,
             generation,
             boot,
             left: false,
         })
     }
+}
+
+/// Returns a random number.
+///
+/// # Errors
+/// If the kernel gives none.
+pub fn random() -> anyhow::Result<u64> {
+    let mut bytes = [0; 8];
+    // SAFETY: the buffer is eight bytes and lives through the call.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if got != 8 {
+        bail!("getrandom gave {got} of 8 bytes");
+    }
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 #[cfg(test)]

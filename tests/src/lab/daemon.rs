@@ -282,7 +282,7 @@ impl Drop for Daemon {
     }
 }
 
-fn read_events(path: &Path) -> Result<Vec<Value>> {
+pub(super) fn read_events(path: &Path) -> Result<Vec<Value>> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -315,7 +315,7 @@ fn give(lab: &Lab, node: usize, key_file: &Path, (user, group): (u32, u32)) -> R
         let owner = (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
         chown(path, owner.0, owner.1).with_context(|| format!("giving {} away", path.display()))?;
     }
-    for path in [lab.scratch(), lab.scratch().join("bpf")] {
+    for path in [PathBuf::from(super::guard::BASE), lab.scratch(), lab.scratch().join("bpf")] {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o711))
             .with_context(|| format!("opening {}", path.display()))?;
     }

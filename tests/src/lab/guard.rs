@@ -25,7 +25,8 @@ pub const TAG_VARIABLE: &str = "HEARTBEAT_LAB_TAG";
 /// Where the scratch directories are.
 pub const BASE: &str = "/run/heartbeat-lab";
 /// Control group hierarchies (version 1) that a lab makes groups in.
-pub const CGROUPS: [&str; 2] = ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/freezer"];
+pub const CGROUPS: [&str; 4] =
+    ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/freezer", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/pids"];
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 static STOPPING: AtomicBool = AtomicBool::new(false);

@@ -11,6 +11,7 @@
 //! switch-side end carries an XDP program that passes all, because XDP_TX on a veth is lost without one.
 
 pub mod cluster;
+pub mod crew;
 pub mod daemon;
 pub mod echo;
 pub mod faults;
@@ -26,6 +27,7 @@ pub mod wait;
 pub mod wire;
 
 pub use cluster::Cluster;
+pub use crew::Crew;
 pub use daemon::{Daemon, Options};
 pub use echo::{Answer, Echo};
 pub use faults::{Direction, Fault, Span};

@@ -196,6 +196,83 @@ impl Quota {
     }
 }
 
+/// Processes that share a limit of memory or of number (version 1 controllers).
+#[derive(Debug)]
+pub struct Limited(Group);
+
+impl Limited {
+    /// Makes an empty group of which at most `bytes` of memory are used at a time; `name` is unique in the lab.
+    ///
+    /// # Errors
+    /// Fails without a version 1 memory hierarchy.
+    pub fn memory(lab: &Lab, name: &str, bytes: u64) -> Result<Self> {
+        let group = Group::new(lab, "memory", name)?;
+        group.write("memory.limit_in_bytes", &bytes.to_string())?;
+        Ok(Self(group))
+    }
+
+    /// Makes an empty group of at most `count` processes and threads; `name` is unique in the lab.
+    ///
+    /// # Errors
+    /// Fails without a version 1 pids hierarchy.
+    pub fn processes(lab: &Lab, name: &str, count: u32) -> Result<Self> {
+        let group = Group::new(lab, "pids", name)?;
+        group.write("pids.max", &count.to_string())?;
+        Ok(Self(group))
+    }
+
+    /// Puts a running process into the group.
+    ///
+    /// # Errors
+    /// Fails when there is no such process.
+    pub fn add(&self, pid: u32) -> Result<()> {
+        self.0.add(pid)
+    }
+
+    /// Lets a command start inside the group.
+    ///
+    /// # Errors
+    /// Fails when the group is gone.
+    pub fn join(&self, command: &mut Command) -> Result<()> {
+        self.0.join(command)
+    }
+
+    /// What a file of the group says, such as `memory.oom_control`.
+    ///
+    /// # Errors
+    /// Fails when there is no such file.
+    pub fn text(&self, file: &str) -> Result<String> {
+        fs::read_to_string(self.0.path.join(file)).with_context(|| format!("the group's {file}"))
+    }
+
+    /// The first number in a file of the group, such as `memory.failcnt` or `pids.current`.
+    ///
+    /// # Errors
+    /// Fails when there is no such file or number.
+    pub fn figure(&self, file: &str) -> Result<u64> {
+        let text = self.text(file)?;
+        let number = text.split_whitespace().find_map(|word| word.parse().ok());
+        number.with_context(|| format!("no number in {file}: {text:?}"))
+    }
+
+    /// Kills everything in the group, and lets nothing more begin there.
+    pub fn kill(&self) {
+        // A group of another kind has no such file, and needs none.
+        let _ = fs::write(self.0.path.join("pids.max"), "0");
+        let inside = fs::read_to_string(self.0.path.join("cgroup.procs")).unwrap_or_default();
+        for pid in inside.lines().filter_map(|pid| pid.parse().ok()) {
+            // One that has ended by itself is as good.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 /// A process that does nothing but use one CPU. It ends at its own deadline, or when this is dropped.
 #[derive(Debug)]
 pub struct Hog {

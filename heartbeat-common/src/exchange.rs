@@ -373,7 +373,7 @@ fn raise(cell: &Cell<u64>, value: u64) {
 }
 
 /// Turns a probe, found good, into its echo, in place, and returns the sum for its UDP checksum
-/// (see [`checksum`](crate::checksum)). `received` and `hold_us` are of this host's clock, `age` is from
+/// (see [`checksum`]). `received` and `hold_us` are of this host's clock, `age` is from
 /// [`frame::age_since`], `flags` are the dynamic flags without kind.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "inlined: the kernel passes at most five")]

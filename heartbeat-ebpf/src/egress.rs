@@ -1,7 +1,7 @@
 //! Stamps the departure of this node's own probes, where the stack hands them to the device: after the neighbour
 //! was resolved, before the queue. It changes no packet and drops none.
 
-use crate::packet::{self, Bytes, Payload, Shape};
+use crate::packet::{self, Bytes, ETH_LEN, IPV4_LEN, IPV6_LEN, Payload, Shape, TAG_LEN, UDP_LEN};
 use crate::{lock, maps};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
@@ -9,13 +9,19 @@ use heartbeat_common::counter::Counter;
 use heartbeat_common::frame::{self, Kind, Words, word};
 use heartbeat_common::maps::RouteKey;
 
+/// Lengths of a plain heartbeat's frame: by IPv4 and by IPv6, untagged and with one VLAN tag.
+const LENGTHS: [u32; 4] = {
+    let (v4, v6) = (ETH_LEN + IPV4_LEN + UDP_LEN + frame::LEN, ETH_LEN + IPV6_LEN + UDP_LEN + frame::LEN);
+    [v4 as u32, (v4 + TAG_LEN) as u32, v6 as u32, (v6 + TAG_LEN) as u32]
+};
+
 /// Records the departure if the frame is a probe of ours on a configured path.
 #[inline(always)]
 pub fn depart(ctx: &TcContext) {
     // A probe has one of four lengths. Everybody else's traffic ends here: pulling would copy the head of each clone,
     // and so of every TCP segment.
     let length = ctx.len();
-    if !packet::LENGTHS.contains(&length) {
+    if !LENGTHS.contains(&length) {
         return;
     }
     let _ = ctx.pull_data(length);

@@ -4,17 +4,12 @@
 use heartbeat_common::counter::Counter;
 use heartbeat_common::frame::{self, PORT, Words};
 
-const ETH_LEN: usize = 14;
-const TAG_LEN: usize = 4;
-const IPV4_LEN: usize = 20;
-const IPV6_LEN: usize = 40;
-const UDP_LEN: usize = 8;
+pub const ETH_LEN: usize = 14;
+pub const TAG_LEN: usize = 4;
+pub const IPV4_LEN: usize = 20;
+pub const IPV6_LEN: usize = 40;
+pub const UDP_LEN: usize = 8;
 const UDP_TOTAL: u16 = (UDP_LEN + frame::LEN) as u16;
-/// Lengths of a plain heartbeat's frame: by IPv4 and by IPv6, untagged and with one VLAN tag.
-pub const LENGTHS: [u32; 4] = {
-    let (v4, v6) = (ETH_LEN + IPV4_LEN + UDP_LEN + frame::LEN, ETH_LEN + IPV6_LEN + UDP_LEN + frame::LEN);
-    [v4 as u32, (v4 + TAG_LEN) as u32, v6 as u32, (v6 + TAG_LEN) as u32]
-};
 /// VLAN tags looked through when classifying a frame that is not plain.
 const TAGS_MAX: usize = 4;
 /// IPv6 extension headers looked through likewise.

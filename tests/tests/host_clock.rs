@@ -38,7 +38,8 @@ fn uses(words: &[&str]) -> Vec<(String, String)> {
 
 #[test]
 fn fault_54_only_one_function_reads_the_wall_clock() {
-    let reads = ["CLOCK_REALTIME", "SystemTime", "Timestamp::now", "Zoned::now", "CLOCK_TAI", "ktime_get_real", "gettimeofday"];
+    let reads =
+        ["CLOCK_REALTIME", "SystemTime", "Timestamp::now", "Zoned::now", "CLOCK_TAI", "ktime_get_real", "gettimeofday"];
     let found = uses(&reads);
     let allowed = [
         ("heartbeat-user/src/io/clock.rs", "nanoseconds(ClockId::CLOCK_REALTIME)"),
@@ -54,7 +55,8 @@ fn fault_54_only_one_function_reads_the_wall_clock() {
 #[test]
 fn fault_54_what_the_wall_clock_says_is_shown_and_times_nothing() {
     let found = uses(&["wall_ns("]);
-    let shown = ["heartbeat-user/src/io/clock.rs", "heartbeat-user/src/io/journal.rs", "heartbeat-user/src/io/backend.rs"];
+    let shown =
+        ["heartbeat-user/src/io/clock.rs", "heartbeat-user/src/io/journal.rs", "heartbeat-user/src/io/backend.rs"];
     for (file, line) in &found {
         let step = file == "heartbeat-user/src/io/keeper.rs" && line.starts_with("let offset = ");
         assert!(step || shown.contains(&file.as_str()), "{file}: {line}");

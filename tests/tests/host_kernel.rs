@@ -193,7 +193,10 @@ fn fault_76_edited_tables_are_written_again_within_a_second_and_told() {
     let configurations = map_id(&crew, B, maps::CONFS);
     let route = hex(&entries[0]["value"]);
     let index: Vec<String> = route[4..].to_vec();
-    let zeros = vec!["0x00".to_owned(); bpftool(&["map", "show", "id", &configurations]).unwrap()["bytes_value"].as_u64().unwrap() as usize];
+    let zeros = vec![
+        "0x00".to_owned();
+        bpftool(&["map", "show", "id", &configurations]).unwrap()["bytes_value"].as_u64().unwrap() as usize
+    ];
     let astray = [["0xff"; 4], ["0xff"; 4]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>();
     let edits: [(&str, &dyn Fn()); 3] = [
         (maps::ROUTES, &|| map(&["delete", "id", &routes], &[("key", &key)])),
@@ -239,7 +242,8 @@ fn fault_77_pins_of_another_layout_are_removed_and_never_read() {
     crew.take(B).kill().unwrap();
     let root = crew.lab.pin_dir(B).join("heartbeatd");
     let create = |path: &Path, value: &str, name: &str| {
-        let words = ["map", "create", text(path), "type", "array", "key", "4", "value", value, "entries", "1", "name", name];
+        let words =
+            ["map", "create", text(path), "type", "array", "key", "4", "value", value, "entries", "1", "name", name];
         bpftool(&words).unwrap();
     };
     // A directory of another version, and a map of this version's name with another size.
@@ -290,13 +294,15 @@ fn fault_83_a_second_controller_is_refused_and_the_first_goes_on() {
     let config = std::fs::read_to_string(crew.daemon(B).config()).unwrap();
     // Its lock directory is its own, and so is all but the pins.
     let apart = own.join("second");
-    let other = ["state", "run", "log"].iter().fold(config, |text, part| {
-        text.replace(own.join(part).to_str().unwrap(), apart.join(part).to_str().unwrap())
-    });
+    let other = ["state", "run", "log"]
+        .iter()
+        .fold(config, |text, part| text.replace(own.join(part).to_str().unwrap(), apart.join(part).to_str().unwrap()));
     std::fs::create_dir(&apart).unwrap();
     let second = own.join("second.toml");
     std::fs::write(&second, &other).unwrap();
-    for (file, names) in [(crew.daemon(B).config(), "held by the heartbeatd with pid"), (second, "another heartbeatd uses it")] {
+    for (file, names) in
+        [(crew.daemon(B).config(), "held by the heartbeatd with pid"), (second, "another heartbeatd uses it")]
+    {
         let mut command = crew.lab.node(B).command(&program);
         let output = command.arg("run").arg("--config").arg(&file).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -234,8 +234,10 @@ fn stranger(cluster_of_b: impl Fn(Cluster) -> Cluster, options: &Options<'_>, co
     crew.cluster = cluster_of_b(cluster);
     crew.start(B, options).unwrap();
     let counted = || crew.counter(A, counter).map_err(|error| format!("{error:#}"));
-    wait_for(Duration::from_secs(5), counter, || counted().and_then(|count| (count >= 10).then_some(()).ok_or(format!("{count}"))))
-        .unwrap();
+    wait_for(Duration::from_secs(5), counter, || {
+        counted().and_then(|count| (count >= 10).then_some(()).ok_or(format!("{count}")))
+    })
+    .unwrap();
     assert_ne!(crew.peer(A, B).unwrap()["state"], "up");
     assert_eq!(crew.said(&mark, A, "node_up").unwrap().len(), 0);
     assert_eq!(crew.counter(A, "answered").unwrap() + crew.counter(A, "answered_handshake").unwrap(), 0);

@@ -218,7 +218,10 @@ fn fault_50_memory_pressure_in_its_own_group_removes_nobody() {
     let mark = crew.mark().unwrap();
     let mut command = crew.lab.switch().command("sh");
     // tail keeps a last line that never ends. It is the one to be killed: the unit has the daemon at -900.
-    command.args(["-c", "echo 1000 > /proc/self/oom_score_adj; while :; do head -c 300M /dev/zero | tail -n 1 > /dev/null; done"]);
+    command.args([
+        "-c",
+        "echo 1000 > /proc/self/oom_score_adj; while :; do head -c 300M /dev/zero | tail -n 1 > /dev/null; done",
+    ]);
     group.join(&mut command).unwrap();
     let greedy = Load::start(&mut command);
     std::thread::sleep(Duration::from_secs(4));
@@ -328,8 +331,7 @@ fn fault_52_a_disk_that_hangs_stops_neither_echoes_nor_verdicts_nor_leaving() {
     let slow = crew.lab.node_dir(B).join("disk");
     let mut disk = Disk::make(&crew.lab, slow.clone());
     let path = |name: &str| format!("\"{}\"", slow.join(name).display());
-    let on_disk =
-        vec![("event_log".to_owned(), path("log/events.jsonl")), ("state_dir".to_owned(), path("state"))];
+    let on_disk = vec![("event_log".to_owned(), path("log/events.jsonl")), ("state_dir".to_owned(), path("state"))];
     crew.start(A, &Options::default()).unwrap();
     crew.start(C, &Options::default()).unwrap();
     crew.start(B, &Options { daemon: on_disk, ..Options::default() }).unwrap();

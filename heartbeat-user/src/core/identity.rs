@@ -177,7 +177,11 @@ mod tests {
                 Found { seed: u32::MAX, ..found(None, None, 0) },
                 raised(u64::from(FIRST_BELOW), Reason::FirstStart),
             ),
-            ("the seed is for first starts", Found { seed: 41, ..found(disk(KEPT), None, 0) }, raised(8, Reason::PinsLost)),
+            (
+                "the seed is for first starts",
+                Found { seed: 41, ..found(disk(KEPT), None, 0) },
+                raised(8, Reason::PinsLost),
+            ),
             ("no state, but a peer remembers", found(None, None, 5), raised(6, Reason::Outrun)),
             ("restart", found(disk(KEPT), Some(KEPT), 0), kept(4)),
             ("restart, peers know this incarnation", found(disk(KEPT), Some(KEPT), 7), kept(4)),

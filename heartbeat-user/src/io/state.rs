@@ -138,14 +138,7 @@ impl StateDir {
     /// # Errors
     /// If the kernel gives no random number.
     pub fn fresh(incarnation: u64, generation: u64, boot: [u64; 2]) -> anyhow::Result<State> {
-        Ok(State {
-            schema: SCHEMA,
-            state_id: random()?.max(1),
-            incarnation,
-            generation,
-            boot,
-            left: false,
-        })
+        Ok(State { schema: SCHEMA, state_id: random()?.max(1), incarnation, generation, boot, left: false })
     }
 }
 

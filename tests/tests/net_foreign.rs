@@ -208,7 +208,20 @@ fn fault_113_64_peers_at_10_ms_are_kept() {
     // 6400 are wanted; a machine with other work loses some of its own turns, and says so.
     assert!(departed > 2500.0, "{departed:.0} probes a second");
     assert!(echoes > departed * 0.9, "{echoes:.0} echoes of {departed:.0} probes");
-    assert_eq!(play.verdicts(&mark).unwrap(), NOTHING);
+    // A node whose machine was taken away for longer than the stall limit (50 ms here) was stalled in truth, and says
+    // of itself that it ran late; of a node that did not, nothing at all may be said.
+    let stood_still = |node: usize| {
+        let events = play.since(&mark, node).unwrap();
+        events.iter().any(|event| event["event"] == "local_lateness" && number(event, "max_us").unwrap() >= 40_000)
+    };
+    let late: Vec<&str> = [0, 1].into_iter().filter(|node| stood_still(*node)).map(|node| play.name(node)).collect();
+    let of_late = |said: &String| {
+        let about = late.iter().any(|name| said.ends_with(&format!(" {name}")));
+        about && (said.contains("node_stalled") || said.contains("node_recovered"))
+    };
+    let (excused, unfounded): (Vec<_>, Vec<_>) = play.verdicts(&mark).unwrap().into_iter().partition(of_late);
+    println!("said of nodes that stood still: {excused:?}");
+    assert_eq!(unfounded, NOTHING);
 }
 
 #[test]

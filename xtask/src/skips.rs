@@ -10,6 +10,10 @@ pub struct Tally {
     pub passed: u64,
     /// Tests that failed.
     pub failed: u64,
+    /// Names of those that said so.
+    pub failed_names: Vec<String>,
+    /// Names of those that failed first and passed when they were run once more, alone.
+    pub second_try: Vec<String>,
     /// Name and reason of each test that did not run.
     pub skipped: BTreeMap<String, String>,
 }
@@ -27,6 +31,8 @@ impl Tally {
             self.failed += number("failed");
         } else if let Some(skip) = line.strip_prefix("SKIP ") {
             self.skip(skip);
+        } else if let Some(name) = line.strip_prefix("test ").and_then(|test| test.strip_suffix(" ... FAILED")) {
+            self.failed_names.push(name.to_owned());
         } else if let Some(test) = line.strip_prefix("test ")
             && let Some((name, reason)) = test.split_once(" ... ignored")
         {

@@ -4,10 +4,11 @@
 
 use crate::config::{Config, FastPath};
 use crate::core::event::{EchoMode, EventBody};
-use crate::io::attach::{self, AttachError, Attachment, Egress, LinkHealth, Mode};
+use crate::io::attach::{self, AttachError, Attachment, LinkHealth, Mode};
 use crate::io::interfaces::{self, Interface};
 use crate::io::journal::EventSink;
 use crate::io::memory::Shared;
+use crate::io::nic::Nic;
 use crate::io::object::Object;
 use crate::io::pacer::{Pacer, PacerCommand};
 use crate::io::paths::{Paths, Who};
@@ -24,41 +25,6 @@ const DETACH_PATIENCE_NS: u64 = 60_000_000_000;
 
 /// Why nothing is attached after `detach_all`.
 const DETACHED: &str = "the programs were detached by command";
-
-/// What one interface does.
-#[derive(Debug)]
-pub struct Nic {
-    /// Its name.
-    pub name: String,
-    /// Its index.
-    pub ifindex: u32,
-    /// What the configuration asks for.
-    pub wanted: FastPath,
-    /// What it got.
-    pub mode: Mode,
-    /// Why it got no more.
-    pub reason: Option<String>,
-    /// Whether a stripped VLAN tag can be noticed; `None`: unknown.
-    pub vlan_tag_visible: Option<bool>,
-    /// Whether it receives on kernel threads.
-    pub threaded_napi: Option<bool>,
-    running: bool,
-    locals: Vec<IpAddr>,
-    attachment: Option<Attachment>,
-    egress: Option<Egress>,
-    /// When somebody else last detached the program; 0: never.
-    detached_ns: u64,
-    /// When the present mode was entered.
-    entered_ns: u64,
-}
-
-impl Nic {
-    /// Our addresses on it.
-    #[must_use]
-    pub fn locals(&self) -> &[IpAddr] {
-        &self.locals
-    }
-}
 
 /// The interfaces, and what they share.
 pub struct Fabric {

@@ -28,6 +28,7 @@ pub mod lock;
 pub mod manager;
 pub mod mark_left;
 pub mod memory;
+pub mod nic;
 pub mod nics;
 pub mod object;
 pub mod pacer;

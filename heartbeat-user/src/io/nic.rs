@@ -1,0 +1,40 @@
+//! One interface in use: what was asked for it, what it got, and what is held there for it. It holds; `fabric` acts.
+
+use crate::config::FastPath;
+use crate::io::attach::{Attachment, Egress, Mode};
+use std::net::IpAddr;
+
+/// What one interface does.
+#[derive(Debug)]
+pub struct Nic {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// What the configuration asks for.
+    pub wanted: FastPath,
+    /// What it got.
+    pub mode: Mode,
+    /// Why it got no more.
+    pub reason: Option<String>,
+    /// Whether a stripped VLAN tag can be noticed; `None`: unknown.
+    pub vlan_tag_visible: Option<bool>,
+    /// Whether it receives on kernel threads.
+    pub threaded_napi: Option<bool>,
+    pub(super) running: bool,
+    pub(super) locals: Vec<IpAddr>,
+    pub(super) attachment: Option<Attachment>,
+    pub(super) egress: Option<Egress>,
+    /// When somebody else last detached the program; 0: never.
+    pub(super) detached_ns: u64,
+    /// When the present mode was entered.
+    pub(super) entered_ns: u64,
+}
+
+impl Nic {
+    /// Our addresses on it.
+    #[must_use]
+    pub fn locals(&self) -> &[IpAddr] {
+        &self.locals
+    }
+}

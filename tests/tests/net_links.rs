@@ -105,7 +105,7 @@ fn fault_17_a_link_that_flaps_takes_no_node_away() {
         play.lab.set_carrier(A, false).unwrap();
         play.wait_event(&cycle, 0, "path_failed", |event| event["location"] == "own_interface").unwrap();
         play.lab.set_carrier(A, true).unwrap();
-        pause(500);
+        play.wait_event(&cycle, 0, "path_restored", |_| true).unwrap();
     }
     play.wait_up(&[0, 1]).unwrap();
     assert!(play.said(&mark, 1, "path_lost").unwrap() >= 1, "the flapping was not noticed at the other end");

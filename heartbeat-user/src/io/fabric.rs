@@ -14,7 +14,7 @@ use crate::io::pacer::{Pacer, PacerCommand};
 use crate::io::paths::{Paths, Who};
 use crate::io::pins::PinDir;
 use crate::io::responder::{Door, Responder};
-use crate::io::{clock, socket};
+use crate::io::{clock, socket, sys};
 use anyhow::{Context, bail};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -154,12 +154,7 @@ impl Fabric {
                 nic.locals.push(*local);
             }
         }
-        if nic.running != interface.running {
-            nic.running = interface.running;
-            for local in &nic.locals {
-                self.paths.set_running(*local, nic.running, nic.mode != Mode::Userspace);
-            }
-        }
+        note_running(&self.paths, nic, interface.running);
         Ok(())
     }
 
@@ -378,12 +373,18 @@ impl Fabric {
         }
     }
 
-    /// Looks whether every link still does its work: one call for each interface, no waiting. Returns whether one did
-    /// not.
+    /// Looks whether every interface has its carrier and every link still does its work: two calls for each interface,
+    /// no waiting. Returns whether a link did not.
     ///
     /// # Errors
     /// If a lost link can be replaced by nothing: the interface is then given up, and brought up again by `scan`.
     pub fn check_links(&mut self) -> anyhow::Result<bool> {
+        for nic in self.nics.values_mut() {
+            // A device that is gone is left to `scan`.
+            if let Ok(running) = sys::is_running(nic.ifindex) {
+                note_running(&self.paths, nic, running);
+            }
+        }
         let dead = |nic: &Nic| nic.attachment.as_ref().is_some_and(|link| link.health() == LinkHealth::Detached);
         let lost: Vec<u32> = self.nics.values().filter(|nic| dead(nic)).map(|nic| nic.ifindex).collect();
         let mut failed = None;
@@ -565,6 +566,17 @@ impl Fabric {
             }
         }
         self.pins.take().map_or(Ok(()), |pins| pins.remove_all())
+    }
+}
+
+/// Notes whether an interface runs, for each of its paths.
+fn note_running(paths: &Paths, nic: &mut Nic, running: bool) {
+    if nic.running == running {
+        return;
+    }
+    nic.running = running;
+    for local in &nic.locals {
+        paths.set_running(*local, running, nic.mode != Mode::Userspace);
     }
 }
 

@@ -34,7 +34,7 @@ pub fn by_address() -> anyhow::Result<BTreeMap<IpAddr, Interface>> {
             continue;
         };
         let Ok(ifindex) = nix::net::if_::if_nametoindex(entry.interface_name.as_str()) else { continue };
-        // Not IFF_RUNNING: the kernel updates that flag up to a second late, and a path that works would count as down.
+        // The same flags as in `sys::is_running`, and why.
         let running = entry.flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_LOWER_UP);
         found.insert(address, Interface { name: entry.interface_name, ifindex, running });
     }

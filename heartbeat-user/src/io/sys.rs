@@ -136,6 +136,19 @@ pub fn xdp_program_of(ifindex: u32) -> anyhow::Result<Option<(u32, u8)>> {
     Ok(if mode == 0 { None } else { Some((id, mode)) })
 }
 
+/// Says whether a device is administratively up and has a carrier, at this moment: not `IFF_RUNNING`, which the kernel
+/// updates up to a second late, so that a path that works would count as down.
+///
+/// # Errors
+/// If there is no such device or the kernel does not answer.
+pub fn is_running(ifindex: u32) -> anyhow::Result<bool> {
+    const WANTED: u32 = (libc::IFF_UP | libc::IFF_LOWER_UP) as u32;
+    let answer = get_link(ifindex).with_context(|| format!("RTM_GETLINK {ifindex}"))?;
+    // nlmsghdr (16 bytes), then of ifinfomsg: family and padding (2), type (2), index (4), flags.
+    let flags = answer.get(24..28).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+    Ok(flags.context("a short answer to RTM_GETLINK")? & WANTED == WANTED)
+}
+
 /// Finds a netlink attribute's payload.
 fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     const NESTED: u16 = 1 << 15;

@@ -105,15 +105,20 @@ fn cached(cache: &Cached<Cell<u64>>, prober: u64, responder: u64, base: Midstate
     }
 }
 
+/// Word by word, and over at the first that differs: read all at once they would not fit into BPF's ten registers.
 #[inline(always)]
 fn cached_digest<W: Words>(frame: &W, tick: &Tick<Cell<u64>>, key: Key) -> Option<u64> {
-    let mut difference = tick.standing_mark.get() ^ mark(key);
+    if tick.standing_mark.get() != mark(key) {
+        return None;
+    }
     let mut index = 0;
     while index < frame::STANDING_WORDS {
-        difference |= tick.standing[index].get() ^ frame.get(word::STANDING + index);
+        if tick.standing[index].get() != frame.get(word::STANDING + index) {
+            return None;
+        }
         index += 1;
     }
-    if difference == 0 { Some(tick.standing_digest.get()) } else { None }
+    Some(tick.standing_digest.get())
 }
 
 /// Says which key a cached digest belongs to. Not the slot's number: a slot's key is replaced by rotation, and what

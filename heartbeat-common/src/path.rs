@@ -2,6 +2,7 @@
 //! Written whole by userspace, read by the packet path; it changes nothing by itself.
 
 use crate::frame::STANDING_WORDS;
+use crate::maps::RouteKey;
 use crate::siphash::{Key, Midstate};
 
 /// Bit of [`PathConf::flags`]: key slot 0 holds a key.
@@ -35,6 +36,8 @@ pub struct Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct PathConf {
+    /// The triple that leads here: what a hint is checked by.
+    pub key: RouteKey,
     /// Cluster id.
     pub cluster: u64,
     /// Ids word of exchanges in which the peer is the prober.
@@ -53,6 +56,6 @@ pub struct PathConf {
     pub vlan: u32,
     /// [`SLOT0`], [`SLOT1`], [`PASS_TO_USERSPACE`].
     pub flags: u32,
-    /// Zero.
-    pub zero: u32,
+    /// Index of the path.
+    pub path: u32,
 }

@@ -36,7 +36,7 @@ pub fn depart(ctx: &TcContext) {
     // SAFETY: `ctx` is the kernel's own for this run.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     let key = RouteKey { source: plain.destination, destination: plain.source, ifindex, zero: 0 };
-    let Some(tick) = maps::route(&key).and_then(maps::tick) else {
+    let Some(tick) = maps::route(&key).ok().and_then(|(path, _)| maps::tick(path)) else {
         maps::count(Counter::DepartedUnknown);
         return;
     };

@@ -5,7 +5,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use core::cell::Cell;
 use heartbeat_common::counter::Counter;
-use heartbeat_common::maps::{CONFS_MAX, Histogram, Own, PATHS_MAX, ROUTES_MAX, Route, RouteKey};
+use heartbeat_common::maps::{CONFS_MAX, HINTS_MAX, Hint, Histogram, Own, PATHS_MAX, ROUTES_MAX, Route, RouteKey};
 use heartbeat_common::path::PathConf;
 use heartbeat_common::tick::Tick;
 
@@ -14,6 +14,8 @@ const COUNTER_COUNT: usize = Counter::ALL.len();
 
 #[btf_map]
 static ROUTES: HashMap<RouteKey, Route, { ROUTES_MAX as usize }> = HashMap::new();
+#[btf_map]
+static HINTS: Array<Hint, { HINTS_MAX as usize }> = Array::new();
 #[btf_map]
 static CONFS: Array<PathConf, { CONFS_MAX as usize }> = Array::new();
 #[btf_map]
@@ -25,17 +27,36 @@ static OWN: Array<Own, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, COUNTER_COUNT> = PerCpuArray::new();
 
-/// Finds the path of a triple.
+/// Finds the index of a triple's path and its configuration: by the hint where that is right, else by the route table.
 #[inline(always)]
-pub fn route(key: &RouteKey) -> Option<Route> {
+pub fn route(key: &RouteKey) -> Result<(u32, &'static PathConf), Counter> {
+    if let Some(hint) = HINTS.get(key.hint()) {
+        if let Some(conf) = conf(hint.conf())
+            && is_for(conf, key)
+        {
+            return Ok((conf.path, conf));
+        }
+    }
     // SAFETY: an entry is replaced whole under RCU, which a program holds throughout; the copy is two words.
-    unsafe { ROUTES.get(key).copied() }
+    let route = unsafe { ROUTES.get(key).copied() }.ok_or(Counter::DropUnlisted)?;
+    Ok((route.path, conf(route.conf).ok_or(Counter::Internal)?))
+}
+
+/// Says whether a configuration is a triple's. What differs most often is compared first.
+#[inline(always)]
+fn is_for(conf: &PathConf, key: &RouteKey) -> bool {
+    let found = &conf.key;
+    found.source[1] == key.source[1]
+        && found.destination[1] == key.destination[1]
+        && found.ifindex == key.ifindex
+        && found.source[0] == key.source[0]
+        && found.destination[0] == key.destination[0]
 }
 
 /// Returns a path's configuration.
 #[inline(always)]
-pub fn conf(route: Route) -> Option<&'static PathConf> {
-    CONFS.get(route.conf).map(|conf| {
+fn conf(index: u32) -> Option<&'static PathConf> {
+    CONFS.get(index).map(|conf| {
         // SAFETY: array entries live as long as the map, which outlives every run of the program.
         unsafe { &*core::ptr::from_ref(conf) }
     })
@@ -43,16 +64,16 @@ pub fn conf(route: Route) -> Option<&'static PathConf> {
 
 /// Returns a path's tick.
 #[inline(always)]
-pub fn tick(route: Route) -> Option<&'static Tick<Cell<u64>>> {
-    let tick = TICKS.get_ptr_mut(route.path)?;
+pub fn tick(path: u32) -> Option<&'static Tick<Cell<u64>>> {
+    let tick = TICKS.get_ptr_mut(path)?;
     // SAFETY: array entries live as long as the map; `Cell<u64>` has the layout of `u64`; writers hold its lock.
     Some(unsafe { &*tick.cast() })
 }
 
 /// Counts one round trip. The caller holds the lock of the path's tick, which serialises this as well.
 #[inline(always)]
-pub fn count_round_trip(route: Route, ns: u64) {
-    if let Some(histogram) = HISTOGRAMS.get_ptr_mut(route.path) {
+pub fn count_round_trip(path: u32, ns: u64) {
+    if let Some(histogram) = HISTOGRAMS.get_ptr_mut(path) {
         let bucket = heartbeat_common::maps::bucket(ns);
         // SAFETY: `bucket` is below `BUCKETS`; no other writer is in, as the tick's lock is held.
         unsafe {

@@ -14,6 +14,8 @@ use heartbeat_common::path::PASS_TO_USERSPACE;
 
 /// Hop limit of every echo: the highest, so that a same-subnet prober can require it (RFC 5881, section 5).
 const HOP_LIMIT: u8 = 255;
+/// The protocol in the third word of an IPv4 header as it lies in memory: hop limit, protocol, checksum.
+const PROTOCOL_MASK: u32 = 0xff00;
 
 /// What becomes of a frame.
 pub enum Verdict {
@@ -62,9 +64,8 @@ pub fn receive(ctx: &XdpContext) -> Verdict {
 #[inline(always)]
 fn exchange_frame(frame: &Plain, ifindex: u32) -> Result<Counter, Counter> {
     let key = RouteKey { source: frame.source, destination: frame.destination, ifindex, zero: 0 };
-    let route = maps::route(&key).ok_or(Counter::DropUnlisted)?;
-    let conf = maps::conf(route).ok_or(Counter::Internal)?;
-    let tick = maps::tick(route).ok_or(Counter::Internal)?;
+    let (path, conf) = maps::route(&key)?;
+    let tick = maps::tick(path).ok_or(Counter::Internal)?;
     if conf.flags & PASS_TO_USERSPACE != 0 {
         return Err(Counter::DropDisabled);
     }
@@ -82,7 +83,7 @@ fn exchange_frame(frame: &Plain, ifindex: u32) -> Result<Counter, Counter> {
     let Some(held) = lock::take(&tick.lock) else { return Err(Counter::Contended) };
     let outcome = exchange::record(&payload, &good, conf, tick, now);
     if let Ok(Outcome::Taken(_, round_trip)) = outcome {
-        maps::count_round_trip(route, round_trip);
+        maps::count_round_trip(path, round_trip);
     }
     held.release();
     match outcome? {
@@ -117,13 +118,14 @@ fn turn_round(frame: &Plain, sum: u64) {
             write::<u8>(frame.ip, 7, HOP_LIMIT);
         } else {
             let (source, destination) = (frame.source[1] >> 32, frame.destination[1] >> 32);
+            // Read before anything is written, and the third word written whole: a read of what two stores have just
+            // written waits for both.
+            let words: [u32; 3] = [read(frame.ip, 0), read(frame.ip, 4), read(frame.ip, 8)];
+            let third = words[2] & PROTOCOL_MASK | HOP_LIMIT as u32;
+            let header = source + destination + words[0] as u64 + words[1] as u64 + third as u64;
+            write(frame.ip, 8, third | (checksum::fold(header) as u32) << 16);
             write(frame.ip, 12, destination as u32);
             write(frame.ip, 16, source as u32);
-            write::<u8>(frame.ip, 8, HOP_LIMIT);
-            write::<u16>(frame.ip, 10, 0);
-            let words: [u32; 3] = [read(frame.ip, 0), read(frame.ip, 4), read(frame.ip, 8)];
-            let header = source + destination + words[0] as u64 + words[1] as u64 + words[2] as u64;
-            write::<u16>(frame.ip, 10, checksum::fold(header));
         }
         let sum = checksum::fold(sum);
         write::<u16>(frame.udp, 6, if sum == 0 { 0xffff } else { sum });

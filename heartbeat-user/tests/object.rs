@@ -8,7 +8,7 @@ mod btf;
 
 use btf::{Btf, Map, Member};
 use heartbeat_common::counter::Counter;
-use heartbeat_common::maps::{self, Histogram, Own, Route, RouteKey};
+use heartbeat_common::maps::{self, Hint, Histogram, Own, Route, RouteKey};
 use heartbeat_common::path::{PathConf, Slot};
 use heartbeat_common::siphash::{Key, Midstate};
 use heartbeat_common::tick::{Cached, Departure, Tick};
@@ -83,6 +83,7 @@ fn its_maps_are_those_of_heartbeat_common() {
     let counters = u32::try_from(Counter::ALL.len()).unwrap();
     let expected = BTreeMap::from([
         (maps::ROUTES.to_owned(), map::<RouteKey, Route>(HASH, maps::ROUTES_MAX, 0)),
+        (maps::HINTS.to_owned(), map::<u32, Hint>(ARRAY, maps::HINTS_MAX, 0)),
         (maps::CONFS.to_owned(), map::<u32, PathConf>(ARRAY, maps::CONFS_MAX, 0)),
         (maps::TICKS.to_owned(), map::<u32, Tick<u64>>(ARRAY, maps::PATHS_MAX, MMAPABLE)),
         (maps::HISTOGRAMS.to_owned(), map::<u32, Histogram>(ARRAY, maps::PATHS_MAX, MMAPABLE)),
@@ -113,12 +114,13 @@ macro_rules! same_layout {
 fn a_route_lies_as_in_heartbeat_common() {
     same_layout!(RouteKey as RouteKey, "RouteKey", { source, destination, ifindex, zero });
     same_layout!(Route as Route, "Route", { path, conf });
+    same_layout!(Hint as Hint, "Hint", { after_conf });
 }
 
 #[test]
 fn a_path_configuration_lies_as_in_heartbeat_common() {
     same_layout!(PathConf as PathConf, "PathConf", {
-        cluster, theirs_ids, mine_ids, standing, answer_within_ns, slots, min_hop_limit, vlan, flags, zero,
+        key, cluster, theirs_ids, mine_ids, standing, answer_within_ns, slots, min_hop_limit, vlan, flags, path,
     });
     same_layout!(Slot as Slot, "Slot", { theirs, mine, standing_key, own_digest, own_standing_key, echo_sum });
     same_layout!(Key as Key, "Key", { k });

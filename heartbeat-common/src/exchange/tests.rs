@@ -79,7 +79,8 @@ impl Node {
             min_hop_limit: 255,
             vlan: 0,
             flags: path::SLOT0,
-            zero: 0,
+            key: crate::maps::RouteKey::default(),
+            path: 0,
         };
         Self { conf, tick: Tick::default() }
     }

@@ -9,7 +9,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use heartbeat_common::counter::Counter;
-use heartbeat_common::maps::{self, Route, RouteKey};
+use heartbeat_common::maps::{self, Hint, Route, RouteKey};
 use heartbeat_common::path::PathConf;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -28,6 +28,7 @@ unsafe impl<T: bytemuck::Pod> aya::Pod for Value<T> {}
 pub struct Object {
     ebpf: Ebpf,
     routes: HashMap<MapData, Value<RouteKey>, Value<Route>>,
+    hints: Array<MapData, Value<Hint>>,
     confs: Array<MapData, Value<PathConf>>,
     counters: PerCpuArray<MapData, u64>,
     counters_fd: OwnedFd,
@@ -58,10 +59,11 @@ impl Object {
         #[cfg(feature = "bpf-log")]
         crate::io::bpf_log::bridge(&mut ebpf)?;
         let routes = ebpf.take_map(maps::ROUTES).context("no map ROUTES")?.try_into()?;
+        let hints = ebpf.take_map(maps::HINTS).context("no map HINTS")?.try_into()?;
         let confs = ebpf.take_map(maps::CONFS).context("no map CONFS")?.try_into()?;
         let counters = ebpf.take_map(maps::COUNTERS).context("no map COUNTERS")?.try_into()?;
         let counters_fd = sys::object_get(&pins.map(maps::COUNTERS)).context("open the pinned counters")?;
-        Ok(Self { ebpf, routes, confs, counters, counters_fd })
+        Ok(Self { ebpf, routes, hints, confs, counters, counters_fd })
     }
 
     /// Maps the shared memory for `paths` paths.
@@ -140,6 +142,22 @@ impl Object {
     /// As bpf(2).
     pub fn set_route(&mut self, key: &RouteKey, route: Route) -> anyhow::Result<()> {
         self.routes.insert(Value(*key), Value(route), 0).context("write a route")
+    }
+
+    /// Reads the hint at a triple's place, which may be another triple's.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    pub fn hint(&self, key: &RouteKey) -> anyhow::Result<Hint> {
+        Ok(self.hints.get(&key.hint(), 0).context("read a hint")?.0)
+    }
+
+    /// Writes the hint at a triple's place, in one step.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    pub fn set_hint(&mut self, key: &RouteKey, hint: Hint) -> anyhow::Result<()> {
+        self.hints.set(key.hint(), Value(hint), 0).context("write a hint")
     }
 
     /// Reads a route.

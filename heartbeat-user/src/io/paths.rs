@@ -9,7 +9,7 @@ use crate::io::socket::port_of;
 use crate::keys::{KeyRing, PathSpec, ProbeSigner, path_conf, route_key};
 use anyhow::bail;
 use heartbeat_common::frame::{self, STANDING_USERSPACE, STANDING_WORDS};
-use heartbeat_common::maps::{PATHS_MAX, Route, RouteKey};
+use heartbeat_common::maps::{self, Hint, PATHS_MAX, Route, RouteKey};
 use heartbeat_common::path::PathConf;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -247,8 +247,8 @@ impl Paths {
     }
 
     fn write(&mut self, object: &mut Object, path: usize, ifindex: u32) -> anyhow::Result<()> {
-        let conf = self.conf(path);
         let key = route_key(&self.specs[path], ifindex);
+        let conf = PathConf { key, path: path as u32, ..self.conf(path) };
         let before = self.entries[path];
         // The configuration in use is never written over: a frame on another CPU may be reading it.
         let index = path as u32 * 2 + before.map_or(0, |entry| 1 - entry.route.conf % 2);
@@ -261,7 +261,18 @@ impl Paths {
             object.remove_route(&before.key);
         }
         self.entries[path] = Some(Entry { key, route, conf });
-        Ok(())
+        self.write_hint(object, &key)?;
+        before.map_or(Ok(()), |before| self.write_hint(object, &before.key))
+    }
+
+    /// Writes the hint at a triple's place: that of the first path that has its place there.
+    fn write_hint(&self, object: &mut Object, key: &RouteKey) -> anyhow::Result<()> {
+        object.set_hint(key, self.hint(key))
+    }
+
+    fn hint(&self, key: &RouteKey) -> Hint {
+        let there = self.entries.iter().flatten().find(|entry| entry.key.hint() == key.hint());
+        there.map_or(Hint::default(), |entry| Hint::at(entry.route.conf))
     }
 
     /// Marks the paths of a local address unusable and takes them out of the kernel's tables.
@@ -275,6 +286,10 @@ impl Paths {
             for path in of_local {
                 if let Some(entry) = self.entries[path].take() {
                     object.remove_route(&entry.key);
+                    // A hint that stays would go on leading to the configuration.
+                    if let Err(error) = self.write_hint(object, &entry.key) {
+                        log::error!("the path to {} is closed, but: {error:#}", self.specs[path].remote);
+                    }
                 }
             }
         }
@@ -305,7 +320,7 @@ impl Paths {
     /// # Errors
     /// If a table cannot be read or written.
     pub fn repair(&self, object: &mut Object) -> anyhow::Result<Vec<(&'static str, u32)>> {
-        let (mut confs, mut routes) = (0, 0);
+        let (mut confs, mut routes, mut hints) = (0, 0, 0);
         for entry in self.entries.iter().flatten() {
             if object.conf(entry.route.conf)? != entry.conf {
                 object.set_conf(entry.route.conf, &entry.conf)?;
@@ -315,8 +330,12 @@ impl Paths {
                 object.set_route(&entry.key, entry.route)?;
                 routes += 1;
             }
+            if object.hint(&entry.key)? != self.hint(&entry.key) {
+                self.write_hint(object, &entry.key)?;
+                hints += 1;
+            }
         }
-        let tables = [(heartbeat_common::maps::CONFS, confs), (heartbeat_common::maps::ROUTES, routes)];
+        let tables = [(maps::CONFS, confs), (maps::ROUTES, routes), (maps::HINTS, hints)];
         Ok(tables.into_iter().filter(|(_, count)| *count > 0).collect())
     }
 }

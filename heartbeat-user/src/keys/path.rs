@@ -93,7 +93,7 @@ pub fn route_key(path: &PathSpec, ifindex: u32) -> RouteKey {
 }
 
 /// Returns what the packet path gets to know of a path. `standing` is this node's on the path, its own incarnation
-/// first; with `pass_to_userspace` the kernel leaves the answer to a fallback responder.
+/// first; triple and index are left out; with `pass_to_userspace` the kernel leaves the answer to a fallback responder.
 #[must_use]
 pub fn path_conf(
     ring: &KeyRing,
@@ -109,6 +109,7 @@ pub fn path_conf(
         }
     }
     PathConf {
+        key: RouteKey::default(),
         cluster: ring.cluster(),
         theirs_ids: path.theirs_ids(),
         mine_ids: path.mine_ids(),
@@ -118,7 +119,7 @@ pub fn path_conf(
         min_hop_limit: path.min_hop_limit.into(),
         vlan: path.vlan.into(),
         flags,
-        zero: 0,
+        path: 0,
     }
 }
 

@@ -240,7 +240,7 @@ fn a_rotation_has_no_gap() {
 fn conf_and_route_say_what_the_path_says() {
     let [here, there] = paths();
     let conf = path_conf(&both(0), &here, &standing(7), true);
-    assert_eq!((conf.cluster, conf.vlan, conf.min_hop_limit, conf.zero), (CLUSTER, 10, 255, 0));
+    assert_eq!((conf.cluster, conf.vlan, conf.min_hop_limit, conf.path), (CLUSTER, 10, 255, 0));
     assert_eq!((conf.mine_ids, conf.theirs_ids), (frame::ids(3, 1, 2), frame::ids(3, 2, 1)));
     assert_eq!((conf.flags, conf.answer_within_ns), (SLOT0 | SLOT1 | PASS_TO_USERSPACE, 100_000_000));
     let one = path_conf(&keys(FIRST).ring(CLUSTER), &here, &standing(7), false);

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, HashMap, MapData};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions};
-use heartbeat_common::maps::{Route, RouteKey};
+use heartbeat_common::maps::{Hint, Route, RouteKey};
 use heartbeat_common::path::PathConf;
 use std::fmt::Write;
 
@@ -68,6 +68,9 @@ impl Bench {
             Value(route),
             0,
         )?;
+        let hints = bpf.map_mut("HINTS").context("no hints")?;
+        let place = world::route_key(&settings).hint();
+        Array::<&mut MapData, Value<Hint>>::try_from(hints)?.set(place, Value(Hint::at(0)), 0)?;
         let confs = bpf.map_mut("CONFS").context("no configurations")?;
         Array::<&mut MapData, Value<PathConf>>::try_from(confs)?.set(0, Value(world::conf(&settings)), 0)?;
         let mut bench = Self { bpf, settings, author, sequence: 2 };

@@ -7,6 +7,7 @@ use crate::reference::{Judged, LEN, Node, Verdict, judge, word};
 use anyhow::{Context as _, Result, bail, ensure};
 use heartbeat_common::counter::Counter;
 use heartbeat_common::maps::Histogram;
+use heartbeat_common::path::PathConf;
 use heartbeat_common::tick::Tick;
 
 /// Both sides, and what each counted.
@@ -48,7 +49,8 @@ impl Checked {
     /// If the kernel refuses.
     pub fn change(&mut self, path: usize, change: impl FnOnce(&mut crate::reference::Settings)) -> Result<()> {
         change(&mut self.node.paths[path].0);
-        self.rig.configure(path as u32, &world::conf(&self.node.paths[path].0))
+        let conf = PathConf { path: path as u32, ..world::conf(&self.node.paths[path].0) };
+        self.rig.configure(path as u32, &conf)
     }
 
     /// Forgets a path's facts on both sides.

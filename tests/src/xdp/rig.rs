@@ -6,7 +6,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, Xdp, XdpMode};
 use aya::{Ebpf, TestRun as _, TestRunOptions};
 use heartbeat_common::counter::Counter;
-use heartbeat_common::maps::{self, Histogram, Own, PATHS_MAX, Route, RouteKey};
+use heartbeat_common::maps::{self, Hint, Histogram, Own, PATHS_MAX, Route, RouteKey};
 use heartbeat_common::path::PathConf;
 use heartbeat_common::tick::Tick;
 
@@ -88,6 +88,16 @@ impl Rig {
     pub fn route(&mut self, key: RouteKey, route: Route) -> Result<()> {
         let map = self.bpf.map_mut(maps::ROUTES).context("no routes")?;
         HashMap::<&mut MapData, Value<RouteKey>, Value<Route>>::try_from(map)?.insert(Value(key), Value(route), 0)?;
+        Ok(())
+    }
+
+    /// Replaces the hint at a triple's place.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn hint(&mut self, key: &RouteKey, hint: Hint) -> Result<()> {
+        let map = self.bpf.map_mut(maps::HINTS).context("no hints")?;
+        Array::<&mut MapData, Value<Hint>>::try_from(map)?.set(key.hint(), Value(hint), 0)?;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use anyhow::Result;
 use heartbeat_common::auth::{address_words, exchange_base, standing_digest};
 use heartbeat_common::checksum;
 use heartbeat_common::frame;
-use heartbeat_common::maps::{Own, Route, RouteKey};
+use heartbeat_common::maps::{Hint, Own, Route, RouteKey};
 use heartbeat_common::path::{PASS_TO_USERSPACE, PathConf, SLOT0, SLOT1, Slot};
 use heartbeat_common::siphash::Key;
 
@@ -114,6 +114,7 @@ pub fn conf(settings: &Settings) -> PathConf {
     }
     flags |= if settings.shut { PASS_TO_USERSPACE } else { 0 };
     PathConf {
+        key: route_key(settings),
         cluster: settings.cluster,
         theirs_ids,
         mine_ids,
@@ -123,7 +124,7 @@ pub fn conf(settings: &Settings) -> PathConf {
         min_hop_limit: u32::from(settings.min_hop_limit),
         vlan: u32::from(settings.vlan),
         flags,
-        zero: 0,
+        path: 0,
     }
 }
 
@@ -138,14 +139,20 @@ pub fn route_key(settings: &Settings) -> RouteKey {
     }
 }
 
-/// Tells the kernel of every path of `node`: path and configuration number are its index.
+/// Tells the kernel of every path of `node`: path and configuration number are its index. Hints are right, wrong and
+/// missing by turns: they may decide nothing.
 ///
 /// # Errors
 /// If the kernel refuses.
 pub fn install(rig: &mut Rig, node: &Node) -> Result<()> {
     for (index, (settings, _)) in (0..).zip(&node.paths) {
-        rig.configure(index, &conf(settings))?;
+        rig.configure(index, &PathConf { path: index, ..conf(settings) })?;
         rig.route(route_key(settings), Route { path: index, conf: index })?;
+        match index % 3 {
+            0 => rig.hint(&route_key(settings), Hint::at(index))?,
+            1 => rig.hint(&route_key(settings), Hint::at(0))?,
+            _ => {}
+        }
     }
     install_own(rig, node);
     Ok(())

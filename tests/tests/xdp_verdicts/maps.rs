@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, PATHS, PEER};
 use heartbeat_common::counter::Counter;
-use heartbeat_common::maps::{CONFS_MAX, Route};
+use heartbeat_common::maps::{CONFS_MAX, Hint, Route};
 use heartbeat_tests::reference::LEN;
 use heartbeat_tests::xdp::rig::Action;
 use heartbeat_tests::xdp::{Frame, Heartbeat, LOOPBACK, now, world};
@@ -56,6 +56,7 @@ fn a_tick_that_stays_locked_loses_the_frame() {
 fn a_route_that_leads_nowhere_is_our_own_fault() {
     let Some(mut bench) = Bench::new("a_route_that_leads_nowhere_is_our_own_fault") else { return };
     let key = world::route_key(&bench.settings(0));
+    bench.both.rig.hint(&key, Hint::default()).expect("a hint");
     for route in [Route { path: 0, conf: CONFS_MAX }, Route { path: CONFS_MAX, conf: 0 }] {
         bench.both.rig.route(key, route).expect("a route");
         let bytes = bench.probe(0).bytes();
@@ -63,6 +64,22 @@ fn a_route_that_leads_nowhere_is_our_own_fault() {
         assert_eq!(bench.both.rig.receive(&bytes, &mut out).expect("runs").action, Action::Drop);
     }
     assert_eq!(bench.both.rig.counters().expect("counters")[Counter::Internal as usize], 2);
+}
+
+#[test]
+fn a_hint_decides_nothing() {
+    let Some(mut bench) = Bench::new("a_hint_decides_nothing") else { return };
+    let confs = [0, 1, PATHS as u32, CONFS_MAX - 1, CONFS_MAX, u32::MAX - 1, u32::MAX];
+    for (conf, path) in confs.into_iter().flat_map(|conf| (0..PATHS).map(move |path| (conf, path))) {
+        let key = world::route_key(&bench.settings(path));
+        bench.both.rig.hint(&key, Hint::at(conf)).expect("a hint");
+        let bytes = bench.probe(path).bytes();
+        bench.expect(&bytes, Some(Counter::Answered)).expect("an answer");
+        let mut unlisted = bench.probe(path);
+        unlisted.addresses[0][15] ^= 0x80;
+        bench.dropped(&unlisted, Counter::DropUnlisted);
+    }
+    bench.both.compare_counters().expect("the kernel counted the same");
 }
 
 #[test]

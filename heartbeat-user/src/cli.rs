@@ -44,7 +44,7 @@ pub const DEFAULT_UNIT: &str = "heartbeatd.service";
         "  heartbeatctl status                              look at it\n\n",
         "EXIT CODES:\n",
         "  0  all is well\n",
-        "  1  it failed; the message says why\n",
+        "  1  it failed or refused (genkey on a file that is there); the message says why\n",
         "  2  the command line is wrong\n",
         "  6  the configuration or the key is wrong\n",
         "  7  another heartbeatd runs with the same directories\n",

@@ -31,7 +31,7 @@ fn act(command: DaemonCommand) -> Result<(), Failure> {
             Ok(())
         }
         DaemonCommand::Genkey(arguments) => {
-            keys::generate(&arguments.file).map_err(Failure::host)?;
+            keys::generate(&arguments.file).map_err(Failure::making_key)?;
             println!("{}: a new key, mode 0600; copy it to every node of the cluster", arguments.file.display());
             Ok(())
         }

@@ -3,6 +3,7 @@
 use crate::cli::ExitCode;
 use crate::config::LoadError;
 use crate::io::lock::LockError;
+use crate::keys::KeyError;
 use std::fmt;
 
 /// Why the daemon did not run, or ended.
@@ -28,6 +29,15 @@ impl Failure {
     /// Makes a failure of the configuration or the key.
     pub fn config(error: impl Into<anyhow::Error>) -> Self {
         Self::new(ExitCode::BadConfiguration, error)
+    }
+
+    /// Makes a failure of making a key: a file that is there is a refusal, anything else is this host's.
+    #[must_use]
+    pub fn making_key(error: KeyError) -> Self {
+        match error {
+            KeyError::Exists(_) => Self::new(ExitCode::Error, error),
+            _ => Self::host(error),
+        }
     }
 }
 
@@ -62,6 +72,16 @@ impl fmt::Display for Failure {
 mod tests {
     use super::*;
     use crate::config::load;
+
+    #[test]
+    fn a_key_that_is_there_is_a_refusal_and_no_fault_of_the_host() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("cluster.key");
+        let make = |file: &std::path::Path| crate::keys::generate(file).map_err(Failure::making_key);
+        make(&file).unwrap();
+        assert_eq!(make(&file).unwrap_err().code, ExitCode::Error);
+        assert_eq!(make(&directory.path().join("none/cluster.key")).unwrap_err().code, ExitCode::Environment);
+    }
 
     #[test]
     fn a_reason_is_told_once() {

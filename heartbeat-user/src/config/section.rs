@@ -1,7 +1,7 @@
 //! Reads typed values out of one TOML table and notes every fault on the way. It knows types and ranges,
 //! not what a key means.
 
-use super::fault::{FaultKind, Faults, nearest};
+use super::fault::{FaultKind, Faults, distance, nearest};
 use super::schema;
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
@@ -224,9 +224,21 @@ fn unknown(path: &str, name: &str, known: &'static [&'static str]) -> String {
     if let Some(home) = schema::home(name) {
         return format!("unknown key here, it belongs in {home}");
     }
-    let aliases = if path == schema::SETTINGS { schema::ALIASES } else { &[] };
-    match nearest(name, known.iter().copied().chain(aliases.iter().map(|(alias, _)| *alias))) {
+    match nearest(name, known.iter().copied()).into_iter().chain(nearest_alias(path, name)).reduce(nearer(name)) {
         Some(meant) => format!("unknown key, did you mean {meant:?}?"),
         None => "unknown key".to_owned(),
     }
+}
+
+/// Returns the WSFC spelling nearest to `name`, in the words of whoever wrote it: who writes with underscores is told
+/// of the key itself.
+fn nearest_alias(path: &str, name: &str) -> Option<&'static str> {
+    let aliases = if path == schema::SETTINGS { schema::ALIASES } else { &[] };
+    let alias = nearest(name, aliases.iter().map(|(alias, _)| *alias))?;
+    Some(if name.contains('_') { schema::canonical(alias) } else { alias })
+}
+
+/// Chooses between the key and the WSFC spelling that `name` may have meant: the latter only where it is nearer.
+fn nearer(name: &str) -> impl Fn(&'static str, &'static str) -> &'static str {
+    move |key, alias| if distance(name, alias) < distance(name, key) { alias } else { key }
 }

@@ -35,6 +35,18 @@ fn fault_86_unknown_keys() {
         "same_subnet_treshold = 5",
         &["5:1: settings.same_subnet_treshold: unknown key, did you mean \"same_subnet_threshold\"?"],
     );
+    // Its own spelling is as far as the WSFC one is near, but for the case of the letters.
+    for (written, meant) in [
+        ("same_subnet_delay", "same_subnet_delay_ms"),
+        ("cross_subnet_delay", "cross_subnet_delay_ms"),
+        ("Same_Subnet_Threshold", "same_subnet_threshold"),
+        ("samesubnetthreshold", "same_subnet_threshold"),
+        ("SameSubnetTreshold", "SameSubnetThreshold"),
+        ("clus_svc_hang_timeout", "hang_limit_s"),
+    ] {
+        let fault = format!("5:1: settings.{written}: unknown key, did you mean {meant:?}?");
+        setting(&format!("{written} = 5"), &[fault.as_str()]);
+    }
     setting("SameSubnetDelai = 5", &["5:1: settings.SameSubnetDelai: unknown key, did you mean \"SameSubnetDelay\"?"]);
     setting(
         "fast_path = \"off\"\npriority = 1",

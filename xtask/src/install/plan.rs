@@ -53,6 +53,8 @@ impl Plan {
         let documents = prefix.join("share/doc/heartbeatd");
         plan.copy(&packaging.join("heartbeatd.toml"), &documents.join("heartbeatd.toml"), 0o644);
         plan.all(top, &documents, ".md")?;
+        // In a directory of their own, as here: they and the README refer to each other by that.
+        plan.all(&top.join("docs"), &documents.join("docs"), ".md")?;
         for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
             plan.copy(&top.join(licence), &documents.join(licence), 0o644);
         }

@@ -12,6 +12,8 @@ fn tree() -> tempfile::TempDir {
         "packaging/tmpfiles.d/heartbeatd.conf",
         "packaging/heartbeatd.toml",
         "README.md",
+        "docs/security.md",
+        "docs/picture.svg",
         "LICENSE-MIT",
         "LICENSE-APACHE",
         "generated/man/heartbeatd.8",
@@ -62,6 +64,7 @@ fn each_file_goes_where_its_readers_look() {
         ("usr/lib/tmpfiles.d/heartbeatd.conf", 0o644),
         ("usr/share/doc/heartbeatd/heartbeatd.toml", 0o644),
         ("usr/share/doc/heartbeatd/README.md", 0o644),
+        ("usr/share/doc/heartbeatd/docs/security.md", 0o644),
         ("usr/share/doc/heartbeatd/LICENSE-MIT", 0o644),
         ("usr/share/man/man8/heartbeatd.8", 0o644),
         ("usr/share/man/man1/heartbeatctl.1", 0o644),
@@ -86,7 +89,8 @@ fn uninstalling_leaves_what_was_there_before_and_nothing_else() {
     let before = everything(&place.root);
     put(&place, &plan(&top, "/usr")).unwrap();
     put(&place, &plan(&top, "/usr")).unwrap();
-    assert!(everything(&place.root).len() > before.len() + 13);
+    assert!(everything(&place.root).len() > before.len() + 14);
+    assert!(place.root.join("usr/share/doc/heartbeatd/docs").is_dir());
     take_away(&place).unwrap();
     assert_eq!(everything(&place.root), before);
     assert!(take_away(&place).unwrap_err().to_string().contains("no heartbeatd was installed"));

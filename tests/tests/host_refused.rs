@@ -297,3 +297,50 @@ fn an_unknown_protocol_version_is_counted() {
     })
     .unwrap();
 }
+
+#[test]
+fn only_a_node_that_was_here_before_is_warned_that_its_state_is_gone() {
+    if !root_or_skip("only_a_node_that_was_here_before_is_warned_that_its_state_is_gone") {
+        return;
+    }
+    let (lab, cluster) = lab();
+    let mut crew = Crew::new(lab, cluster);
+    let lines = |crew: &Crew| -> Vec<String> {
+        let log = crew.daemon(B).log();
+        log.lines().filter(|line| line.contains("no state on disk")).map(str::to_owned).collect()
+    };
+    crew.start(B, &Options::default()).unwrap();
+    let first = lines(&crew);
+    assert!(first.len() == 1 && first[0].contains("INFO"), "{first:?}");
+    // The whole directory is lost, and the pins tell that there was a life before.
+    crew.take(B).kill().unwrap();
+    std::fs::remove_dir_all(crew.lab.node_dir(B).join("state")).unwrap();
+    crew.start(B, &Options::default()).unwrap();
+    assert!(lines(&crew)[1].contains("WARN"), "{:?}", lines(&crew));
+    // The state alone is lost, and the pins with it: the directory shows that it was used.
+    crew.take(B).kill().unwrap();
+    std::fs::remove_file(crew.lab.node_dir(B).join("state/state.json")).unwrap();
+    std::fs::remove_dir_all(crew.lab.pin_dir(B).join("heartbeatd")).unwrap();
+    crew.start(B, &Options::default()).unwrap();
+    assert!(lines(&crew)[2].contains("WARN"), "{:?}", lines(&crew));
+    // Neither is left: nobody can tell that from a first start.
+    assert!(crew.take(B).terminate(Duration::from_secs(10)).unwrap().success());
+    std::fs::remove_dir_all(crew.lab.node_dir(B).join("state")).unwrap();
+    crew.start(B, &Options::default()).unwrap();
+    assert!(lines(&crew)[3].contains("INFO"), "{:?}", lines(&crew));
+}
+
+#[test]
+fn a_key_file_that_is_there_is_refused_with_the_code_of_a_refusal() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = directory.path().join("cluster.key");
+    let program = heartbeat_tests::lab::wait::binary("heartbeatd", "HEARTBEATD").unwrap();
+    let make = || std::process::Command::new(&program).arg("genkey").arg(&key).output().unwrap();
+    assert_eq!(make().status.code(), Some(0));
+    let before = std::fs::read(&key).unwrap();
+    let refused = make();
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    assert!(text.contains("never overwritten"), "{text}");
+    assert_eq!(std::fs::read(&key).unwrap(), before);
+}

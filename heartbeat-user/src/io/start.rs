@@ -125,6 +125,8 @@ pub fn start(file: &Path, bpf_object: Option<&Path>, watchdog: Option<Duration>)
     let state_dir = StateDir::open(&config.daemon.state_dir).map_err(Failure::host)?;
     state_dir.note_pins(&config.daemon.pin_dir).map_err(Failure::host)?;
 
+    // Whatever the layout: pins are a trace of an earlier life.
+    let lived = state_dir.was_used() || holds_anything(&config.daemon.pin_dir);
     let made = !config.daemon.pin_dir.join(format!("v{}", maps::ABI)).join(maps::OWN).exists();
     let kernel = kernel_side(&config, own, bpf_object, &mut locks)?;
     // Until it is known whether somebody's program is to be taken over, only what was made here is taken back.
@@ -137,7 +139,7 @@ pub fn start(file: &Path, bpf_object: Option<&Path>, watchdog: Option<Duration>)
     };
     let shared = Arc::new(shared.map_err(Failure::host)?);
     take_over_ticks(&shared);
-    let (identity, state) = identify(&state_dir, &shared, kernel.is_ok(), paths.digest())?;
+    let (identity, state) = identify(&state_dir, &shared, kernel.is_ok(), paths.digest(), lived)?;
     undo.pins = Undo::new(&kernel, identity.adopt).pins.take();
     take_on(&kernel, &shared, &identity, &state, paths.digest())?;
     let who = Who { incarnation: identity.incarnation, generation: identity.generation };
@@ -297,13 +299,25 @@ fn is_squatted(root: &Path) -> bool {
         .is_ok_and(|found| found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o077 != 0)
 }
 
-/// Decides who this node is, and puts it on disk.
-fn identify(dir: &StateDir, shared: &Shared, kernel: bool, plan: u64) -> Result<(Identity, State), Failure> {
+/// Says whether a directory is there and not empty.
+fn holds_anything(directory: &Path) -> bool {
+    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// Decides who this node is, and puts it on disk. `lived` says that this node was here before, whatever is left of it.
+fn identify(
+    dir: &StateDir,
+    shared: &Shared,
+    kernel: bool,
+    plan: u64,
+    lived: bool,
+) -> Result<(Identity, State), Failure> {
     let boot = clock::boot_id().map_err(Failure::host)?;
     let seed = random().map_err(Failure::host)? as u32;
     let read = dir.read().map_err(Failure::host)?;
     if let Err(reason) = &read {
-        log::warn!("{reason}: this node takes a new incarnation");
+        let level = if lived { log::Level::Warn } else { log::Level::Info };
+        log::log!(level, "{reason}: this node takes a new incarnation");
     }
     let disk = read.ok();
     let own = shared.own();

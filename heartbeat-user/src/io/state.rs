@@ -33,6 +33,7 @@ pub struct State {
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
+    used: bool,
 }
 
 impl StateDir {
@@ -49,7 +50,16 @@ impl StateDir {
                 .create(path)
                 .with_context(|| format!("make the state directory {}", path.display()))?;
         }
-        Ok(Self { path: path.to_owned() })
+        let mut entries = fs::read_dir(path).with_context(|| format!("read {}", path.display()))?;
+        let used = entries.next().is_some();
+        Ok(Self { path: path.to_owned(), used })
+    }
+
+    /// Says whether anything was in the directory when it was opened: a node that was here before leaves more than its
+    /// state.
+    #[must_use]
+    pub const fn was_used(&self) -> bool {
+        self.used
     }
 
     /// Reads the state; `None` if there is none or it is not whole, which is the same: lost. The reason comes with it.
@@ -172,6 +182,19 @@ mod tests {
         dir.write(&state(4)).unwrap();
         dir.write(&state(5)).unwrap();
         assert_eq!(dir.read().unwrap(), Ok(state(5)));
+    }
+
+    #[test]
+    fn a_directory_that_lost_its_state_is_no_new_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let dir = StateDir::open(&path).unwrap();
+        assert!(!dir.was_used());
+        dir.note_pins(Path::new("/pins")).unwrap();
+        dir.write(&state(4)).unwrap();
+        assert!(!dir.was_used(), "as it was when it was opened");
+        fs::remove_file(path.join(FILE)).unwrap();
+        assert!(StateDir::open(&path).unwrap().was_used());
     }
 
     #[test]

@@ -149,9 +149,12 @@ impl Fabric {
             self.close_local(*local);
         }
         nic.locals.retain(|local| locals.contains(local));
-        for local in locals {
-            if !nic.locals.contains(local) && self.open_local(nic, *local)? {
-                nic.locals.push(*local);
+        note_running(&self.paths, nic, interface.running);
+        let new: Vec<IpAddr> = locals.iter().copied().filter(|local| !nic.locals.contains(local)).collect();
+        interfaces::refuse_hidden_tags_on(&self.config, self.paths.own(), interface, &new)?;
+        for local in new {
+            if self.open_local(nic, local)? {
+                nic.locals.push(local);
             }
         }
         note_running(&self.paths, nic, interface.running);
@@ -165,6 +168,7 @@ impl Fabric {
             ifindex: interface.ifindex,
             wanted,
             mode: Mode::Userspace,
+        interfaces::refuse_hidden_tags_on(&self.config, self.paths.own(), interface, &locals)?;
             reason: None,
             vlan_tag_visible: interfaces::vlan_tag_visible(&interface.name),
             threaded_napi: interfaces::threaded_napi(&interface.name),

@@ -66,6 +66,23 @@ pub fn refuse_hidden_tags(config: &Config, own: u16) -> anyhow::Result<()> {
     hidden_tags(config, own, &by_address()?, is_vlan_device)
 }
 
+/// The same of one interface and some of its addresses, which may have come later than the start.
+///
+/// # Errors
+/// As [`refuse_hidden_tags`].
+pub fn refuse_hidden_tags_on(
+    config: &Config,
+    own: u16,
+    interface: &Interface,
+    locals: &[IpAddr],
+) -> anyhow::Result<()> {
+    hidden_tags(config, own, &addresses_on(interface, locals), is_vlan_device)
+}
+
+fn addresses_on(interface: &Interface, locals: &[IpAddr]) -> BTreeMap<IpAddr, Interface> {
+    locals.iter().map(|local| (*local, interface.clone())).collect()
+}
+
 fn hidden_tags(
     config: &Config,
     own: u16,
@@ -164,5 +181,16 @@ addresses = ["10.0.0.2"]
         assert!(judge(100, "off", true).is_ok(), "the responder needs no tag");
         assert!(judge(0, "auto", true).is_ok());
         assert!(judge(100, "auto", false).is_ok());
+    }
+
+    #[test]
+    fn an_interface_that_comes_later_is_judged_by_its_own_addresses_alone() {
+        let interface = Interface { name: "eth0.100".to_owned(), ifindex: 3, running: true };
+        let judge = |locals: &[IpAddr]| {
+            hidden_tags(&config(100, "auto"), 1, &addresses_on(&interface, locals), |name| name == "eth0.100")
+        };
+        assert!(judge(&[[10, 0, 0, 1].into()]).unwrap_err().to_string().contains("eth0.100"));
+        assert!(judge(&[[10, 0, 0, 9].into()]).is_ok(), "no address of this node's");
+        assert!(judge(&[]).is_ok());
     }
 }

@@ -124,6 +124,12 @@ impl Paths {
         &self.locals
     }
 
+    /// Id of this node.
+    #[must_use]
+    pub const fn own(&self) -> u16 {
+        self.own
+    }
+
     /// Who this node is at the moment.
     #[must_use]
     pub const fn who(&self) -> Who {

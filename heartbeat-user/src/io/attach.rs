@@ -1,4 +1,4 @@
-//! Attaching the programs to a device, taking a pinned link over, and noticing that one was lost. It steps down a mode
+//! Attaching the XDP program to a device, taking a pinned link over, and noticing that one was lost. It steps down a mode
 //! only where it was allowed to, and says so; it decides nothing about paths.
 
 use crate::io::object::Object;
@@ -6,9 +6,7 @@ use crate::io::pins::{self, PinDir};
 use crate::io::sys;
 use anyhow::Context;
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{self, TcAttachType};
 use aya::programs::xdp::{XdpLink, XdpMode};
-use aya::programs::{ProgramError, SchedClassifier};
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -210,51 +208,6 @@ fn take_over(object: &mut Object, pin: &std::path::Path, ifindex: u32) -> anyhow
     // aya would detach the link when it is dropped; the pin and our own descriptor hold it.
     drop(FdLink::try_from(xdp.take_link(id)?).map_err(|_| anyhow::anyhow!("not a bpf link"))?);
     Ok(Some(fd))
-}
-
-/// The egress program on a device. It goes with this process: without a controller nothing is sent.
-pub struct Egress {
-    interface: String,
-    id: Option<aya::programs::tc::SchedClassifierLinkId>,
-}
-
-impl fmt::Debug for Egress {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Egress({})", self.interface)
-    }
-}
-
-/// Attaches the egress program to a device.
-///
-/// # Errors
-/// If the kernel refuses it.
-pub fn attach_egress(object: &mut Object, interface: &str) -> anyhow::Result<Egress> {
-    let program: &mut SchedClassifier = object.egress()?;
-    // Before 6.6 there are no tcx links: a clsact queue takes the program, and keeps that of a controller that was
-    // killed, which would stamp every departure once more.
-    let _ = tc::qdisc_detach_program(interface, TcAttachType::Egress, heartbeat_common::maps::EGRESS_PROGRAM);
-    let attached = match program.attach(interface, TcAttachType::Egress) {
-        Err(ProgramError::TcError(_)) => {
-            let _ = tc::qdisc_add_clsact(interface);
-            program.attach(interface, TcAttachType::Egress)
-        }
-        attached => attached,
-    };
-    let id = attached.with_context(|| format!("attach the egress program to {interface}"))?;
-    Ok(Egress { interface: interface.to_owned(), id: Some(id) })
-}
-
-impl Egress {
-    /// Takes the program off the device. One that is gone with its device is fine.
-    ///
-    /// # Errors
-    /// If the object does not hold the program.
-    pub fn detach(mut self, object: &mut Object) -> anyhow::Result<()> {
-        if let Some(id) = self.id.take() {
-            let _ = object.egress()?.detach(id);
-        }
-        Ok(())
-    }
 }
 
 /// Removes the pinned links of a device in every mode but `keep`, or of devices that are gone.

@@ -2,9 +2,13 @@
 //! echoes are answered. It brings interfaces up and down, steps down a mode where it may, and notices what others did
 //! to it. It judges no peer.
 
+mod departures;
+mod repair;
+
 use crate::config::{Config, FastPath};
-use crate::core::event::{EchoMode, EventBody};
+use crate::core::event::{EchoMode, EventBody, Program};
 use crate::io::attach::{self, AttachError, Attachment, LinkHealth, Mode};
+use crate::io::egress::Egress;
 use crate::io::interfaces::{self, Interface};
 use crate::io::journal::EventSink;
 use crate::io::memory::Shared;
@@ -157,18 +161,17 @@ impl Fabric {
                 nic.locals.push(local);
             }
         }
-        note_running(&self.paths, nic, interface.running);
         Ok(())
     }
 
     fn bring_up(&mut self, interface: &Interface, locals: Vec<IpAddr>, strict: bool) -> anyhow::Result<()> {
+        interfaces::refuse_hidden_tags_on(&self.config, self.paths.own(), interface, &locals)?;
         let wanted = self.config.fast_path(&interface.name);
         let mut nic = Nic {
             name: interface.name.clone(),
             ifindex: interface.ifindex,
             wanted,
             mode: Mode::Userspace,
-        interfaces::refuse_hidden_tags_on(&self.config, self.paths.own(), interface, &locals)?;
             reason: None,
             vlan_tag_visible: interfaces::vlan_tag_visible(&interface.name),
             threaded_napi: interfaces::threaded_napi(&interface.name),
@@ -176,6 +179,7 @@ impl Fabric {
             locals: Vec::new(),
             attachment: None,
             egress: None,
+            egress_lost_ns: 0,
             detached_ns: 0,
             entered_ns: 0,
         };
@@ -200,12 +204,7 @@ impl Fabric {
 
     /// Tables first, sockets next, the program last: whatever it answers, it answers completely.
     fn equip(&mut self, nic: &mut Nic, locals: &[IpAddr], strict: bool) -> anyhow::Result<()> {
-        if let Some(object) = &mut self.object {
-            match attach::attach_egress(object, &nic.name) {
-                Ok(egress) => nic.egress = Some(egress),
-                Err(error) => log::warn!("{error:#}: departures are taken from transmit timestamps there"),
-            }
-        }
+        self.stamp_departures(nic);
         if nic.wanted != FastPath::Off && self.pins.is_some() {
             nic.mode = if nic.wanted == FastPath::Generic { Mode::Generic } else { Mode::Native };
         }
@@ -262,8 +261,8 @@ impl Fabric {
         if let Some(attachment) = nic.attachment {
             let _ = attachment.detach();
         }
-        if let (Some(egress), Some(object)) = (nic.egress, &mut self.object) {
-            let _ = egress.detach(object);
+        if let Some(Err(error)) = nic.egress.map(Egress::detach) {
+            log::warn!("interface {}: {error:#}", nic.name);
         }
     }
 
@@ -377,8 +376,8 @@ impl Fabric {
         }
     }
 
-    /// Looks whether every interface has its carrier and every link still does its work: two calls for each interface,
-    /// no waiting. Returns whether a link did not.
+    /// Looks whether every interface has its carrier and every link still does its work: a few calls for each
+    /// interface, no waiting. Returns whether a link did not.
     ///
     /// # Errors
     /// If a lost link can be replaced by nothing: the interface is then given up, and brought up again by `scan`.
@@ -389,6 +388,7 @@ impl Fabric {
                 note_running(&self.paths, nic, running);
             }
         }
+        self.check_departures();
         let dead = |nic: &Nic| nic.attachment.as_ref().is_some_and(|link| link.health() == LinkHealth::Detached);
         let lost: Vec<u32> = self.nics.values().filter(|nic| dead(nic)).map(|nic| nic.ifindex).collect();
         let mut failed = None;
@@ -423,7 +423,7 @@ impl Fabric {
         if let Some(attachment) = nic.attachment.take() {
             attachment.detach()?;
         }
-        self.sink.now(EventBody::LinkDetachedForeign { interface: nic.name.clone() });
+        self.sink.now(EventBody::LinkDetachedForeign { interface: nic.name.clone(), program: Program::Xdp });
         let now = clock::now().0;
         let again = nic.detached_ns != 0 && now - nic.detached_ns < DETACH_PATIENCE_NS;
         nic.detached_ns = now;
@@ -433,7 +433,8 @@ impl Fabric {
         }
         self.enter(nic, mode, false)?;
         if nic.mode == mode {
-            self.sink.now(EventBody::LinkReattached { interface: nic.name.clone(), mode: mode.into() });
+            let (interface, mode) = (nic.name.clone(), mode.into());
+            self.sink.now(EventBody::LinkReattached { interface, program: Program::Xdp, mode });
         }
         Ok(())
     }
@@ -491,30 +492,6 @@ impl Fabric {
         }
         self.stepped_down(nic, from, Mode::Userspace, &reason);
         self.enter_userspace(nic)
-    }
-
-    /// Compares tables and pins with what this node wrote, mends them, and says so.
-    ///
-    /// # Errors
-    /// If something cannot be read or mended.
-    pub fn repair(&mut self) -> anyhow::Result<()> {
-        let (Some(object), Some(pins)) = (&mut self.object, &self.pins) else { return Ok(()) };
-        for (table, count) in self.paths.repair(object)? {
-            self.sink.now(EventBody::TableRepaired { table: table.to_owned(), count });
-        }
-        let mut restored = object.restore_pins(pins)?;
-        for attachment in self.nics.values().filter_map(|nic| nic.attachment.as_ref()) {
-            if !attachment.pinned() {
-                pins.make()?;
-                attachment.restore_pin()?;
-                restored += 1;
-            }
-        }
-        if restored > 0 {
-            let directory = pins.path().display().to_string();
-            self.sink.now(EventBody::PinsRestored { directory, count: restored });
-        }
-        Ok(())
     }
 
     /// Puts a new configuration into force; what needs a restart was refused before.

@@ -1,7 +1,8 @@
 //! One interface in use: what was asked for it, what it got, and what is held there for it. It holds; `fabric` acts.
 
 use crate::config::FastPath;
-use crate::io::attach::{Attachment, Egress, Mode};
+use crate::io::attach::{Attachment, Mode};
+use crate::io::egress::Egress;
 use std::net::IpAddr;
 
 /// What one interface does.
@@ -25,6 +26,8 @@ pub struct Nic {
     pub(super) locals: Vec<IpAddr>,
     pub(super) attachment: Option<Attachment>,
     pub(super) egress: Option<Egress>,
+    /// When somebody else last detached the egress program; 0: never.
+    pub(super) egress_lost_ns: u64,
     /// When somebody else last detached the program; 0: never.
     pub(super) detached_ns: u64,
     /// When the present mode was entered.

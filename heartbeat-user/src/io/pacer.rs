@@ -180,6 +180,8 @@ pub enum PacerCommand {
     Burst(Vec<u32>),
     /// The socket of a local address, or that it is gone. True: departures are reported by the error queue.
     Socket(usize, Option<(OwnedFd, bool)>),
+    /// Whether departures by the socket of a local address are reported by the error queue from now on.
+    Reports(usize, bool),
     /// New probe makers, after the own incarnation or standing changed: one for each path.
     Signers(Vec<ProbeSigner>),
     /// New delays, one for each path, ns, and the lateness budget.
@@ -531,6 +533,11 @@ impl Worker {
                 if let Some(place) = self.outlets.get_mut(*index) {
                     // Closed here and at once: the port is to be free for whoever opens the address again.
                     *place = outlet.take();
+                }
+            }
+            PacerCommand::Reports(index, wanted) => {
+                if let Some(Some((fd, reports))) = self.outlets.get_mut(*index) {
+                    *reports = *wanted && socket::report_departures(fd).is_ok();
                 }
             }
             PacerCommand::Signers(signers) => {

@@ -11,11 +11,16 @@ use std::path::Path;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_DETACH: libc::c_int = 34;
 /// Magic number of bpffs, from linux/magic.h.
 const BPF_FS_MAGIC: libc::c_long = 0xcafe_4a11;
 /// `BPF_LINK_TYPE_XDP`, from linux/bpf.h.
 const LINK_TYPE_XDP: u32 = 6;
+/// `BPF_LINK_TYPE_TCX`, from linux/bpf.h.
+const LINK_TYPE_TCX: u32 = 11;
+/// `BPF_TCX_EGRESS`, from linux/bpf.h.
+const ATTACH_TCX_EGRESS: u32 = 47;
 
 /// Calls bpf(2) with a zero-padded attribute of `size_of::<T>()` bytes.
 fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Result<libc::c_long> {
@@ -64,7 +69,7 @@ pub struct LinkInfo {
     pub id: u32,
     /// Id of its program.
     pub program: u32,
-    /// Index of the device that an XDP link is attached to; 0 once it was detached or the device is gone.
+    /// Index of the device that the link is attached to; 0 once it was detached or the device is gone.
     pub ifindex: u32,
 }
 
@@ -73,13 +78,39 @@ pub struct LinkInfo {
 /// # Errors
 /// If `fd` is no XDP link.
 pub fn xdp_link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    link_info(fd, LINK_TYPE_XDP)
+}
+
+/// Asks the kernel what a tcx link is attached to.
+///
+/// # Errors
+/// If `fd` is no tcx link.
+pub fn tcx_link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    link_info(fd, LINK_TYPE_TCX)
+}
+
+/// Attaches a program to what a device sends, before any other there. It is off again when the last descriptor of the
+/// link is closed.
+///
+/// # Errors
+/// As bpf(2); kernels before 6.6 know no such link (EINVAL).
+pub fn tcx_egress_link(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
+    // union bpf_attr for BPF_LINK_CREATE: prog_fd, target_ifindex, attach_type, flags, then for tcx relative_fd,
+    // (pad), expected_revision.
+    let mut attribute = [program.as_raw_fd() as u32, ifindex, ATTACH_TCX_EGRESS, 0, 0, 0, 0, 0];
+    let fd = bpf(BPF_LINK_CREATE, &mut attribute)?;
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+fn link_info(fd: BorrowedFd<'_>, kind: u32) -> io::Result<LinkInfo> {
     #[repr(C)]
     struct Attribute {
         bpf_fd: u32,
         info_len: u32,
         info: u64,
     }
-    // struct bpf_link_info: type, id, prog_id, (pad), then the union, whose xdp member is an ifindex.
+    // struct bpf_link_info: type, id, prog_id, (pad), then the union, whose xdp and tcx members begin with an ifindex.
     let mut info = [0_u32; 16];
     let mut attribute = Attribute {
         bpf_fd: fd.as_raw_fd() as u32,
@@ -87,8 +118,8 @@ pub fn xdp_link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         info: info.as_mut_ptr() as u64,
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attribute)?;
-    if info[0] != LINK_TYPE_XDP {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not an XDP link"));
+    if info[0] != kind {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a link of another kind"));
     }
     Ok(LinkInfo { id: info[1], program: info[2], ifindex: info[4] })
 }
@@ -150,7 +181,7 @@ pub fn is_running(ifindex: u32) -> anyhow::Result<bool> {
 }
 
 /// Finds a netlink attribute's payload.
-fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     const NESTED: u16 = 1 << 15;
     while let (Some(length), Some(kind)) = (bytes.get(0..2), bytes.get(2..4)) {
         let length = usize::from(u16::from_ne_bytes([length[0], length[1]]));

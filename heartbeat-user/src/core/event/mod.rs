@@ -9,7 +9,9 @@ mod parts;
 mod tests;
 mod text;
 
-pub use parts::{Cause, EchoMode, Evidence, FailLocation, LateSource, Level, Link, NodeName, PathEvidence, PeerSaid};
+pub use parts::{
+    Cause, EchoMode, Evidence, FailLocation, LateSource, Level, Link, NodeName, PathEvidence, PeerSaid, Program,
+};
 
 use crate::core::time::MonoTime;
 use serde::{Serialize, Serializer};
@@ -327,7 +329,7 @@ events! {
         /// Why.
         reason: String,
     }
-    /// Somebody else detached this node's program.
+    /// Somebody else detached one of this node's programs.
     LinkDetachedForeign = 20032 "link_detached_foreign" Error {
         /// Interface.
         interface: String,
@@ -336,7 +338,9 @@ events! {
     LinkReattached = 20033 "link_reattached" Info {
         /// Interface.
         interface: String,
-        /// How.
+        /// Which program.
+        program: Program,
+        /// How echoes are answered there.
         mode: EchoMode,
     }
     /// Pins had vanished and were made again.
@@ -347,6 +351,8 @@ events! {
         count: u32,
     }
     /// Entries of the kernel tables were not what this node had written, and were written again.
+        /// Which program.
+        program: Program,
     TableRepaired = 20035 "table_repaired" Error {
         /// Table.
         table: String,

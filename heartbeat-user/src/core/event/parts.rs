@@ -80,6 +80,16 @@ pub enum EchoMode {
     Userspace,
 }
 
+/// One of the kernel programs on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Program {
+    /// The one that receives and answers.
+    Xdp,
+    /// The one that stamps the departure of probes.
+    Egress,
+}
+
 /// The likely cause of a silence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -193,6 +203,15 @@ impl fmt::Display for EchoMode {
             Self::Native => "native XDP",
             Self::Generic => "generic XDP",
             Self::Userspace => "the userspace responder",
+        })
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Xdp => "XDP program",
+            Self::Egress => "egress program",
         })
     }
 }

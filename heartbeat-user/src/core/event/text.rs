@@ -1,6 +1,6 @@
 //! The one sentence that people read for each event: what happened and why. It decides nothing.
 
-use super::{Event, EventBody, Evidence, NodeName};
+use super::{Event, EventBody, Evidence, NodeName, Program};
 use crate::core::time::{Human, MonoTime};
 use std::fmt;
 use std::time::Duration;
@@ -153,8 +153,11 @@ impl EventBody {
             E::StepDownMode { interface, from, to, reason } => {
                 write!(f, "{interface}: probes are answered by {to} instead of {from}: {reason}")
             }
-            E::LinkDetachedForeign { interface } => {
-                write!(f, "{interface}: the program was detached, and not by heartbeatd")
+            E::LinkDetachedForeign { interface, program } => {
+                write!(f, "{interface}: the {program} was detached, and not by heartbeatd")
+            }
+            E::LinkReattached { interface, program: Program::Egress, .. } => {
+                write!(f, "{interface}: the {} was attached again and stamps departures", Program::Egress)
             }
             E::LinkReattached { interface, mode } => {
                 write!(f, "{interface}: the program was attached again, probes are answered by {mode}")

@@ -282,6 +282,90 @@ fn fault_79_a_controller_that_stalled_has_lost_no_liveness() {
     assert!(!said.iter().any(|name| name == "events_dropped" || name.starts_with("path_")), "{said:?}");
 }
 
+/// The configuration of a second controller on node B: its lock directory is its own, and so is all but the pins.
+fn second(crew: &Crew) -> PathBuf {
+    let own = crew.lab.node_dir(B);
+    let config = std::fs::read_to_string(crew.daemon(B).config()).unwrap();
+    let apart = own.join("second");
+    let other = ["state", "run", "log"]
+        .iter()
+        .fold(config, |text, part| text.replace(own.join(part).to_str().unwrap(), apart.join(part).to_str().unwrap()));
+    std::fs::create_dir(&apart).unwrap();
+    let file = own.join("second.toml");
+    std::fs::write(&file, &other).unwrap();
+    file
+}
+
+/// Runs one more controller on node B that is expected to refuse: its exit code and words.
+fn run(crew: &Crew, file: &Path) -> (Option<i32>, String) {
+    let program = heartbeat_tests::lab::wait::binary("heartbeatd", "HEARTBEATD").unwrap();
+    let output = crew.lab.node(B).command(&program).arg("run").arg("--config").arg(file).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn fault_83_a_removed_pin_directory_is_taken_again_and_not_by_a_second_controller() {
+    if !root_or_skip("fault_83_a_removed_pin_directory_is_taken_again_and_not_by_a_second_controller") {
+        return;
+    }
+    let crew = pair();
+    let mark = crew.mark().unwrap();
+    let second = second(&crew);
+    std::fs::remove_dir_all(crew.lab.pin_dir(B).join("heartbeatd")).unwrap();
+    crew.await_said(&mark, B, "pins_restored").unwrap();
+    let (code, refusal) = run(&crew, &second);
+    assert_eq!(code, Some(7), "{refusal}");
+    assert!(refusal.contains("another heartbeatd uses it"), "{refusal}");
+    let marked = heartbeat_tests::lab::crew::heartbeatd(
+        &crew.lab,
+        B,
+        &[],
+        &["mark-left", "--config", text(&crew.daemon(B).config())],
+    );
+    let said = String::from_utf8_lossy(&marked.unwrap().stdout).into_owned();
+    assert!(said.contains("a heartbeatd runs here"), "{said}");
+    crew.all_up().unwrap();
+    crew.nobody_removed(&mark).unwrap();
+}
+
+#[test]
+fn fault_83_a_directory_that_another_controller_has_taken_is_left_alone_and_told() {
+    if !root_or_skip("fault_83_a_directory_that_another_controller_has_taken_is_left_alone_and_told") {
+        return;
+    }
+    use nix::fcntl::{Flock, FlockArg};
+    use std::os::unix::fs::DirBuilderExt;
+    let crew = pair();
+    let mark = crew.mark().unwrap();
+    let parent = crew.lab.pin_dir(B);
+    // Another controller's directory, held by it, comes into the place of the daemon's in one moment.
+    let (root, aside, other) = (parent.join("heartbeatd"), parent.join("aside"), parent.join("other"));
+    std::fs::DirBuilder::new().mode(0o700).create(&other).unwrap();
+    let held = std::fs::File::open(&other).unwrap();
+    let held = Flock::lock(held, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error).unwrap();
+    std::fs::rename(&root, &aside).unwrap();
+    std::fs::rename(&other, &root).unwrap();
+    wait_for(Duration::from_secs(5), "the daemon to say so", || {
+        let log = crew.daemon(B).log();
+        if log.contains("another heartbeatd uses what is there now") { Ok(()) } else { Err(log) }
+    })
+    .unwrap();
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(crew.daemon(B).log().matches("another heartbeatd uses what is there now").count(), 1, "said once");
+    assert_eq!(crew.said(&mark, B, "pins_restored").unwrap().len(), 0);
+    let inside: Vec<_> = std::fs::read_dir(crew.pins(B)).into_iter().flatten().collect();
+    assert!(inside.is_empty(), "pinned among another's: {inside:?}");
+    crew.all_up().unwrap();
+    assert_eq!(crew.modes(B).unwrap()[0].1, "native", "it answers on");
+    // The other ends: what it leaves is taken over.
+    drop(held);
+    let restored = crew.await_said(&mark, B, "pins_restored").unwrap();
+    assert_eq!(restored["count"], 5, "{restored}");
+    std::fs::remove_dir_all(&aside).unwrap();
+    crew.all_up().unwrap();
+    crew.nobody_removed(&mark).unwrap();
+}
+
 #[test]
 fn fault_83_a_second_controller_is_refused_and_the_first_goes_on() {
     if !root_or_skip("fault_83_a_second_controller_is_refused_and_the_first_goes_on") {
@@ -289,24 +373,12 @@ fn fault_83_a_second_controller_is_refused_and_the_first_goes_on() {
     }
     let crew = pair();
     let mark = crew.mark().unwrap();
-    let program = heartbeat_tests::lab::wait::binary("heartbeatd", "HEARTBEATD").unwrap();
-    let own = crew.lab.node_dir(B);
-    let config = std::fs::read_to_string(crew.daemon(B).config()).unwrap();
-    // Its lock directory is its own, and so is all but the pins.
-    let apart = own.join("second");
-    let other = ["state", "run", "log"]
-        .iter()
-        .fold(config, |text, part| text.replace(own.join(part).to_str().unwrap(), apart.join(part).to_str().unwrap()));
-    std::fs::create_dir(&apart).unwrap();
-    let second = own.join("second.toml");
-    std::fs::write(&second, &other).unwrap();
+    let second = second(&crew);
     for (file, names) in
         [(crew.daemon(B).config(), "held by the heartbeatd with pid"), (second, "another heartbeatd uses it")]
     {
-        let mut command = crew.lab.node(B).command(&program);
-        let output = command.arg("run").arg("--config").arg(&file).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(7), "{text}");
+        let (code, text) = run(&crew, &file);
+        assert_eq!(code, Some(7), "{text}");
         assert!(text.contains(names), "{text}");
     }
     std::thread::sleep(Duration::from_secs(1));

@@ -48,6 +48,8 @@ pub struct Fabric {
     sink: EventSink,
     /// What was last said of interfaces that cannot be brought up.
     failing: BTreeMap<u32, String>,
+    /// Another controller has the pin directory, and that was said.
+    pins_taken: bool,
 }
 
 impl From<Mode> for EchoMode {
@@ -95,6 +97,7 @@ impl Fabric {
             responder: setup.responder,
             sink: setup.sink,
             failing: BTreeMap::new(),
+            pins_taken: false,
         }
     }
 

@@ -22,7 +22,7 @@ pub enum LockError {
 #[derive(Debug)]
 pub struct Locks {
     _file: Flock<File>,
-    pins: Option<Flock<File>>,
+    pins: Option<PinDir>,
 }
 
 impl Locks {
@@ -71,12 +71,10 @@ impl Locks {
     /// # Errors
     /// If another controller holds it.
     pub fn take_pins(&mut self, pins: &PinDir) -> Result<(), LockError> {
-        match pins.lock().map_err(LockError::Failed)? {
-            Some(lock) => {
-                self.pins = Some(lock);
-                Ok(())
-            }
-            None => Err(LockError::Held(format!("pin_dir {}: another heartbeatd uses it", pins.path().display()))),
+        if !pins.hold().map_err(LockError::Failed)? {
+            return Err(LockError::Held(format!("pin_dir {}: another heartbeatd uses it", pins.path().display())));
         }
+        self.pins = Some(pins.clone());
+        Ok(())
     }
 }

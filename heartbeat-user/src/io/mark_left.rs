@@ -38,9 +38,9 @@ pub fn run(file: &Path) -> Result<String, Failure> {
     let Some(pins) = PinDir::open_existing(&pin_dir(file)).map_err(Failure::host)? else {
         return Ok("nothing done: no program of heartbeatd is pinned, so the kernel answers nothing".to_owned());
     };
-    let Some(_lock) = pins.lock().map_err(Failure::host)? else {
+    if !pins.hold().map_err(Failure::host)? {
         return Ok("nothing done: a heartbeatd runs here: the node is its".to_owned());
-    };
+    }
     let own = pins.map(maps::OWN);
     if !own.exists() {
         return Ok("nothing done: no program of heartbeatd is pinned, so the kernel answers nothing".to_owned());

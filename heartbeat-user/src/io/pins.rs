@@ -15,12 +15,15 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A pin directory that was checked.
 #[derive(Clone, Debug)]
 pub struct PinDir {
     root: PathBuf,
     versioned: PathBuf,
+    /// The lock on the root, once it was taken.
+    held: Arc<Mutex<Option<Flock<File>>>>,
 }
 
 impl PinDir {
@@ -47,7 +50,7 @@ impl PinDir {
         }
         check_owned(root)?;
         let versioned = root.join(format!("v{}", maps::ABI));
-        let pins = Self { root: root.to_owned(), versioned };
+        let pins = Self { root: root.to_owned(), versioned, held: Arc::default() };
         pins.make()?;
         Ok(pins)
     }
@@ -75,17 +78,36 @@ impl PinDir {
         &self.root
     }
 
-    /// Takes the directory for this process alone; the lock goes with the returned descriptor. `None` if another has it.
+    /// Takes the directory for this process alone, for as long as any copy of this value lives. False if another has
+    /// it. Called again, it looks whether the directory is still the one that was taken: with a directory that somebody
+    /// removed its lock is gone too, and the one in its place is anybody's. It is then made anew and taken.
     ///
     /// # Errors
-    /// If the directory cannot be opened.
-    pub fn lock(&self) -> anyhow::Result<Option<Flock<File>>> {
+    /// If the directory cannot be made or opened.
+    pub fn hold(&self) -> anyhow::Result<bool> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.as_ref().is_some_and(|lock| self.is_root(lock)) {
+            return Ok(true);
+        }
+        *held = None;
+        self.make()?;
         let directory = File::open(&self.root).with_context(|| format!("open {}", self.root.display()))?;
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(lock)),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            // Another may have removed it since it was opened, and taken the next: then this lock is worth nothing.
+            Ok(lock) if !self.is_root(&lock) => bail!("{}: removed while it was taken", self.root.display()),
+            Ok(lock) => {
+                *held = Some(lock);
+                Ok(true)
+            }
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(false),
             Err((_, error)) => Err(error).with_context(|| format!("lock {}", self.root.display())),
         }
+    }
+
+    /// Says whether an open directory is the one that the path leads to.
+    fn is_root(&self, directory: &File) -> bool {
+        let (Ok(open), Ok(named)) = (directory.metadata(), fs::symlink_metadata(&self.root)) else { return false };
+        (open.dev(), open.ino()) == (named.dev(), named.ino())
     }
 
     /// Opens `root` only if it is there, and makes nothing.
@@ -99,7 +121,7 @@ impl PinDir {
         }
         check_owned(root)?;
         check_owned(&versioned)?;
-        Ok(Some(Self { root: root.to_owned(), versioned }))
+        Ok(Some(Self { root: root.to_owned(), versioned, held: Arc::default() }))
     }
 
     /// Path of a map's pin.

@@ -78,6 +78,7 @@ impl Backend for Known {
             paths_total: 0,
             last_heard_ms_ago: None,
             responder: None,
+            settings_agree: None,
         }])
     }
     fn paths(&self) -> Result<Vec<PathStatus>, Refusal> {

@@ -318,6 +318,8 @@ pub struct NodeStatus {
     pub last_heard_ms_ago: Option<u64>,
     /// Who answers for it; absent: not heard.
     pub responder: Option<Responder>,
+    /// Whether it runs with the same settings as this node; absent: not heard.
+    pub settings_agree: Option<bool>,
 }
 
 /// One path.

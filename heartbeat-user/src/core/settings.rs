@@ -91,6 +91,8 @@ impl PathSpec {
 pub struct Settings {
     /// This node's incarnation.
     pub incarnation: u64,
+    /// Hash of what every node must have the same, as its frames say it; 0: not compared.
+    pub hash: u64,
     /// The peers, each once.
     pub nodes: Vec<NodeSpec>,
     /// The networks, each once.

@@ -136,6 +136,7 @@ impl DaemonBackend {
             paths_total: paths.len() as u32,
             last_heard_ms_ago: ago(view.heard, now),
             responder,
+            settings_agree: view.settings_agree,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The deciding thread: it copies the ticks, lets the core judge, carries the core's orders to the other threads, and
 //! only then proves progress to the kernel. It waits for nothing but time and orders, and decides nothing itself.
 
-use crate::config::Config;
+use crate::config::{Config, settings_hash};
 use crate::core::controller::{Command, Controller, Input};
 use crate::core::event::LateSource;
 use crate::core::ids::{NetworkId, NodeId, PathId};
@@ -80,6 +80,7 @@ impl Plan {
         let peers = config.nodes.iter().filter(|node| node.id != self.own);
         Settings {
             incarnation,
+            hash: settings_hash(config),
             nodes: peers.map(|node| NodeSpec { id: NodeId(node.id), name: node.name.clone() }).collect(),
             networks: config
                 .networks
@@ -422,6 +423,7 @@ impl Worker {
             since: node.since(),
             reason: node.reason(),
             said: node.said(),
+            settings_agree: node.settings_agree(),
             heard: node.heard(),
         };
         let path = |(id, spec, path): (PathId, &PathSpec, &crate::core::path::Path)| PathView {

@@ -45,6 +45,8 @@ pub struct NodeView {
     pub reason: String,
     /// What it last said of itself.
     pub said: PeerSaid,
+    /// It runs with the same settings as this node; `None`: it did not say.
+    pub settings_agree: Option<bool>,
     /// When it was last heard; 0: never.
     pub heard: MonoTime,
 }

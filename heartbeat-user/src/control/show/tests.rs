@@ -57,6 +57,7 @@ pub(crate) fn node(name: &str, state: NodeState) -> NodeStatus {
         paths_total: 2,
         last_heard_ms_ago: Some(1500),
         responder: Some(Responder::Kernel),
+        settings_agree: Some(true),
     }
 }
 

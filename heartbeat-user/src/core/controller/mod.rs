@@ -138,6 +138,7 @@ impl Controller {
         }
         self.hear(now, inputs);
         self.judge(now);
+        self.compare_settings(now);
         self.tell_lateness(now);
         self.check_stale(now, inputs);
     }
@@ -209,7 +210,8 @@ impl Controller {
             let silence = self.silence(member)?;
             member.node.timeout(self.now, &silence, &self.lateness)
         });
-        paths.chain(nodes).chain(self.lateness.timeout()).min()
+        let settings = self.members.iter().filter_map(|member| member.node.compare_timeout());
+        paths.chain(nodes).chain(settings).chain(self.lateness.timeout()).min()
     }
 
     /// Returns the settings in force.
@@ -397,6 +399,14 @@ impl Controller {
         let from = missed().map(|member| member.node.heard()).max().unwrap_or(now);
         self.isolated_from = Some(from);
         self.outbox.event(from, now, EventBody::Isolated { peers });
+    }
+
+    fn compare_settings(&mut self, now: MonoTime) {
+        for member in &mut self.members {
+            if let Some((at, body)) = member.node.compare(now, self.settings.hash) {
+                self.outbox.event(at, now, body);
+            }
+        }
     }
 
     fn path_evidence(&self, index: usize) -> PathEvidence {

@@ -30,6 +30,7 @@ pub fn settings(peers: u16, networks: u16, rule: PathSettings) -> Settings {
     let paths = (1..=peers).flat_map(|node| (1..=networks).map(move |network| (network, node)));
     Settings {
         incarnation: 50,
+        hash: 0x5e7,
         nodes,
         networks: nets,
         paths: paths.map(|(network, node)| path(network, node)).collect(),

@@ -126,6 +126,56 @@ fn an_observer_that_is_always_late_still_finds_a_death() {
 }
 
 #[test]
+fn settings_that_differ_for_five_seconds_are_told_once_and_their_end_too() {
+    const HASH: usize = heartbeat_common::frame::word::SETTINGS - heartbeat_common::frame::word::STANDING;
+    let mut world = World::new(settings(2, 2, LAN), |path| (11 * path as u64, 60));
+    let say = |world: &mut World, network: usize, hash: u64| {
+        // The second peer's paths come last.
+        let tick = &mut world.wires[2 + network].tick;
+        (tick.standing[0], tick.standing[HASH]) = (tick.peer_incarnation, hash);
+    };
+    let told = |world: &World| -> Vec<String> {
+        world.told().into_iter().filter(|line| line.starts_with("settings")).collect()
+    };
+    let agree = |world: &World| world.core.nodes().map(|(_, node)| node.settings_agree()).collect::<Vec<_>>();
+    world.run(1_000);
+    assert_eq!(agree(&world), [None, None], "nobody said");
+    (0..2).for_each(|network| say(&mut world, network, 0x5e8));
+    world.run(5_900);
+    assert_eq!((told(&world), agree(&world)), (vec![], vec![None, Some(false)]));
+    world.run(6_200);
+    assert_eq!(told(&world), ["settings_differ n2"]);
+    let event = world.named("settings_differ")[0];
+    assert!(event.noticed.since(event.at) >= Duration::from_secs(5) && ms(event.at) < 1_200, "{event:?}");
+    assert!(event.to_string().contains("00000000000005e8"), "{event}");
+    world.run(30_000);
+    assert_eq!(told(&world).len(), 1);
+    // What this node runs with counts as much: it is reloaded with what the peer has.
+    let mut fresh = world.core.settings().clone();
+    fresh.hash = 0x5e8;
+    world.core.reconfigure(fresh, MonoTime(world.now));
+    world.run(31_000);
+    assert_eq!(told(&world), ["settings_differ n2", "settings_agree n2"]);
+    assert_eq!(agree(&world), [None, Some(true)]);
+    world.run(40_000);
+    assert_eq!(told(&world).len(), 2);
+}
+
+#[test]
+fn a_silent_peer_is_not_accused_of_its_old_settings() {
+    const HASH: usize = heartbeat_common::frame::word::SETTINGS - heartbeat_common::frame::word::STANDING;
+    let mut world = World::new(settings(2, 1, LAN), |_| (10, 60));
+    let tick = &mut world.wires[0].tick;
+    (tick.standing[0], tick.standing[HASH]) = (tick.peer_incarnation, 0x5e8);
+    world.cut(1, (2_000, 20_000));
+    world.run(15_000);
+    assert_eq!(world.named("node_down").len(), 1);
+    assert_eq!(world.named("settings_differ").len(), 0);
+    world.run(26_000);
+    assert_eq!(world.named("settings_differ").len(), 1, "it is up again, and has them still");
+}
+
+#[test]
 fn being_cut_off_is_said_before_anybody_is_called_down() {
     let mut world = World::new(settings(3, 2, LAN), |path| (17 * path as u64 % 100, 41 * path as u64 % 100));
     for node in 1..=3 {

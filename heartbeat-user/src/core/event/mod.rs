@@ -272,6 +272,22 @@ events! {
         /// Probes answered in vain since the last proof.
         answers: u64,
     }
+    /// A peer runs with other settings than this node.
+    SettingsDiffer = 20014 "settings_differ" Warning {
+        /// The peer.
+        #[serde(flatten)] node: NodeName,
+        /// Hash of this node's settings, 16 hex digits.
+        own_settings: String,
+        /// Hash of the peer's.
+        peer_settings: String,
+    }
+    /// A peer runs with the same settings again.
+    SettingsAgree = 20015 "settings_agree" Info {
+        /// The peer.
+        #[serde(flatten)] node: NodeName,
+        /// How long they differed, ms.
+        differed_ms: u64,
+    }
     /// This controller runs.
     Started = 20020 "started" Info {
         /// Its version.
@@ -333,6 +349,8 @@ events! {
     LinkDetachedForeign = 20032 "link_detached_foreign" Error {
         /// Interface.
         interface: String,
+        /// Which program.
+        program: Program,
     }
     /// The program was attached again.
     LinkReattached = 20033 "link_reattached" Info {
@@ -351,8 +369,6 @@ events! {
         count: u32,
     }
     /// Entries of the kernel tables were not what this node had written, and were written again.
-        /// Which program.
-        program: Program,
     TableRepaired = 20035 "table_repaired" Error {
         /// Table.
         table: String,

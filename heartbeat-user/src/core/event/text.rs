@@ -121,6 +121,14 @@ impl fmt::Display for EventBody {
                 "echoes do not arrive at {link}: its last {answers} probes were answered, and none of its probes \
                  shows that an answer came"
             ),
+            E::SettingsDiffer { node, own_settings, peer_settings } => write!(
+                f,
+                "node {node} runs with other settings than this node (hash {peer_settings}, here {own_settings}): the \
+                 configuration files differ, or one was not put into force"
+            ),
+            E::SettingsAgree { node, differed_ms } => {
+                write!(f, "node {node} runs with the same settings again after {}", ms(*differed_ms))
+            }
             other => other.local(f),
         }
     }
@@ -159,8 +167,8 @@ impl EventBody {
             E::LinkReattached { interface, program: Program::Egress, .. } => {
                 write!(f, "{interface}: the {} was attached again and stamps departures", Program::Egress)
             }
-            E::LinkReattached { interface, mode } => {
-                write!(f, "{interface}: the program was attached again, probes are answered by {mode}")
+            E::LinkReattached { interface, program, mode } => {
+                write!(f, "{interface}: the {program} was attached again, probes are answered by {mode}")
             }
             E::PinsRestored { directory, count } => {
                 write!(f, "{count} pins had vanished from {directory} and were made again")

@@ -7,6 +7,7 @@
 //!    +-- silent on every path, and silent through a burst --> Down --heard--> Up
 //! ```
 
+mod agreement;
 mod burst;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use crate::core::event::{Cause, EventBody, Evidence, NodeName, PathEvidence, Pee
 use crate::core::lateness::Lateness;
 use crate::core::path::Path;
 use crate::core::time::{MonoTime, millis};
+use agreement::{Agreement, Told};
 use burst::Burst;
 use heartbeat_common::frame::{self, word};
 use heartbeat_common::tick::Tick;
@@ -47,6 +49,8 @@ pub(crate) struct Said {
     incarnation: u64,
     generation: u32,
     heard: u64,
+    /// When the newest frame came that names its settings, and their hash; 0: not known.
+    settings: (u64, u64),
 }
 
 impl Said {
@@ -65,8 +69,10 @@ impl Said {
         self.heard = self.heard.max(tick.heard_ns);
         // The standing's words by their place in it.
         const GENERATION: usize = word::IDENTITY - word::STANDING;
+        const SETTINGS: usize = word::SETTINGS - word::STANDING;
         if tick.standing[0] == self.incarnation && self.incarnation != 0 {
             self.generation = self.generation.max(tick.standing[GENERATION] as u32);
+            self.settings = self.settings.max((tick.peer_dynamic_ns, tick.standing[SETTINGS]));
         }
     }
 
@@ -160,6 +166,7 @@ pub struct Node {
     /// Its leaving was told; true: and that it has stopped.
     left_told: Option<bool>,
     burst: Burst,
+    agreement: Agreement,
     down: Option<Box<Evidence>>,
 }
 
@@ -174,6 +181,7 @@ impl Node {
             watched_from: now,
             left_told: None,
             burst: Burst::default(),
+            agreement: Agreement::default(),
             down: None,
         }
     }
@@ -216,6 +224,12 @@ impl Node {
     #[must_use]
     pub const fn was_heard(&self) -> bool {
         self.said.heard != 0 && self.said.heard >= self.watched_from.0
+    }
+
+    /// Says whether it runs with the same settings as this node, by its last word; `None` before it said.
+    #[must_use]
+    pub const fn settings_agree(&self) -> Option<bool> {
+        self.agreement.agrees()
     }
 
     /// Returns what it last said of itself.
@@ -272,6 +286,28 @@ impl Node {
             self.place(before, heard, limits, out);
         }
         heard
+    }
+
+    /// Compares its settings with this node's, whose hash is `own`. Returns (time, event) where there is news.
+    pub(crate) fn compare(&mut self, now: MonoTime, own: u64) -> Option<(MonoTime, EventBody)> {
+        let (_, theirs) = self.said.settings;
+        if self.verdict != Verdict::Up || theirs == 0 || own == 0 {
+            self.agreement.pause();
+            return None;
+        }
+        let node = self.name.clone();
+        Some(match self.agreement.note(now, theirs == own)? {
+            Told::Differ(from) => {
+                let (own_settings, peer_settings) = (format!("{own:016x}"), format!("{theirs:016x}"));
+                (from, EventBody::SettingsDiffer { node, own_settings, peer_settings })
+            }
+            Told::Agree(from) => (now, EventBody::SettingsAgree { node, differed_ms: millis(now.since(from)) }),
+        })
+    }
+
+    /// Returns when a difference of settings that goes on is told.
+    pub(crate) fn compare_timeout(&self) -> Option<MonoTime> {
+        self.agreement.timeout()
     }
 
     fn tell_restarts(&mut self, before: Said, out: &mut Vec<(MonoTime, EventBody)>) {

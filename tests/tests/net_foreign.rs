@@ -1,7 +1,7 @@
 //! Faults of what others put onto the wire (floods, other clusters, other keys, the same identity twice, old frames)
 //! and of very many peers, under real daemons. It forges no tag and guesses no key.
 
-use heartbeat_tests::lab::play::number;
+use heartbeat_tests::lab::play::{PATIENCE, number, pause};
 use heartbeat_tests::lab::relay::{Recorded, Way};
 use heartbeat_tests::lab::wait::root_or_skip;
 use heartbeat_tests::lab::{Cluster, Daemon, Lab, Mark, Options, Play, Port, Spec, wait_for};
@@ -10,20 +10,6 @@ use std::time::{Duration, Instant};
 
 const B: Port = Port { node: 1, network: 0 };
 const NOTHING: Vec<String> = Vec::new();
-const PATIENCE: Duration = heartbeat_tests::lab::play::PATIENCE;
-
-/// A cluster of the profile `lan` (100 ms x 5), all up.
-fn play(spec: Spec) -> Play {
-    let lab = Lab::new(spec).unwrap();
-    let cluster = Cluster::new(&lab, "lan");
-    let play = Play::start(lab, cluster).unwrap();
-    play.wait_up(&play.running()).unwrap();
-    play
-}
-
-fn pause(ms: u64) {
-    std::thread::sleep(Duration::from_millis(ms));
-}
 
 /// Processor time that a daemon has used.
 fn cpu(daemon: &Daemon) -> Duration {
@@ -43,7 +29,7 @@ fn fault_40_a_flood_costs_the_controller_nothing_and_kills_nobody() {
     if !root_or_skip("fault_40_a_flood_costs_the_controller_nothing_and_kills_nobody") {
         return;
     }
-    let play = play(Spec::new(3, 1));
+    let play = Play::lan(Spec::new(3, 1)).unwrap();
     let socket = play.lab.node(2).enter(|| UdpSocket::bind(("10.77.1.3", 0))).unwrap().unwrap();
     let victim = play.daemon(0).unwrap();
     let idle = cpu(victim);
@@ -187,8 +173,7 @@ fn fault_113_64_peers_at_10_ms_are_kept() {
     // 64 paths of one node to another: each of 8 addresses to each of 8. To kernel and pacing thread a path is a path.
     let lab = Lab::new(Spec { addresses: 8, ..Spec::new(2, 1) }).unwrap();
     let cluster = Cluster::new(&lab, "lan").with("same_subnet_delay_ms", 10).with("same_subnet_threshold", 5);
-    let play = Play::start(lab, cluster).unwrap();
-    play.wait_up(&[0, 1]).unwrap();
+    let play = Play::up(lab, cluster).unwrap();
     let mark = play.mark().unwrap();
     let sum = |field: &str| -> u64 {
         let answer = play.daemon(0).unwrap().ask("paths").unwrap();
@@ -229,7 +214,7 @@ fn old_frames_replayed_across_a_reboot_refresh_nothing() {
     if !root_or_skip("old_frames_replayed_across_a_reboot_refresh_nothing") {
         return;
     }
-    let mut play = play(Spec { relays: vec![(B, 5)], ..Spec::new(2, 1) });
+    let mut play = Play::lan(Spec { relays: vec![(B, 5)], ..Spec::new(2, 1) }).unwrap();
     let relay = |play: &Play, frames: &[Recorded]| play.lab.relay(B).unwrap().replay(frames);
     play.lab.relay(B).unwrap().record();
     pause(2500);

@@ -1,9 +1,9 @@
 //! Faults of links, addresses and interfaces under real daemons: each is shown to have happened, and then to have led
 //! to what is promised. It damages no frame on its way.
 
-use heartbeat_tests::lab::play::{PATIENCE, number};
+use heartbeat_tests::lab::play::{PATIENCE, number, pause};
 use heartbeat_tests::lab::wait::root_or_skip;
-use heartbeat_tests::lab::{Cluster, Direction, Echo, Fault, Lab, Options, Play, Port, Spec, wait_for};
+use heartbeat_tests::lab::{Cluster, Direction, Echo, Fault, Lab, Play, Port, Spec, wait_for};
 use serde_json::Value;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
@@ -13,37 +13,12 @@ const B: Port = Port { node: 1, network: 0 };
 const C: Port = Port { node: 2, network: 0 };
 const NOTHING: Vec<String> = Vec::new();
 
-/// A cluster of the profile `lan` (100 ms x 5), all up.
-fn play(spec: Spec) -> Play {
-    let lab = Lab::new(spec).unwrap();
-    let cluster = Cluster::new(&lab, "lan");
-    let play = Play::start(lab, cluster).unwrap();
-    play.wait_up(&play.running()).unwrap();
-    play
-}
-
-fn pause(ms: u64) {
-    std::thread::sleep(Duration::from_millis(ms));
-}
-
-/// What `by` shows of one of its interfaces.
-fn fast_path(play: &Play, by: usize, interface: &str) -> Value {
-    let status = play.daemon(by).unwrap().ask("status").unwrap();
-    let rows = status["fast_path"].as_array().unwrap();
-    rows.iter().find(|row| row["interface"] == interface).cloned().unwrap_or_default()
-}
-
-/// Answers within their time from `about` to `by` on the first network, so far.
-fn echoes(play: &Play, by: usize, about: usize) -> u64 {
-    number(&play.path(by, about, 0).unwrap(), "echoes").unwrap()
-}
-
 #[test]
 fn fault_18_one_of_two_networks_down_is_no_node_down() {
     if !root_or_skip("fault_18_one_of_two_networks_down_is_no_node_down") {
         return;
     }
-    let play = play(Spec::new(3, 2));
+    let play = Play::lan(Spec::new(3, 2)).unwrap();
     let mark = play.mark().unwrap();
     let cut = play.lab.cut_network(0).unwrap();
     for (by, about) in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)] {
@@ -67,7 +42,7 @@ fn fault_19_a_node_without_networks_is_down_once_and_knows_itself_cut_off() {
     if !root_or_skip("fault_19_a_node_without_networks_is_down_once_and_knows_itself_cut_off") {
         return;
     }
-    let play = play(Spec::new(3, 2));
+    let play = Play::lan(Spec::new(3, 2)).unwrap();
     let mark = play.mark().unwrap();
     let cut = play.lab.cut_all(2).unwrap();
     for by in [0, 1] {
@@ -98,7 +73,7 @@ fn fault_17_a_link_that_flaps_takes_no_node_away() {
     if !root_or_skip("fault_17_a_link_that_flaps_takes_no_node_away") {
         return;
     }
-    let play = play(Spec::new(2, 2));
+    let play = Play::lan(Spec::new(2, 2)).unwrap();
     let mark = play.mark().unwrap();
     for _ in 0..4 {
         let cycle = play.mark().unwrap();
@@ -117,7 +92,7 @@ fn fault_20_a_removed_address_takes_its_paths_and_gives_them_back() {
     if !root_or_skip("fault_20_a_removed_address_takes_its_paths_and_gives_them_back") {
         return;
     }
-    let play = play(Spec::new(2, 2));
+    let play = Play::lan(Spec::new(2, 2)).unwrap();
     let mark = play.mark().unwrap();
     let pid = play.daemon(0).unwrap().pid();
     play.lab.node(0).ip("address del 10.77.1.1/24 dev net1\n").unwrap();
@@ -139,14 +114,14 @@ fn fault_21_a_peers_new_mac_address_is_no_death() {
     if !root_or_skip("fault_21_a_peers_new_mac_address_is_no_death") {
         return;
     }
-    let play = play(Spec::new(2, 1));
+    let play = Play::lan(Spec::new(2, 1)).unwrap();
     let mark = play.mark().unwrap();
     let old = play.lab.mac(B).unwrap();
     play.lab.node(1).ip("link set net1 address 02:77:00:00:00:99\n").unwrap();
     assert_ne!(play.lab.mac(B).unwrap(), old);
-    let before = (echoes(&play, 0, 1), echoes(&play, 1, 0));
+    let before = (play.echoes(0, 1).unwrap(), play.echoes(1, 0).unwrap());
     pause(2000);
-    let grown = (echoes(&play, 0, 1) - before.0, echoes(&play, 1, 0) - before.1);
+    let grown = (play.echoes(0, 1).unwrap() - before.0, play.echoes(1, 0).unwrap() - before.1);
     assert!(grown.0 >= 10 && grown.1 >= 10, "{grown:?} echoes in two seconds");
     assert_eq!(play.verdicts(&mark).unwrap(), NOTHING);
     play.wait_up(&[0, 1]).unwrap();
@@ -157,7 +132,7 @@ fn fault_22_a_stolen_mac_address_takes_one_path_and_heals() {
     if !root_or_skip("fault_22_a_stolen_mac_address_takes_one_path_and_heals") {
         return;
     }
-    let play = play(Spec::new(3, 2));
+    let play = Play::lan(Spec::new(3, 2)).unwrap();
     let mark = play.mark().unwrap();
     let (thief, mac) = (play.lab.wire(C).unwrap(), play.lab.mac(B).unwrap());
     // A frame to nobody, in b's name, from c's port: the bridge then takes c's port for b's.
@@ -190,7 +165,7 @@ fn fault_23_heartbeats_pass_an_mtu_of_576() {
     if !root_or_skip("fault_23_heartbeats_pass_an_mtu_of_576") {
         return;
     }
-    let play = play(Spec { ipv6: true, ..Spec::new(2, 1) });
+    let play = Play::lan(Spec { ipv6: true, ..Spec::new(2, 1) }).unwrap();
     let echo = Echo::start(&play.lab, B, false).unwrap();
     let large = |count: u64| echo.ask(&play.lab, 0, count, Duration::from_millis(2), 900).unwrap().len();
     assert_eq!(large(3), 3);
@@ -199,9 +174,9 @@ fn fault_23_heartbeats_pass_an_mtu_of_576() {
         play.lab.set_mtu(port, 576).unwrap();
     }
     assert_eq!(large(3), 0, "the ports still pass large frames");
-    let before = echoes(&play, 0, 1);
+    let before = play.echoes(0, 1).unwrap();
     pause(1500);
-    assert!(echoes(&play, 0, 1) - before >= 8);
+    assert!(play.echoes(0, 1).unwrap() - before >= 8);
     assert_eq!(play.verdicts(&mark).unwrap(), NOTHING);
     play.wait_up(&[0, 1]).unwrap();
     // Ethernet, IPv6, UDP and the frame itself, with a VLAN tag.
@@ -213,22 +188,22 @@ fn fault_31_echoes_that_vanish_silently_are_noticed_and_stepped_down() {
     if !root_or_skip("fault_31_echoes_that_vanish_silently_are_noticed_and_stepped_down") {
         return;
     }
-    let play = play(Spec::new(2, 1));
-    assert_eq!(fast_path(&play, 0, "net1")["mode"], "native");
+    let play = Play::lan(Spec::new(2, 1)).unwrap();
+    assert_eq!(play.fast_path(0, "net1").unwrap()["mode"], "native");
     let mark = play.mark().unwrap();
-    let before = echoes(&play, 1, 0);
+    let before = play.echoes(1, 0).unwrap();
     play.lab.take_pass(A);
     let lost = play.wait_event(&mark, 0, "echoes_lost", |event| event["node"] == "b").unwrap();
-    let taken = (number(&lost, "answers").unwrap(), echoes(&play, 1, 0) - before);
+    let taken = (number(&lost, "answers").unwrap(), play.echoes(1, 0).unwrap() - before);
     assert!(taken.0 >= 5, "{lost}");
     let step = play.wait_event(&mark, 0, "step_down_mode", |event| event["interface"] == "net1").unwrap();
     assert_eq!((&step["from"], &step["to"]), (&"native".into(), &"generic".into()), "{step}");
-    let row = fast_path(&play, 0, "net1");
+    let row = play.fast_path(0, "net1").unwrap();
     assert_eq!(row["mode"], "generic", "{row}");
     assert!(row["reason"].as_str().is_some_and(|reason| reason.contains("do not arrive")), "{row}");
-    let before = echoes(&play, 1, 0);
+    let before = play.echoes(1, 0).unwrap();
     wait_for(PATIENCE, "echoes of a by the generic program", || {
-        let now = echoes(&play, 1, 0);
+        let now = play.echoes(1, 0).unwrap();
         if now > before + 5 { Ok(()) } else { Err(format!("{before} then {now}")) }
     })
     .unwrap();
@@ -244,11 +219,10 @@ fn fault_31_a_node_whose_echoes_vanish_from_the_start_steps_down() {
     // No port has a program, so the echoes of both nodes vanish.
     let lab = Lab::new(Spec { pass: false, ..Spec::new(2, 1) }).unwrap();
     let cluster = Cluster::new(&lab, "lan");
-    let play = Play::start(lab, cluster).unwrap();
-    play.wait_up(&[0, 1]).unwrap();
+    let play = Play::up(lab, cluster).unwrap();
     for node in [0, 1] {
         wait_for(PATIENCE, "the generic program to answer, with its reason", || {
-            let row = fast_path(&play, node, "net1");
+            let row = play.fast_path(node, "net1").unwrap();
             if row["mode"] == "generic" && row["reason"].is_string() { Ok(()) } else { Err(row) }
         })
         .unwrap();
@@ -260,25 +234,19 @@ fn fault_32_generic_mode_works_and_is_shown() {
     if !root_or_skip("fault_32_generic_mode_works_and_is_shown") {
         return;
     }
-    let lab = Lab::new(Spec { ipv6: true, ..Spec::new(2, 1) }).unwrap();
-    let cluster = Cluster::new(&lab, "lan");
-    let mut play = Play::idle(lab, cluster);
-    for node in [0, 1] {
-        play.launch(node, &Options { fast_path: "generic".to_owned(), ..Options::default() }).unwrap();
-    }
-    play.wait_up(&[0, 1]).unwrap();
+    let play = Play::lan_by(Spec { ipv6: true, ..Spec::new(2, 1) }, "generic").unwrap();
     let mark = play.mark().unwrap();
     let shown = play.lab.node(0).run("ip", &["-json", "-details", "link", "show", "net1"]).unwrap();
     let links: Vec<Value> = serde_json::from_str(&shown).unwrap();
     // Mode 2 is the network stack's own.
     assert_eq!(links[0]["xdp"]["mode"], 2, "{shown}");
-    let row = fast_path(&play, 0, "net1");
+    let row = play.fast_path(0, "net1").unwrap();
     assert_eq!((&row["mode"], &row["wanted"]), (&"generic".into(), &"generic".into()));
     // The daemon stands still, and its kernel goes on answering.
     play.daemon(0).unwrap().stop().unwrap();
-    let before = echoes(&play, 1, 0);
+    let before = play.echoes(1, 0).unwrap();
     pause(1500);
-    let grown = echoes(&play, 1, 0) - before;
+    let grown = play.echoes(1, 0).unwrap() - before;
     play.daemon(0).unwrap().resume().unwrap();
     assert!(grown >= 8, "{grown} echoes in 1.5 s");
     assert_eq!(play.said(&mark, 1, "node_down").unwrap(), 0);
@@ -290,7 +258,7 @@ fn fault_33_blocked_neighbour_discovery_is_no_death() {
     if !root_or_skip("fault_33_blocked_neighbour_discovery_is_no_death") {
         return;
     }
-    let play = play(Spec::new(2, 1));
+    let play = Play::lan(Spec::new(2, 1)).unwrap();
     for node in [0, 1] {
         // What takes minutes by default: entries go stale at once and are given up within two seconds.
         for (key, value) in [("base_reachable_time_ms", "500"), ("delay_first_probe_time", "1"), ("ucast_solicit", "1")]
@@ -319,9 +287,9 @@ fn fault_33_blocked_neighbour_discovery_is_no_death() {
         if shown.contains("FAILED") || shown.contains("INCOMPLETE") { Ok(()) } else { Err(shown) }
     })
     .unwrap();
-    let before = (echoes(&play, 0, 1), echoes(&play, 1, 0));
+    let before = (play.echoes(0, 1).unwrap(), play.echoes(1, 0).unwrap());
     pause(4000);
-    let grown = (echoes(&play, 0, 1) - before.0, echoes(&play, 1, 0) - before.1);
+    let grown = (play.echoes(0, 1).unwrap() - before.0, play.echoes(1, 0).unwrap() - before.1);
     assert!(grown.0 >= 30 && grown.1 >= 30, "{grown:?} echoes in four seconds; {}", neighbour("10.77.1.2"));
     assert!(play.lab.dropped().unwrap() > 0, "no request was blocked");
     assert_eq!(play.verdicts(&mark).unwrap(), NOTHING);
@@ -332,7 +300,7 @@ fn fault_34_a_duplicate_address_is_never_credited_to_the_wrong_node() {
     if !root_or_skip("fault_34_a_duplicate_address_is_never_credited_to_the_wrong_node") {
         return;
     }
-    let play = play(Spec::new(3, 2));
+    let play = Play::lan(Spec::new(3, 2)).unwrap();
     let mark = play.mark().unwrap();
     let incarnation = play.peer(0, 1).unwrap()["incarnation"].clone();
     let before = play.counter(2, "drop_unlisted").unwrap();
@@ -344,9 +312,9 @@ fn fault_34_a_duplicate_address_is_never_credited_to_the_wrong_node() {
     let misled = play.counter(2, "drop_unlisted").unwrap() - before;
     assert!(misled >= 10, "only {misled} probes went to the wrong node");
     // c answers none of them, so that nothing from c counts as b's; b's own probes show that it lives.
-    let first = echoes(&play, 0, 1);
+    let first = play.echoes(0, 1).unwrap();
     pause(500);
-    assert_eq!(echoes(&play, 0, 1), first, "an echo for a probe that b never had");
+    assert_eq!(play.echoes(0, 1).unwrap(), first, "an echo for a probe that b never had");
     assert_eq!(play.verdicts(&mark).unwrap(), NOTHING);
     play.lab.inject(&[Fault::Cut(B, Direction::Both)]).unwrap();
     play.wait_event(&mark, 0, "path_failed", |event| event["node"] == "b" && event["network"] == "net1").unwrap();
@@ -363,7 +331,7 @@ fn fault_35_an_interface_that_is_pulled_out_comes_back() {
     if !root_or_skip("fault_35_an_interface_that_is_pulled_out_comes_back") {
         return;
     }
-    let play = play(Spec::new(2, 2));
+    let play = Play::lan(Spec::new(2, 2)).unwrap();
     let mark = play.mark().unwrap();
     let pid = play.daemon(0).unwrap().pid();
     let pulled = heartbeat_tests::lab::monotonic_ns();
@@ -377,7 +345,7 @@ fn fault_35_an_interface_that_is_pulled_out_comes_back() {
     play.wait_event(&mark, 0, "link_attached", |event| event["interface"] == "net1").unwrap();
     play.wait_up(&[0, 1]).unwrap();
     assert!(back.elapsed() < Duration::from_secs(5), "attached after {:?}", back.elapsed());
-    assert_eq!(fast_path(&play, 0, "net1")["mode"], "native");
+    assert_eq!(play.fast_path(0, "net1").unwrap()["mode"], "native");
     assert_eq!(play.daemon(0).unwrap().pid(), pid);
     assert_eq!(play.verdicts(&mark).unwrap(), NOTHING);
 }
@@ -387,7 +355,7 @@ fn fault_36_an_interface_moved_away_takes_no_program_along() {
     if !root_or_skip("fault_36_an_interface_moved_away_takes_no_program_along") {
         return;
     }
-    let mut play = play(Spec::new(3, 2));
+    let mut play = Play::lan(Spec::new(3, 2)).unwrap();
     let other = play.daemons[2].take().unwrap();
     assert!(other.terminate(PATIENCE).unwrap().success());
     play.wait_up(&[0, 1]).unwrap();
@@ -411,20 +379,20 @@ fn fault_37_a_renamed_interface_goes_on_beating() {
     if !root_or_skip("fault_37_a_renamed_interface_goes_on_beating") {
         return;
     }
-    let play = play(Spec::new(2, 1));
+    let play = Play::lan(Spec::new(2, 1)).unwrap();
     let mark = play.mark().unwrap();
     play.lab.node(0).ip("link set net1 txqueuelen 77\nlink set net1 name heart\n").unwrap();
     let shown = play.lab.node(0).run("ip", &["link", "show", "heart"]).unwrap();
     assert!(shown.contains("qlen 77"), "{shown}");
-    let before = (echoes(&play, 0, 1), echoes(&play, 1, 0));
+    let before = (play.echoes(0, 1).unwrap(), play.echoes(1, 0).unwrap());
     pause(2000);
-    let grown = (echoes(&play, 0, 1) - before.0, echoes(&play, 1, 0) - before.1);
+    let grown = (play.echoes(0, 1).unwrap() - before.0, play.echoes(1, 0).unwrap() - before.1);
     assert!(grown.0 >= 12 && grown.1 >= 12, "{grown:?} echoes in two seconds");
     assert_eq!(play.verdicts(&mark).unwrap(), NOTHING);
     for event in ["path_lost", "interface_gone", "link_detached_foreign"] {
         assert_eq!(play.said(&mark, 0, event).unwrap(), 0, "{event}");
     }
     play.wait_up(&[0, 1]).unwrap();
-    let row = fast_path(&play, 0, "heart");
+    let row = play.fast_path(0, "heart").unwrap();
     assert_eq!(row["mode"], "native", "status knows the new name: {row}");
 }

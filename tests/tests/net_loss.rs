@@ -1,7 +1,7 @@
 //! Faults of what a network does to frames (loss, delay, order, repetition, damage, want of room) under real daemons:
 //! each is shown to have happened, and then to have led to what is promised. It tests no link that goes away.
 
-use heartbeat_tests::lab::play::{name, number};
+use heartbeat_tests::lab::play::{name, number, pause};
 use heartbeat_tests::lab::relay::{Rules, Way};
 use heartbeat_tests::lab::wait::root_or_skip;
 use heartbeat_tests::lab::{Cluster, Direction, Echo, Fault, Lab, Play, Port, Spec};
@@ -12,25 +12,8 @@ const B: Port = Port { node: 1, network: 0 };
 /// The heartbeat port, to which relays' rules are narrowed.
 const PORT: Option<u16> = Some(heartbeat_common::frame::PORT);
 
-/// A cluster of the profile `lan` (100 ms x 5), all up.
-fn play(spec: Spec) -> Play {
-    let lab = Lab::new(spec).unwrap();
-    let cluster = Cluster::new(&lab, "lan");
-    up(lab, cluster)
-}
-
-fn up(lab: Lab, cluster: Cluster) -> Play {
-    let play = Play::start(lab, cluster).unwrap();
-    play.wait_up(&play.running()).unwrap();
-    play
-}
-
 fn relayed(port: Port) -> Play {
-    play(Spec { relays: vec![(port, 11)], ..Spec::new(2, 1) })
-}
-
-fn pause(ms: u64) {
-    std::thread::sleep(Duration::from_millis(ms));
+    Play::lan(Spec { relays: vec![(port, 11)], ..Spec::new(2, 1) }).unwrap()
 }
 
 #[test]
@@ -38,7 +21,7 @@ fn fault_06_one_way_loss_makes_one_verdict_and_no_ping_pong() {
     if !root_or_skip("fault_06_one_way_loss_makes_one_verdict_and_no_ping_pong") {
         return;
     }
-    let play = play(Spec::new(3, 1));
+    let play = Play::lan(Spec::new(3, 1)).unwrap();
     let mark = play.mark().unwrap();
     play.lab.inject(&[Fault::OneWay(A, B)]).unwrap();
     play.wait_said(&mark, 1, "node_down", 0).unwrap();
@@ -64,7 +47,7 @@ fn fault_09_random_loss_makes_no_more_removals_than_chance() {
     }
     let lab = Lab::new(Spec::new(3, 1)).unwrap();
     let cluster = Cluster::new(&lab, "lan").with("same_subnet_delay_ms", 50).with("same_subnet_threshold", 10);
-    let play = up(lab, cluster);
+    let play = Play::up(lab, cluster).unwrap();
     let mark = play.mark().unwrap();
     let loss =
         |per_mille| (0..3).map(move |node| Fault::Loss(Port { node, network: 0 }, Direction::FromNode, per_mille));
@@ -89,7 +72,7 @@ fn fault_10_a_burst_shorter_than_the_threshold_is_no_death() {
     if !root_or_skip("fault_10_a_burst_shorter_than_the_threshold_is_no_death") {
         return;
     }
-    let play = play(Spec::new(3, 1));
+    let play = Play::lan(Spec::new(3, 1)).unwrap();
     let (mut tried, mut good, mut lost_paths) = (0, 0, 0);
     while good < 4 {
         tried += 1;
@@ -196,7 +179,7 @@ fn fault_14_a_duplicate_is_counted_and_changes_nothing() {
     if !root_or_skip("fault_14_a_duplicate_is_counted_and_changes_nothing") {
         return;
     }
-    let play = play(Spec::new(2, 1));
+    let play = Play::lan(Spec::new(2, 1)).unwrap();
     let mark = play.mark().unwrap();
     let (path, drops) = (play.path(0, 1, 0).unwrap(), play.counter(0, "drop_replay").unwrap());
     let sent = number(&play.path(1, 0, 0).unwrap(), "departed").unwrap();
@@ -245,7 +228,7 @@ fn fault_16_a_link_of_64_kbit_carries_two_nodes() {
     if !root_or_skip("fault_16_a_link_of_64_kbit_carries_two_nodes") {
         return;
     }
-    let play = play(Spec::new(2, 1));
+    let play = Play::lan(Spec::new(2, 1)).unwrap();
     let echo = Echo::start(&play.lab, B, false).unwrap();
     let gap = Duration::from_millis(1);
     assert_eq!(echo.ask(&play.lab, 0, 5, gap, 100).unwrap().len(), 5);
@@ -270,7 +253,7 @@ fn the_ladder_of_2003_climbs_at_two_four_and_six_ticks() {
     }
     let lab = Lab::new(Spec::new(2, 2)).unwrap();
     let cluster = Cluster::new(&lab, "wsfc-2003");
-    let play = up(lab, cluster);
+    let play = Play::up(lab, cluster).unwrap();
     let mark = play.mark().unwrap();
     let cut = play.lab.cut_network(0).unwrap();
     let failed = play.wait_event(&mark, 0, "path_failed", |event| event["network"] == "net1").unwrap();

@@ -1,7 +1,7 @@
 //! A cluster of real daemons in a lab, and how it is watched: what each node has said since a moment, what it shows of
 //! its peers, paths and counters. It tells what was said and shown; what should have been is the test's to judge.
 
-use super::{Cluster, Daemon, Lab, Options, wait_for};
+use super::{Cluster, Daemon, Lab, Options, Spec, wait_for};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::time::Duration;
@@ -24,7 +24,47 @@ pub struct Play {
 #[derive(Clone, Debug)]
 pub struct Mark(Vec<usize>);
 
+/// Lets the play go on for so many milliseconds.
+pub fn pause(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
+}
+
 impl Play {
+    /// Makes a lab and starts a cluster of the profile `lan` (100 ms x 5) in it; each node shows each other up.
+    ///
+    /// # Errors
+    /// Fails when the lab cannot be made, a daemon does not start, or a node is not shown up.
+    pub fn lan(spec: Spec) -> Result<Self> {
+        let lab = Lab::new(spec)?;
+        let cluster = Cluster::new(&lab, "lan");
+        Self::up(lab, cluster)
+    }
+
+    /// As [`Play::lan`], each daemon with this `fast_path`.
+    ///
+    /// # Errors
+    /// As there; also where the fast path cannot be had.
+    pub fn lan_by(spec: Spec, fast_path: &str) -> Result<Self> {
+        let lab = Lab::new(spec)?;
+        let cluster = Cluster::new(&lab, "lan");
+        let mut play = Self::idle(lab, cluster);
+        for node in 0..play.daemons.len() {
+            play.launch(node, &Options { fast_path: fast_path.to_owned(), ..Options::default() })?;
+        }
+        play.wait_up(&play.running())?;
+        Ok(play)
+    }
+
+    /// Starts a daemon on every node of the lab under `cluster`; each node shows each other up.
+    ///
+    /// # Errors
+    /// Fails when one of them does not start, or is not shown up.
+    pub fn up(lab: Lab, cluster: Cluster) -> Result<Self> {
+        let play = Self::start(lab, cluster)?;
+        play.wait_up(&play.running())?;
+        Ok(play)
+    }
+
     /// Starts a daemon on every node of the lab under `cluster`.
     ///
     /// # Errors
@@ -157,6 +197,24 @@ impl Play {
         let network = format!("net{}", network + 1);
         let found = rows.iter().find(|row| row["peer_node"] == self.name(about) && row["network"] == *network);
         found.cloned().with_context(|| format!("no path to {} on {network} in {answer}", self.name(about)))
+    }
+
+    /// What `by` shows of one of its interfaces; null if it shows none of that name.
+    ///
+    /// # Errors
+    /// Fails when it shows no interfaces.
+    pub fn fast_path(&self, by: usize, interface: &str) -> Result<Value> {
+        let status = self.daemon(by)?.ask("status")?;
+        let rows = status["fast_path"].as_array().context("`fast_path` in the answer")?;
+        Ok(rows.iter().find(|row| row["interface"] == interface).cloned().unwrap_or_default())
+    }
+
+    /// Answers within their time from `about` to `by` on the first network, so far.
+    ///
+    /// # Errors
+    /// Fails when `by` shows no path to `about` there.
+    pub fn echoes(&self, by: usize, about: usize) -> Result<u64> {
+        number(&self.path(by, about, 0)?, "echoes")
     }
 
     /// The value of a counter of `by`.

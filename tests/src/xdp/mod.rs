@@ -7,7 +7,6 @@ pub mod frames;
 pub mod mapping;
 pub mod object;
 pub mod random;
-pub mod reader;
 pub mod rig;
 pub mod world;
 

@@ -1,14 +1,16 @@
 //! One loaded instance of the kernel program, with its maps at hand.
 
-use super::{mapping, mapping::Mapping, now, object};
-use anyhow::{Context as _, Result};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use super::{LOOPBACK, mapping, mapping::Mapping, now, object};
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, Xdp, XdpMode};
 use aya::{Ebpf, TestRun as _, TestRunOptions};
 use heartbeat_common::counter::Counter;
 use heartbeat_common::maps::{self, Hint, Histogram, Own, PATHS_MAX, Route, RouteKey};
 use heartbeat_common::path::PathConf;
 use heartbeat_common::tick::Tick;
+use heartbeat_user::io::memory::{MapFds, Shared};
+use std::os::fd::AsFd as _;
 
 /// A map value as the loader wants it.
 #[repr(transparent)]
@@ -157,9 +159,22 @@ impl Rig {
     /// # Errors
     /// As there; also if there is no such interface.
     pub fn receive_by(&self, frame: &[u8], out: &mut [u8], ifindex: u32) -> Result<Ran> {
-        let length = u32::try_from(frame.len()).context("a frame's length")?;
+        self.receive_as(frame, out, ifindex, frame.len())
+    }
+
+    /// As [`Self::receive`], with no more than the first `linear` bytes where the program may read them; the rest is in
+    /// further buffers.
+    ///
+    /// # Errors
+    /// As there; also below an Ethernet header, and on kernels before 6.18, which split where they like.
+    pub fn receive_split(&self, frame: &[u8], out: &mut [u8], linear: usize) -> Result<Ran> {
+        self.receive_as(frame, out, LOOPBACK, linear)
+    }
+
+    fn receive_as(&self, frame: &[u8], out: &mut [u8], ifindex: u32, linear: usize) -> Result<Ran> {
+        let linear = u32::try_from(linear).context("a frame's length")?;
         // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context: [u32; 6] = [0, length, 0, ifindex, 0, 0];
+        let context: [u32; 6] = [0, linear, 0, ifindex, 0, 0];
         let options = TestRunOptions { data_in: Some(frame), data_out: Some(out), ..Default::default() };
         self.run(TestRunOptions { ctx_in: Some(bytemuck::bytes_of(&context)), repeat: 1, ..options })
     }
@@ -192,6 +207,19 @@ impl Rig {
     #[must_use]
     pub fn tick(&self, path: u32) -> Tick<u64> {
         self.ticks.copy(path as usize)
+    }
+
+    /// Maps the first `paths` paths as the daemon does.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn shared(&self, paths: u32) -> Result<Shared> {
+        let fd = |name| match self.bpf.map(name) {
+            Some(Map::Array(data)) => Ok(data.fd().as_fd()),
+            _ => bail!("no array {name}"),
+        };
+        let fds = MapFds { ticks: fd(maps::TICKS)?, histograms: fd(maps::HISTOGRAMS)?, own: fd(maps::OWN)? };
+        Shared::new(Some(&fds), paths)
     }
 
     /// Tells the kernel what the controller tells it.

@@ -10,6 +10,9 @@ use heartbeat_common::maps::Histogram;
 use heartbeat_common::path::PathConf;
 use heartbeat_common::tick::Tick;
 
+/// Longest frame that can be judged, bytes: more than any that a link of MTU 9000 carries.
+const FRAME_MAX: usize = 16 * 1024;
+
 /// Both sides, and what each counted.
 pub struct Checked {
     /// The kernel's side.
@@ -40,7 +43,7 @@ impl Checked {
         let node =
             Node { paths: settings.into_iter().map(|each| (each, Default::default())).collect(), ..Node::default() };
         world::install(&mut rig, &node)?;
-        Ok(Self { rig, node, counted: vec![0; Counter::ALL.len()], passed: 0, out: vec![0; 4096] })
+        Ok(Self { rig, node, counted: vec![0; Counter::ALL.len()], passed: 0, out: vec![0; FRAME_MAX] })
     }
 
     /// Changes the settings of a path on both sides.

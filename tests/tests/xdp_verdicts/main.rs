@@ -2,6 +2,7 @@
 
 mod answers;
 mod bench;
+mod buffers;
 mod headers;
 mod keys;
 mod maps;

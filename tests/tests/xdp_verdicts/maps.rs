@@ -3,7 +3,7 @@
 use crate::bench::{Bench, PATHS, PEER};
 use heartbeat_common::counter::Counter;
 use heartbeat_common::maps::{CONFS_MAX, Hint, Route};
-use heartbeat_tests::reference::LEN;
+use heartbeat_tests::reference::{LEN, PORT};
 use heartbeat_tests::xdp::rig::Action;
 use heartbeat_tests::xdp::{Frame, Heartbeat, LOOPBACK, now, world};
 
@@ -113,4 +113,24 @@ fn what_departs_unstamped() {
     echo.payload[70] = 1;
     assert_eq!(bench.both.depart(&echo.bytes()).expect("agree"), None, "an echo is no departure");
     bench.both.compare_counters().expect("the kernel counted the same");
+}
+
+#[test]
+fn a_frame_of_foreign_length_from_our_port_leaves_unseen() {
+    let Some(mut bench) = Bench::new("a_frame_of_foreign_length_from_our_port_leaves_unseen") else { return };
+    for path in 0..PATHS {
+        let settings = bench.settings(path);
+        // What a header more or less makes up for has a heartbeat's length on the wire, and is none either.
+        for length in [0, 1, LEN - 24, LEN - 20, LEN - 4, LEN - 1, LEN + 1, LEN + 4, LEN + 20, LEN + 24, 1200, 3000] {
+            for to in [PORT, 53] {
+                let mut frame = Frame::from_node(&settings, &vec![0; length]);
+                frame.ports[1] = to;
+                // It leaves: what the program returned is checked there.
+                assert_eq!(bench.both.depart(&frame.bytes()).expect("agree"), None, "{length} bytes to port {to}");
+            }
+        }
+        let tick = bench.both.rig.tick(path as u32);
+        assert_eq!((tick.departures, tick.departed), Default::default(), "a departure was recorded");
+    }
+    bench.both.compare_counters().expect("the kernel counted nothing");
 }

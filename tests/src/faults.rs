@@ -62,10 +62,18 @@ pub const FAULTS: &[Fault] = &[
     fault(21, "a peer's MAC address changes", By(&["fault_21_a_peers_new_mac_address_is_no_death"])),
     fault(22, "a MAC address stolen", By(&["fault_22_a_stolen_mac_address_takes_one_path_and_heals"])),
     fault(23, "MTU 576", By(&["fault_23_heartbeats_pass_an_mtu_of_576"])),
-    fault(24, "fragments", By(&["options_fragments_and_extension_headers"])),
+    fault(
+        24,
+        "fragments",
+        By(&["options_fragments_and_extension_headers", "program_and_responder_refuse_frames_that_are_not_plain"]),
+    ),
     fault(25, "a VLAN tag in the metadata", By(&["tags_of_every_kind", "kernel_and_reference_agree"])),
     fault(26, "stacked and priority tags", By(&["tags_of_every_kind"])),
-    fault(27, "options and extension headers", By(&["options_fragments_and_extension_headers"])),
+    fault(
+        27,
+        "options and extension headers",
+        By(&["options_fragments_and_extension_headers", "program_and_responder_refuse_frames_that_are_not_plain"]),
+    ),
     fault(28, "hop limit 254", By(&["hop_limits"])),
     fault(29, "partial checksums", By(&["an_answers_checksum_owes_nothing_to_the_probes"])),
     fault(

@@ -4,6 +4,9 @@
 //!
 //! Where it can see less than XDP: a VLAN tag never reaches a socket, so tags are not judged; and an echo's hold counts
 //! from the read, so that the time for which the thread was late is part of the round trip as its peer sees it.
+//! Options, fragments and extension headers are told by control messages and refused under the counters of XDP; a
+//! header that the kernel does not hand up to sockets (authentication without an association, mobility) is refused
+//! without one. A chain of headers longer than XDP looks through is not ours to XDP, and is refused here.
 
 use crate::io::memory::Shared;
 use crate::io::socket::port_of;

@@ -122,6 +122,28 @@ impl Lab {
         self.switch.ip(&format!("link set {} mtu {mtu}\n", self.switch_port(port)))
     }
 
+    /// Sets the MTU of a port's whole link, bytes: the node's interface and what it leads to. A bridge keeps its own,
+    /// and sends on what is larger than it only if [`Lab::set_bridge_mtu`] widened it.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses the size, as it does where an XDP program takes only frames of one buffer.
+    pub fn set_link_mtu(&self, port: Port, mtu: u32) -> Result<()> {
+        let mut ends = vec![self.switch_port(port)];
+        if self.relayed(port) {
+            ends.extend([self.relay_near(port), self.relay_far(port)]);
+        }
+        self.switch.ip(&ends.iter().map(|end| format!("link set {end} mtu {mtu}\n")).collect::<String>())?;
+        self.nodes[port.node].ip(&format!("link set {} mtu {mtu}\n", self.interface(port)))
+    }
+
+    /// Sets the MTU of a network's bridge, bytes.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses the size.
+    pub fn set_bridge_mtu(&self, network: usize, mtu: u32) -> Result<()> {
+        self.switch.ip(&format!("link set br-net{} mtu {mtu}\n", network + 1))
+    }
+
     /// Narrows what the switch sends to a port to `kbit` a second (at most 50 ms are queued); `None` widens it again.
     ///
     /// # Errors

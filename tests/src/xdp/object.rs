@@ -1,4 +1,5 @@
-//! The committed object: loads it as it is, or with its lock taken out to show that the tests notice.
+//! The committed object: loads it as it is, or with its lock or its word on fragments taken out, to show what they are
+//! there for. It changes nothing on disk.
 
 use anyhow::{Context as _, Result, bail};
 use aya::{Ebpf, EbpfLoader};
@@ -40,6 +41,27 @@ pub fn load_unlocked() -> Result<Ebpf> {
     }
     if patched == 0 {
         bail!("no lock found in the object");
+    }
+    load_bytes(&bytes)
+}
+
+/// Loads the object as if the program took no frames of several buffers: the name of its section says that it does.
+///
+/// # Errors
+/// As [`load`]; also if the object does not say so.
+pub fn load_without_fragments() -> Result<Ebpf> {
+    const NAME: &[u8] = b"xdp.frags\0";
+    const PLAIN: &[u8] = b"xdp\0\0\0\0\0\0\0";
+    let mut bytes = read()?;
+    let mut patched = 0;
+    for at in 0..bytes.len().saturating_sub(NAME.len()) {
+        if bytes[at..].starts_with(NAME) {
+            bytes[at..at + NAME.len()].copy_from_slice(PLAIN);
+            patched += 1;
+        }
+    }
+    if patched == 0 {
+        bail!("the object does not take fragments");
     }
     load_bytes(&bytes)
 }

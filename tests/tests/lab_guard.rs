@@ -96,10 +96,10 @@ fn frozen_and_stopped_processes_stand_still() {
     assert!(share(victim.pid()) > 0.1);
 }
 
-/// A lab in a process of its own, with its tag and its pid.
-fn hold() -> (Child, String) {
+/// A lab in a process of its own, with its tag.
+fn hold(arguments: &[&str]) -> (Child, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_heartbeat-lab"));
-    let mut child = command.args(["hold", "--seconds", "60"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = command.args(["hold", "--seconds", "60"]).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
     let mut tag = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut tag).unwrap();
     let tag = tag.trim().to_owned();
@@ -123,7 +123,7 @@ fn a_killed_lab_leaves_only_what_the_sweep_removes() {
         return;
     }
     let _alone = CPUS.lock().unwrap_or_else(PoisonError::into_inner);
-    let (mut child, tag) = hold();
+    let (mut child, tag) = hold(&[]);
     let pid = child.id();
     sweep();
     assert_eq!(kinds(&leaks_of(pid)), [true; 5], "the sweep leaves a living lab alone");
@@ -137,6 +137,44 @@ fn a_killed_lab_leaves_only_what_the_sweep_removes() {
     assert!(kinds(&leaks_tagged(own.tag()))[3], "{tag}'s end is not another's");
 }
 
+/// Number of the XDP program on an interface of a lab's node, if there is one.
+fn program(tag: &str, node: &str, interface: &str) -> Option<u64> {
+    let shown = Command::new("nsenter")
+        .arg(format!("--net=/run/netns/{tag}-{node}"))
+        .args(["ip", "-json", "-details", "link", "show", interface])
+        .output()
+        .unwrap();
+    let links: serde_json::Value = serde_json::from_slice(&shown.stdout).ok()?;
+    links[0]["xdp"]["prog"]["id"].as_u64()
+}
+
+/// Says whether the kernel still holds a program.
+fn is_loaded(program: u64) -> bool {
+    let id = program.to_string();
+    Command::new("bpftool").args(["prog", "show", "id", &id]).output().unwrap().status.success()
+}
+
+#[test]
+fn the_next_sweep_takes_daemons_pins_and_programs_of_a_killed_lab() {
+    if !root_or_skip("the_next_sweep_takes_daemons_pins_and_programs_of_a_killed_lab") {
+        return;
+    }
+    let (mut child, tag) = hold(&["--daemon"]);
+    let scratch = std::path::Path::new(heartbeat_tests::lab::guard::BASE).join(&tag);
+    let loaded = program(&tag, "a", "net1").unwrap();
+    assert!(scratch.join("bpf/a/heartbeatd").is_dir() && is_loaded(loaded));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(is_loaded(loaded), "the pins hold the program, with and without its lab");
+    // As before every run of the tests. Another test may have swept before it.
+    let status = Command::new(env!("CARGO_BIN_EXE_heartbeat-lab")).arg("sweep").status().unwrap();
+    assert!(status.success());
+    assert_eq!(leaks_tagged(&tag), []);
+    // The kernel frees a program some time after its last holder.
+    let gone = || if is_loaded(loaded) { Err("still loaded") } else { Ok(()) };
+    wait_for(Duration::from_secs(5), "the end of the program", gone).unwrap();
+}
+
 #[test]
 fn a_lab_that_is_told_to_end_leaves_nothing() {
     if !starvation_or_skip("a_lab_that_is_told_to_end_leaves_nothing") {
@@ -144,7 +182,7 @@ fn a_lab_that_is_told_to_end_leaves_nothing() {
     }
     let _alone = CPUS.lock().unwrap_or_else(PoisonError::into_inner);
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let (mut child, _) = hold();
+        let (mut child, _) = hold(&[]);
         let pid = child.id();
         kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
         let status = child.wait().unwrap();

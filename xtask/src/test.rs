@@ -55,6 +55,9 @@ pub fn run(options: &Options) -> Result<()> {
 
     // The lab runs the real binaries, which `cargo test -p heartbeat-tests` alone would not build.
     shell::run(shell::cargo().args(["build", "--workspace", "--bins"]))?;
+    if shell::is_root() {
+        sweep(&root)?;
+    }
     let mut tally = Tally::default();
     // Integration tests share the host's network, CPUs and clocks: one at a time, and after the others.
     let groups: [(&[&str], &[&str]); 2] = [
@@ -85,6 +88,17 @@ pub fn run(options: &Options) -> Result<()> {
     }
     tally.take_file(&fs::read_to_string(&skips).with_context(|| skips.display().to_string())?);
     judge(&root, &tally, well, begun.elapsed(), options)
+}
+
+/// Takes away what a killed run left (namespaces, daemons, pins, control groups) and says what it was: it would take
+/// turns from the tests, or answer them. What cannot be taken away is said, and left to the tests' own judgement.
+fn sweep(root: &Path) -> Result<()> {
+    let mut command = Command::new(root.join("target/debug/heartbeat-lab"));
+    let status = command.arg("sweep").status().with_context(|| shell::shown(&command))?;
+    if !status.success() {
+        println!("something of an earlier run is still there: the tests may suffer by it");
+    }
+    Ok(())
 }
 
 /// Runs a test of the lab that failed once more, alone: the lab plays in real time on machines that are shared, and a

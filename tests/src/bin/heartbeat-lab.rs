@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use heartbeat_tests::lab::{self, Hog, Lab, Spec, starve};
+use heartbeat_tests::lab::{self, Cluster, Daemon, Hog, Lab, Options, Spec, starve};
 use heartbeat_tests::{bench, demo};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,11 +48,14 @@ enum Verb {
         #[arg(long)]
         again: bool,
     },
-    /// Remove what labs of dead processes left, and list what live ones have.
+    /// Remove what labs of dead processes left, say what it was, and list what live ones have.
     Sweep,
     /// Make a lab with one process in it, say its tag, and wait (for tests of the clean-up).
     #[command(hide = true)]
     Hold {
+        /// Run a heartbeatd in it too.
+        #[arg(long)]
+        daemon: bool,
         /// Seconds until it ends by itself.
         #[arg(long)]
         seconds: f64,
@@ -78,8 +81,8 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Demo => demo::run()?,
         Verb::Bench { quick, only, out, again } => bench::run(only.as_deref(), &bench::Context { quick, out, again })?,
         Verb::Sweep => sweep(),
-        Verb::Hold { seconds } => {
-            hold(Duration::try_from_secs_f64(seconds)?)?;
+        Verb::Hold { daemon, seconds } => {
+            hold(daemon, Duration::try_from_secs_f64(seconds)?)?;
             true
         }
     };
@@ -87,7 +90,11 @@ fn run(verb: Verb) -> Result<ExitCode> {
 }
 
 fn sweep() -> bool {
+    let found = lab::abandoned();
     let left = lab::sweep();
+    for leak in found.iter().filter(|leak| !left.contains(leak)) {
+        println!("removed what a killed lab left: {leak}");
+    }
     for leak in &left {
         println!("could not remove {leak}");
     }
@@ -97,8 +104,11 @@ fn sweep() -> bool {
     left.is_empty()
 }
 
-fn hold(duration: Duration) -> Result<()> {
-    let lab = Lab::new(Spec::new(1, 1))?;
+fn hold(daemon: bool, duration: Duration) -> Result<()> {
+    // A daemon without a peer attaches nothing.
+    let lab = Lab::new(Spec::new(1 + usize::from(daemon), 1))?;
+    let options = Options { fast_path: "native".to_owned(), ..Options::default() };
+    let _daemon = daemon.then(|| Daemon::start(&lab, 0, &Cluster::new(&lab, "lan"), &options)).transpose()?;
     let _frozen = lab::Freezer::new(&lab, "hold")?;
     let _hog = Hog::start(&lab, 0, None, duration)?;
     println!("{}", lab.tag());

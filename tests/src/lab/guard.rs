@@ -81,7 +81,9 @@ impl Guard {
             if let Err(error) = watch_signals() {
                 eprintln!("lab: signals will not clean up: {error:#}");
             }
-            sweep();
+            for leak in sweep() {
+                eprintln!("lab: could not remove what a killed lab left: {leak}");
+            }
         });
         let tag = format!("hb-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let guard = Self { tag };
@@ -127,6 +129,12 @@ fn live() -> MutexGuard<'static, BTreeSet<String>> {
 #[must_use]
 pub fn stopping() -> bool {
     STOPPING.load(Ordering::Relaxed)
+}
+
+/// What labs of dead processes have left.
+#[must_use]
+pub fn abandoned() -> Vec<Leak> {
+    all().into_iter().filter(|(tag, _)| !owner_lives(tag)).map(|(_, leak)| leak).collect()
 }
 
 /// Removes what labs of dead processes left, and returns what could not be removed.

@@ -31,7 +31,7 @@ pub use crew::Crew;
 pub use daemon::{Daemon, Options};
 pub use echo::{Answer, Echo};
 pub use faults::{Direction, Fault, Span};
-pub use guard::{Leak, leaks, leaks_of, leaks_tagged, sweep};
+pub use guard::{Leak, abandoned, leaks, leaks_of, leaks_tagged, sweep};
 pub use ns::NodeNs;
 pub use play::{Mark, Play};
 pub use relay::{Relay, Rules};

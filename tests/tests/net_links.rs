@@ -79,11 +79,11 @@ fn fault_17_a_link_that_flaps_takes_no_node_away() {
         let cycle = play.mark().unwrap();
         play.lab.set_carrier(A, false).unwrap();
         play.wait_event(&cycle, 0, "path_failed", |event| event["location"] == "own_interface").unwrap();
+        play.wait_event(&cycle, 1, "path_lost", |_| true).unwrap();
         play.lab.set_carrier(A, true).unwrap();
         play.wait_event(&cycle, 0, "path_restored", |_| true).unwrap();
     }
     play.wait_up(&[0, 1]).unwrap();
-    assert!(play.said(&mark, 1, "path_lost").unwrap() >= 1, "the flapping was not noticed at the other end");
     assert_eq!(play.verdicts(&mark).unwrap(), NOTHING);
 }
 

@@ -30,12 +30,11 @@ static COUNTERS: PerCpuArray<u64, COUNTER_COUNT> = PerCpuArray::new();
 /// Finds the index of a triple's path and its configuration: by the hint where that is right, else by the route table.
 #[inline(always)]
 pub fn route(key: &RouteKey) -> Result<(u32, &'static PathConf), Counter> {
-    if let Some(hint) = HINTS.get(key.hint()) {
-        if let Some(conf) = conf(hint.conf())
-            && is_for(conf, key)
-        {
-            return Ok((conf.path, conf));
-        }
+    if let Some(hint) = HINTS.get(key.hint())
+        && let Some(conf) = conf(hint.conf())
+        && is_for(conf, key)
+    {
+        return Ok((conf.path, conf));
     }
     // SAFETY: an entry is replaced whole under RCU, which a program holds throughout; the copy is two words.
     let route = unsafe { ROUTES.get(key).copied() }.ok_or(Counter::DropUnlisted)?;

@@ -1,5 +1,5 @@
-//! The fastest profile that holds: delays of 1, 2, 5 and 10 ms, five misses, on two loaded cores. It reports what held
-//! and what did not; no fault is injected, so that every verdict is a false one.
+//! The fastest profile that holds: delays of 1, 2 and 5 ms until one does, and 10 ms, five misses, on two loaded cores.
+//! It reports what held and what did not; no fault is injected, so that every verdict is a false one.
 
 use super::death::wait_up;
 use super::{Bar, Context, Figure, Found};
@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-const DELAYS_MS: [u64; 4] = [1, 2, 5, 10];
+const DELAYS_MS: [u64; 4] = [1, 2, 5, EXPECTED_MS];
+/// What is recommended, and so is tried whatever holds below it.
+const EXPECTED_MS: u64 = 10;
 const NODES: usize = 3;
 
 /// What was said at one delay.
@@ -65,6 +67,11 @@ pub fn run(context: &Context) -> Result<Found> {
     let mut raw = String::from("delay_ms,node_down,node_stalled,local_lateness\n");
     let mut fastest = None;
     for delay in DELAYS_MS {
+        // One below that held leaves nothing to find out between it and the profile that is expected to hold.
+        if fastest.is_some() && delay != EXPECTED_MS {
+            found.notes.push(format!("{delay} ms was not tried: a shorter delay held"));
+            continue;
+        }
         let held = context.step(&format!("fastest-{delay}ms"), || hold(delay, length))?;
         writeln!(raw, "{delay},{},{},{}", held.down, held.stalled, held.late)?;
         if held.down == 0 {
@@ -84,7 +91,9 @@ pub fn run(context: &Context) -> Result<Found> {
         }
     }
     let shown = fastest.map_or(f64::NAN, |delay| delay as f64);
-    found.figures.insert(0, Figure::new("shortest delay that held, and all above it", shown, "ms", Bar::Shown));
+    found
+        .figures
+        .insert(0, Figure::new("shortest delay that held, and all that were tried above it", shown, "ms", Bar::Shown));
     context.raw("fastest-profile.csv", &raw)?;
     found.notes.push(format!(
         "{} s at each delay, three nodes, a hog of normal priority on each of two CPUs",

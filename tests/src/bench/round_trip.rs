@@ -64,35 +64,38 @@ struct Cell {
     windows: Vec<Vec<Trips>>,
 }
 
-/// The victims of one condition.
+/// The victims of one condition, `each` of a kind, kind after kind.
 struct Victims {
     daemons: Vec<Daemon>,
     prober: Prober,
     condition: Condition,
+    each: usize,
     lab: Lab,
 }
 
 impl Victims {
-    fn start(condition: Condition) -> Result<Self> {
-        let kinds = condition.victims();
-        let lab = Lab::new(Spec::new(kinds.len() + 1, 1))?;
-        // The victims probe each other too; once a second is little enough not to be seen.
-        let cluster = Cluster::new(&lab, "lan").with("same_subnet_delay_ms", 1000);
+    fn start(condition: Condition, each: usize) -> Result<Self> {
+        let kinds = condition.victims().iter().flat_map(|kind| std::iter::repeat_n(kind, each));
+        let count = condition.victims().len() * each;
+        let lab = Lab::new(Spec::new(count + 1, 1))?;
+        // The victims probe each other too; once in ten seconds is little enough not to be seen.
+        let cluster = Cluster::new(&lab, "lan").with("same_subnet_delay_ms", 10_000);
         let mut daemons = Vec::new();
         for (node, (_, fast_path, priority)) in (1..).zip(kinds) {
             let daemon = vec![("realtime_priority".to_owned(), priority.to_string())];
             let options = Options { fast_path: (*fast_path).to_owned(), cpu: Some(CPU), daemon, ..Options::default() };
             daemons.push(Daemon::start(&lab, node, &cluster, &options)?);
         }
-        let peers: Vec<usize> = (1..=kinds.len()).collect();
+        let peers: Vec<usize> = (1..=count).collect();
         if condition != Condition::Softirq {
             thread_napi(&lab, &peers)?;
         }
         let prober = Prober::new(&lab, &cluster, 0, &peers)?;
-        Ok(Self { daemons, prober, condition, lab })
+        Ok(Self { daemons, prober, condition, each, lab })
     }
 
-    /// Runs one window; a starved one stops the daemons that XDP answers for and takes their CPU.
+    /// Runs one window; a starved one stops the daemons that XDP answers for and takes their CPU. Returns the round trips
+    /// of each kind.
     fn window(&mut self, starved: bool, period: Duration, length: Duration) -> Result<Vec<Trips>> {
         let mut hogs = Vec::new();
         if starved {
@@ -101,9 +104,9 @@ impl Victims {
                 hogs.push(Hog::start(&self.lab, CPU, fifo, length + Duration::from_secs(5))?);
             }
         }
-        for (daemon, (_, fast_path, _)) in self.daemons.iter().zip(self.condition.victims()) {
+        for (daemons, (_, fast_path, _)) in self.daemons.chunks(self.each).zip(self.condition.victims()) {
             if starved && *fast_path != "off" {
-                daemon.stop()?;
+                daemons.iter().try_for_each(Daemon::stop)?;
             }
         }
         let prober = &mut self.prober;
@@ -118,7 +121,7 @@ impl Victims {
         self.daemons.iter().try_for_each(Daemon::resume)?;
         // What was held up while starved is not to be seen in the next window.
         std::thread::sleep(Duration::from_millis(100));
-        trips
+        Ok(trips?.chunks(self.each).map(<[Trips]>::concat).collect())
     }
 }
 
@@ -147,16 +150,39 @@ fn napi_threads() -> BTreeSet<i32> {
     .collect()
 }
 
-/// Rates, with the length and number of windows (idle and starved together).
-fn plan(context: &Context, condition: Condition) -> Vec<(u64, Duration, usize)> {
-    let seconds = Duration::from_secs;
-    if context.quick {
-        let fast = vec![(1000, Duration::from_millis(1200), 6), (100, Duration::from_millis(1500), 4)];
-        let slow = [(10, seconds(3), 2), (1, seconds(5), 2)];
-        return if condition == Condition::Softirq { [fast, slow.to_vec()].concat() } else { fast };
+/// One rate of one condition.
+struct Part {
+    /// Probes a second to each victim.
+    rate: u64,
+    /// Victims of each kind.
+    each: usize,
+    /// Length of a window.
+    length: Duration,
+    /// Windows, idle and starved together.
+    count: usize,
+}
+
+impl Part {
+    const fn new(rate: u64, each: usize, length_ms: u64, count: usize) -> Self {
+        Self { rate, each, length: Duration::from_millis(length_ms), count }
     }
-    // 10^5 samples a cell: 50 windows of 2000, and 100 of 1000.
-    vec![(1000, seconds(2), 50), (100, seconds(10), 100), (10, seconds(30), 10), (1, seconds(60), 6)]
+}
+
+/// A window must have more than 1000 probes for its 99.9th percentile to be more than its largest round trip: at low
+/// rates several victims of a kind are probed at once, staggered.
+fn plan(context: &Context, condition: Condition) -> Vec<Part> {
+    if context.quick {
+        let fast = [Part::new(1000, 1, 1200, 6), Part::new(100, 3, 1500, 4)].into_iter();
+        let slow = [Part::new(10, 3, 3000, 2), Part::new(1, 3, 5000, 2)].into_iter();
+        return if condition == Condition::Softirq { fast.chain(slow).collect() } else { fast.collect() };
+    }
+    // 10^5 samples a cell at 1000 and 100 a second: 50 windows of 2000, and 20 of 5000.
+    vec![
+        Part::new(1000, 1, 2000, 50),
+        Part::new(100, 5, 10_000, 20),
+        Part::new(10, 5, 15_000, 6),
+        Part::new(1, 5, 30_000, 6),
+    ]
 }
 
 pub fn run(context: &Context) -> Result<Found> {
@@ -177,18 +203,20 @@ fn measure(context: &Context) -> Result<Found> {
     let mut raw = String::from("condition,victim,rate,window,starved,probe,round_trip_ns\n");
     let axes = ["round trip, us".to_owned(), "share of probes".to_owned()];
     for condition in Condition::ALL {
-        let mut victims = None;
+        let mut victims: Option<Victims> = None;
         let mut plot = Plot {
             title: format!("Round trips at 1000/s, {}", condition.name()),
             axes: axes.clone(),
             ..Plot::default()
         };
         plot.log = [true, false];
-        for (rate, length, count) in plan(context, condition) {
+        for Part { rate, each, length, count } in plan(context, condition) {
             let cell = context.step(&format!("round-trip-{}-{rate}", condition.short()), || {
+                // The old ones go before new ones come: one lab at a time is enough for two CPUs.
+                drop(victims.take_if(|victims| victims.each != each));
                 let victims = match &mut victims {
                     Some(victims) => victims,
-                    none => none.insert(Victims::start(condition)?),
+                    none => none.insert(Victims::start(condition, each)?),
                 };
                 let period = Duration::from_nanos(1_000_000_000 / rate);
                 let windows = (0..count).map(|window| victims.window(window % 2 == 1, period, length));
@@ -217,7 +245,7 @@ fn measure(context: &Context) -> Result<Found> {
     if context.quick {
         found
             .notes
-            .push("quick: windows of 150 to 1200 probes, so that p99.9 is nearly the largest of a window".to_owned());
+            .push("quick: windows of 450 to 1200 probes, so that p99.9 is nearly the largest of a window".to_owned());
     }
     Ok(found)
 }

@@ -10,7 +10,7 @@ pub const CONFS_MAX: u32 = PATHS_MAX * 2;
 pub const ROUTES_MAX: u32 = PATHS_MAX * 2;
 /// Entries of the hint table.
 pub const HINTS_MAX: u32 = 1 << HINT_BITS;
-const HINT_BITS: u32 = 10;
+const HINT_BITS: u32 = 12;
 /// Buckets of a round-trip histogram: bucket `n` counts round trips of `2^n <= ns < 2^(n+1)`.
 pub const BUCKETS: usize = 36;
 

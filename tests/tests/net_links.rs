@@ -110,6 +110,38 @@ fn fault_20_a_removed_address_takes_its_paths_and_gives_them_back() {
 }
 
 #[test]
+fn fault_20_an_address_that_moves_to_an_interface_before_its_own_beats_there() {
+    if !root_or_skip("fault_20_an_address_that_moves_to_an_interface_before_its_own_beats_there") {
+        return;
+    }
+    let play = Play::lan(Spec { addresses: 2, ..Spec::new(2, 2) }).unwrap();
+    let mark = play.mark().unwrap();
+    for (node, address) in [(0, "10.77.2.3"), (1, "10.77.2.4")] {
+        let index = |name: &str| play.lab.node(node).enter(|| nix::net::if_::if_nametoindex(name)).unwrap().unwrap();
+        assert!(index("net1") < index("net2"), "the address is to move to the lower index");
+        // In one go: no look at the addresses is to fall between.
+        let batch = format!("address del {address}/24 dev net2\naddress add {address}/24 dev net1\n");
+        play.lab.node(node).ip(&batch).unwrap();
+    }
+    pause(1500);
+    for (node, address) in [(0, "10.77.2.3"), (1, "10.77.2.4")] {
+        let sockets = play.lab.node(node).run("ss", &["-nua"]).unwrap();
+        assert!(sockets.contains(&format!("{address}%net1:")), "{sockets}");
+    }
+    // The path between the two beats on the other network; those to addresses that stayed cannot.
+    for (node, local, peer) in [(0, "10.77.2.3", "10.77.2.4"), (1, "10.77.2.4", "10.77.2.3")] {
+        wait_for(PATIENCE, "the path of the moved addresses", || {
+            let shown = play.daemon(node).unwrap().ask("paths").unwrap();
+            let mut paths = shown["paths"].as_array().unwrap().iter();
+            let path = paths.find(|path| path["local"] == local && path["peer_address"] == peer).unwrap();
+            if path["state"] == "up" && path["interface"] == "net1" { Ok(()) } else { Err(path.clone()) }
+        })
+        .unwrap();
+    }
+    assert_eq!(play.verdicts(&mark).unwrap(), NOTHING);
+}
+
+#[test]
 fn fault_21_a_peers_new_mac_address_is_no_death() {
     if !root_or_skip("fault_21_a_peers_new_mac_address_is_no_death") {
         return;

@@ -119,6 +119,10 @@ impl Fabric {
         for index in gone {
             self.take_down(index);
         }
+        // First what left any interface, then what came: an address that moved is not closed after it was opened anew.
+        for (index, (interface, locals)) in &wanted {
+            self.close_departed(*index, interface, locals);
+        }
         self.failing.retain(|index, _| wanted.contains_key(index));
         for (index, (interface, locals)) in wanted {
             let done = if self.nics.contains_key(&index) {
@@ -141,7 +145,20 @@ impl Fabric {
         Ok(())
     }
 
-    /// Opens and closes addresses of an interface in use, and notes whether it runs.
+    /// Closes the addresses that left an interface in use, and notes its name and whether it runs.
+    fn close_departed(&mut self, index: u32, interface: &Interface, locals: &[IpAddr]) {
+        let Some(mut nic) = self.nics.remove(&index) else { return };
+        // Everything here goes by the index; the name is for people.
+        nic.name.clone_from(&interface.name);
+        for local in nic.locals.iter().filter(|local| !locals.contains(local)) {
+            self.close_local(*local);
+        }
+        nic.locals.retain(|local| locals.contains(local));
+        note_running(&self.paths, &mut nic, interface.running);
+        self.nics.insert(index, nic);
+    }
+
+    /// Opens addresses that came to an interface in use.
     fn adjust(&mut self, index: u32, interface: &Interface, locals: &[IpAddr]) -> anyhow::Result<()> {
         let Some(mut nic) = self.nics.remove(&index) else { return Ok(()) };
         let result = self.adjust_nic(&mut nic, interface, locals);
@@ -150,13 +167,6 @@ impl Fabric {
     }
 
     fn adjust_nic(&mut self, nic: &mut Nic, interface: &Interface, locals: &[IpAddr]) -> anyhow::Result<()> {
-        // Everything here goes by the index; the name is for people.
-        nic.name.clone_from(&interface.name);
-        for local in nic.locals.iter().filter(|local| !locals.contains(local)) {
-            self.close_local(*local);
-        }
-        nic.locals.retain(|local| locals.contains(local));
-        note_running(&self.paths, nic, interface.running);
         let new: Vec<IpAddr> = locals.iter().copied().filter(|local| !nic.locals.contains(local)).collect();
         interfaces::refuse_hidden_tags_on(&self.config, self.paths.own(), interface, &new)?;
         for local in new {

@@ -390,15 +390,17 @@ impl Fabric {
     }
 
     /// Looks whether every interface has its carrier and every link still does its work: a few calls for each
-    /// interface, no waiting. Returns whether a link did not.
+    /// interface, no waiting. Returns whether a link did not, or a device is gone: `scan` is then due at once.
     ///
     /// # Errors
     /// If a lost link can be replaced by nothing: the interface is then given up, and brought up again by `scan`.
     pub fn check_links(&mut self) -> anyhow::Result<bool> {
+        let mut vanished = false;
         for nic in self.nics.values_mut() {
             // A device that is gone is left to `scan`.
-            if let Ok(running) = sys::is_running(nic.ifindex) {
-                note_running(&self.paths, nic, running);
+            match sys::is_running(nic.ifindex) {
+                Ok(running) => note_running(&self.paths, nic, running),
+                Err(_) => vanished = true,
             }
         }
         self.check_departures();
@@ -415,7 +417,7 @@ impl Fabric {
             // Who answers is part of what every probe says.
             self.pacer.tell(PacerCommand::Signers(self.paths.signers()));
         }
-        failed.map_or(Ok(!lost.is_empty()), Err)
+        failed.map_or(Ok(vanished || !lost.is_empty()), Err)
     }
 
     fn replace_link(&mut self, index: u32) -> anyhow::Result<()> {

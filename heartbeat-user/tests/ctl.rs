@@ -53,6 +53,7 @@ impl Backend for Known {
                 mode: *self.mode.lock().unwrap(),
                 wanted: Wanted::Auto,
                 reason: Some("the driver has no native XDP".into()),
+                unstamped: None,
                 vlan_tag_visible: None,
                 threaded_napi: None,
             }],

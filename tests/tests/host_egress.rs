@@ -4,7 +4,8 @@
 use anyhow::{Context, Result, ensure};
 use aya::programs::SchedClassifier;
 use aya::programs::tc::{NlOptions, TcAttachOptions, TcAttachType, qdisc_add_clsact};
-use heartbeat_tests::lab::crew::{Crew, PATIENCE, programs};
+use heartbeat_tests::lab::crew::{Crew, PATIENCE, event_name, programs};
+use heartbeat_tests::lab::pass::{Accept, PassLink};
 use heartbeat_tests::lab::wait::root_or_skip;
 use heartbeat_tests::lab::{Cluster, Lab, Options, Port, Spec, wait_for};
 use heartbeat_user::io::egress::Egress;
@@ -16,6 +17,8 @@ use std::time::Duration;
 
 const A: usize = 0;
 const B: usize = 1;
+/// Programs that one side of a device holds.
+const ROOM: usize = 63;
 
 /// Detaches the link of the egress program of node B. The link is found by its program: not every bpftool knows links
 /// of this kind by name.
@@ -77,8 +80,9 @@ fn a_detached_egress_program_is_attached_again_and_told_and_replaced_if_somebody
     assert_eq!(departures(&crew).1, stamped, "no program stamps any more");
     assert_eq!(programs(&crew.lab, B).unwrap(), (1, 0));
     assert_eq!(crew.said(&again, B, "link_reattached").unwrap().len(), 0);
-    let (_, mode, reason) = crew.modes(B).unwrap().remove(0);
-    assert!(mode == "native" && reason.contains("transmit timestamps"), "{mode}: {reason}");
+    let told = crew.await_said(&again, B, "departures_unstamped").unwrap();
+    assert!(told["reason"].as_str().unwrap().contains("detached twice"), "{told}");
+    assert!(unstamped(&crew).contains("transmit timestamps"));
     let path = &crew.daemon(B).ask("paths").unwrap()["paths"][0];
     assert_eq!((&path["state"], &path["unsent"]), (&"up".into(), &0.into()), "{path}");
 
@@ -88,6 +92,85 @@ fn a_detached_egress_program_is_attached_again_and_told_and_replaced_if_somebody
     let down = crew.await_said(&silent, B, "node_down").unwrap();
     assert_eq!(down["node"], "a", "{down}");
     crew.nobody_removed(&again).unwrap_err();
+}
+
+/// What the status of node B says of departures that no program stamps; nothing: the program does.
+fn unstamped(crew: &Crew) -> String {
+    let status = crew.daemon(B).ask("status").unwrap();
+    status["fast_path"][0]["unstamped"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Attaches a program that accepts every frame to what node B sends.
+fn accept(lab: &Lab, before: bool) -> PassLink {
+    let accept = Accept::load().unwrap();
+    lab.node(B).enter(|| accept.attach("net1", before)).unwrap().unwrap()
+}
+
+#[test]
+fn a_program_that_accepts_frames_keeps_none_from_the_egress_program() {
+    if !root_or_skip("a_program_that_accepts_frames_keeps_none_from_the_egress_program") {
+        return;
+    }
+    let lab = Lab::new(Spec::new(2, 1)).unwrap();
+    let _first = accept(&lab, false);
+    let cluster = Cluster::new(&lab, "lan");
+    let mut crew = Crew::new(lab, cluster);
+    crew.start_all(&Options::default()).unwrap();
+    ten_more(&crew, true);
+    assert_eq!(unstamped(&crew), "");
+
+    // One that comes before ours is overtaken, and told.
+    let mark = crew.mark().unwrap();
+    let second = accept(&crew.lab, true);
+    let told = crew.await_said(&mark, B, "departures_unstamped").unwrap();
+    assert!(told["reason"].as_str().unwrap().contains("lets no frame come"), "{told}");
+    crew.await_said(&mark, B, "link_reattached").unwrap();
+    ten_more(&crew, true);
+
+    // Again within the minute: the sockets report.
+    drop(second);
+    let again = crew.mark().unwrap();
+    let _third = accept(&crew.lab, true);
+    crew.await_said(&again, B, "departures_unstamped").unwrap();
+    assert!(unstamped(&crew).contains("transmit timestamps"));
+    let stamped = departures(&crew).1;
+    ten_more(&crew, false);
+    assert_eq!(departures(&crew).1, stamped, "no program stamps any more");
+    crew.nobody_removed(&mark).unwrap();
+
+    // A peer that dies now is judged by probes that are known to have left.
+    let silent = crew.mark().unwrap();
+    crew.take(A).kill().unwrap();
+    crew.lab.cut_all(A).unwrap();
+    let down = crew.await_said(&silent, B, "node_down").unwrap();
+    let path = &down["paths"][0];
+    assert_eq!((&path["misses"], &path["unsent"]), (&5.into(), &0.into()), "{down}");
+}
+
+#[test]
+fn an_egress_program_that_is_refused_at_start_is_told_once_and_tried_again() {
+    if !root_or_skip("an_egress_program_that_is_refused_at_start_is_told_once_and_tried_again") {
+        return;
+    }
+    let lab = Lab::new(Spec::new(2, 1)).unwrap();
+    // All the room there is.
+    let mut others: Vec<PassLink> = (0..ROOM).map(|_| accept(&lab, false)).collect();
+    let cluster = Cluster::new(&lab, "lan");
+    let mut crew = Crew::new(lab, cluster);
+    crew.start_all(&Options::default()).unwrap();
+    let told = || crew.events(B).unwrap().iter().filter(|event| event_name(event) == "departures_unstamped").count();
+    assert!(unstamped(&crew).contains("attach the egress program"), "{}", unstamped(&crew));
+    ten_more(&crew, false);
+    assert_eq!(departures(&crew).1, 0);
+    others.truncate(32);
+    let mark = crew.mark().unwrap();
+    wait_for(Duration::from_secs(15), "the program to be attached", || {
+        let said = crew.said(&mark, B, "link_reattached").map_err(|error| error.to_string())?;
+        if said.is_empty() { Err("not yet".to_owned()) } else { Ok(()) }
+    })
+    .unwrap();
+    ten_more(&crew, true);
+    assert_eq!((unstamped(&crew).as_str(), told()), ("", 1));
 }
 
 /// Runs `work` on node B of a lab without daemons, with the kernel object loaded.

@@ -195,6 +195,8 @@ pub struct FastPathStatus {
     pub wanted: Wanted,
     /// Why it is not better, or absent.
     pub reason: Option<String>,
+    /// Why no program stamps departures here, and what tells them instead; absent: one does, or none is meant to.
+    pub unstamped: Option<String>,
     /// Whether a tagged frame can be told from an untagged one here; absent: it could not be found out.
     pub vlan_tag_visible: Option<bool>,
     /// Whether the interface receives in threads, which a real-time hog can starve; absent: unknown.
@@ -367,8 +369,8 @@ pub struct PathStatus {
     pub late_echoes: u64,
     /// Probes of the peer that were answered here.
     pub probes_answered: u64,
-    /// Probes that left and were never answered, per hundred.
-    pub loss_percent: f64,
+    /// Probes that left and were never answered, per hundred; absent: none is known to have left.
+    pub loss_percent: Option<f64>,
     /// VLAN id that its frames carry; 0: untagged.
     pub vlan: u16,
 }

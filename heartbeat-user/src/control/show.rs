@@ -109,6 +109,9 @@ fn fast_path(fast: &FastPathStatus) -> String {
         }
         text.push(')');
     }
+    if let Some(unstamped) = &fast.unstamped {
+        let _ = write!(text, " ({unstamped})");
+    }
     if fast.threaded_napi == Some(true) {
         text.push_str(" (threaded NAPI: can be starved)");
     }
@@ -201,7 +204,7 @@ pub fn show_paths(paths: &[PathStatus], heads: bool) -> String {
             path.echoes.to_string(),
             path.late_echoes.to_string(),
             path.probes_answered.to_string(),
-            format!("{:.3}%", path.loss_percent),
+            path.loss_percent.map_or_else(|| NONE.to_owned(), |loss| format!("{loss:.3}%")),
         ]
     });
     table(&names, &[8, 9, 15, 16, 17, 18, 19, 20], heads, rows)

@@ -188,7 +188,7 @@ impl DaemonBackend {
             echoes: tick.echoes,
             late_echoes: tick.late_echoes,
             probes_answered: tick.answers,
-            loss_percent: if due == 0 { 0.0 } else { lost as f64 * 100.0 / due as f64 },
+            loss_percent: (due > 0).then(|| lost as f64 * 100.0 / due as f64),
             vlan: plan.vlan,
         }
     }
@@ -274,6 +274,7 @@ impl Backend for DaemonBackend {
                         FastPath::Off => control::Wanted::Off,
                     },
                     reason: nic.reason.clone(),
+                    unstamped: nic.unstamped.clone(),
                     vlan_tag_visible: nic.vlan_tag_visible,
                     threaded_napi: nic.threaded_napi,
                 })

@@ -50,6 +50,8 @@ pub struct Fabric {
     failing: BTreeMap<u32, String>,
     /// Another controller has the pin directory, and that was said.
     pins_taken: bool,
+    /// What was counted of each path's probes when it was last looked whether departures are stamped.
+    stamps: departures::Stamps,
 }
 
 impl From<Mode> for EchoMode {
@@ -98,6 +100,7 @@ impl Fabric {
             sink: setup.sink,
             failing: BTreeMap::new(),
             pins_taken: false,
+            stamps: departures::Stamps::default(),
         }
     }
 
@@ -193,6 +196,8 @@ impl Fabric {
             attachment: None,
             egress: None,
             egress_lost_ns: 0,
+            egress_retry_ns: 0,
+            unstamped: None,
             detached_ns: 0,
             entered_ns: 0,
         };
@@ -210,6 +215,7 @@ impl Fabric {
         }
         self.warn(&nic);
         self.sink.now(EventBody::LinkAttached { interface: nic.name.clone(), mode: nic.mode.into() });
+        self.tell_unstamped(&nic);
         self.nics.insert(nic.ifindex, nic);
         self.pacer.tell(PacerCommand::Signers(self.paths.signers()));
         Ok(())
@@ -394,7 +400,7 @@ impl Fabric {
     ///
     /// # Errors
     /// If a lost link can be replaced by nothing: the interface is then given up, and brought up again by `scan`.
-    pub fn check_links(&mut self) -> anyhow::Result<bool> {
+    pub fn check_links(&mut self, shared: &Shared) -> anyhow::Result<bool> {
         let mut vanished = false;
         for nic in self.nics.values_mut() {
             // A device that is gone is left to `scan`.
@@ -403,7 +409,7 @@ impl Fabric {
                 Err(_) => vanished = true,
             }
         }
-        self.check_departures();
+        self.check_departures(shared);
         let dead = |nic: &Nic| nic.attachment.as_ref().is_some_and(|link| link.health() == LinkHealth::Detached);
         let lost: Vec<u32> = self.nics.values().filter(|nic| dead(nic)).map(|nic| nic.ifindex).collect();
         let mut failed = None;

@@ -144,7 +144,7 @@ impl Worker {
             if now >= next_links {
                 let delay = self.kept.fabric.config().settings.same_subnet.delay;
                 next_links = now + delay.clamp(LINK_CHECK.0, LINK_CHECK.1);
-                match self.kept.fabric.check_links() {
+                match self.kept.fabric.check_links(&self.kept.shared) {
                     Ok(false) => {}
                     Ok(true) => next_scan = now,
                     Err(error) => log::error!("a lost link could not be replaced: {error:#}"),

@@ -18,6 +18,8 @@ pub struct Nic {
     pub mode: Mode,
     /// Why it got no more.
     pub reason: Option<String>,
+    /// Why no program stamps departures there, and what tells them instead.
+    pub unstamped: Option<String>,
     /// Whether a stripped VLAN tag can be noticed; `None`: unknown.
     pub vlan_tag_visible: Option<bool>,
     /// Whether it receives on kernel threads.
@@ -26,8 +28,10 @@ pub struct Nic {
     pub(super) locals: Vec<IpAddr>,
     pub(super) attachment: Option<Attachment>,
     pub(super) egress: Option<Egress>,
-    /// When somebody else last detached the egress program; 0: never.
+    /// When the egress program was last lost: detached by somebody else, or kept from seeing frames; 0: never.
     pub(super) egress_lost_ns: u64,
+    /// When it is to be attached once more, if it is not there.
+    pub(super) egress_retry_ns: u64,
     /// When somebody else last detached the program; 0: never.
     pub(super) detached_ns: u64,
     /// When the present mode was entered.

@@ -17,6 +17,8 @@ pub struct NicView {
     pub mode: Mode,
     /// Why it got no more.
     pub reason: Option<String>,
+    /// Why no program stamps departures there, and what tells them instead.
+    pub unstamped: Option<String>,
     /// Whether a stripped VLAN tag can be noticed.
     pub vlan_tag_visible: Option<bool>,
     /// Whether it receives on kernel threads.
@@ -56,6 +58,7 @@ pub fn view(fabric: &Fabric) -> View {
                 wanted: nic.wanted,
                 mode: nic.mode,
                 reason: nic.reason.clone(),
+                unstamped: nic.unstamped.clone(),
                 vlan_tag_visible: nic.vlan_tag_visible,
                 threaded_napi: nic.threaded_napi,
                 locals: nic.locals().to_vec(),

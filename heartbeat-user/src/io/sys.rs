@@ -21,6 +21,8 @@ const LINK_TYPE_XDP: u32 = 6;
 const LINK_TYPE_TCX: u32 = 11;
 /// `BPF_TCX_EGRESS`, from linux/bpf.h.
 const ATTACH_TCX_EGRESS: u32 = 47;
+/// `BPF_F_BEFORE`, from linux/bpf.h.
+const F_BEFORE: u32 = 1 << 3;
 
 /// Calls bpf(2) with a zero-padded attribute of `size_of::<T>()` bytes.
 fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Result<libc::c_long> {
@@ -96,8 +98,9 @@ pub fn tcx_link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 /// As bpf(2); kernels before 6.6 know no such link (EINVAL).
 pub fn tcx_egress_link(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
     // union bpf_attr for BPF_LINK_CREATE: prog_fd, target_ifindex, attach_type, flags, then for tcx relative_fd,
-    // (pad), expected_revision.
-    let mut attribute = [program.as_raw_fd() as u32, ifindex, ATTACH_TCX_EGRESS, 0, 0, 0, 0, 0];
+    // (pad), expected_revision. Before nothing named is before all: a program that accepts frames ends the row, and
+    // none behind it sees them.
+    let mut attribute = [program.as_raw_fd() as u32, ifindex, ATTACH_TCX_EGRESS, F_BEFORE, 0, 0, 0, 0];
     let fd = bpf(BPF_LINK_CREATE, &mut attribute)?;
     // SAFETY: the kernel just gave this descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })

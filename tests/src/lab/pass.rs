@@ -1,17 +1,23 @@
 //! An XDP program that passes every frame, for the switch's ends of veth pairs: without one there, what a node's
-//! program sends by XDP_TX is lost silently. It looks at no frame and counts nothing.
+//! program sends by XDP_TX is lost silently; and a program that accepts every frame that leaves, so that none comes to
+//! the programs behind it. They look at no frame and count nothing.
 
 use anyhow::{Context, Result, ensure};
 use std::io::Error;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// `r0 = XDP_PASS; exit`.
-const INSTRUCTIONS: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
+const PASS: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
+/// `r0 = TC_ACT_OK; exit`.
+const ACCEPT: [u64; 2] = [0xb7, 0x95];
 const LICENSE: &[u8] = b"GPL\0";
 const BPF_PROG_LOAD: i64 = 5;
 const BPF_LINK_CREATE: i64 = 28;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
+const BPF_TCX_EGRESS: u32 = 47;
+const BPF_F_BEFORE: u32 = 1 << 3;
 /// The program takes frames of several buffers, so that a large MTU does not refuse it.
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
@@ -55,18 +61,7 @@ impl Pass {
     /// # Errors
     /// Fails when the kernel refuses it, which it does without CAP_BPF and CAP_NET_ADMIN.
     pub fn load() -> Result<Self> {
-        let mut name = [0; 16];
-        name[..7].copy_from_slice(b"hb_pass");
-        let attributes = ProgLoad {
-            prog_type: BPF_PROG_TYPE_XDP,
-            insn_cnt: INSTRUCTIONS.len() as u32,
-            insns: INSTRUCTIONS.as_ptr() as u64,
-            license: LICENSE.as_ptr() as u64,
-            prog_flags: BPF_F_XDP_HAS_FRAGS,
-            prog_name: name,
-            ..ProgLoad::default()
-        };
-        bpf(BPF_PROG_LOAD, &attributes).map(Self).context("loading the passing XDP program")
+        load(BPF_PROG_TYPE_XDP, &PASS, BPF_F_XDP_HAS_FRAGS).map(Self).context("loading the passing XDP program")
     }
 
     /// Attaches it, in native mode, to an interface of the calling thread's network namespace.
@@ -84,6 +79,52 @@ impl Pass {
         let link = bpf(BPF_LINK_CREATE, &attributes).with_context(|| format!("attaching XDP to {interface}"))?;
         Ok(PassLink { _link: link })
     }
+}
+
+/// The program that accepts what leaves, loaded.
+#[derive(Debug)]
+pub struct Accept(OwnedFd);
+
+impl Accept {
+    /// Loads the program.
+    ///
+    /// # Errors
+    /// As [`Pass::load`].
+    pub fn load() -> Result<Self> {
+        load(BPF_PROG_TYPE_SCHED_CLS, &ACCEPT, 0).map(Self).context("loading the accepting program")
+    }
+
+    /// Attaches it to what an interface of the calling thread's network namespace sends: before every program there,
+    /// or behind them.
+    ///
+    /// # Errors
+    /// Fails when there is no such interface, or no room for one more.
+    pub fn attach(&self, interface: &str, before: bool) -> Result<PassLink> {
+        let index = nix::net::if_::if_nametoindex(interface).with_context(|| format!("looking for {interface}"))?;
+        let attributes = LinkCreate {
+            prog_fd: self.0.as_raw_fd().cast_unsigned(),
+            target_ifindex: index,
+            attach_type: BPF_TCX_EGRESS,
+            flags: if before { BPF_F_BEFORE } else { 0 },
+        };
+        let link = bpf(BPF_LINK_CREATE, &attributes).with_context(|| format!("attaching to {interface}"))?;
+        Ok(PassLink { _link: link })
+    }
+}
+
+fn load(kind: u32, instructions: &[u64; 2], flags: u32) -> Result<OwnedFd> {
+    let mut name = [0; 16];
+    name[..7].copy_from_slice(b"hb_pass");
+    let attributes = ProgLoad {
+        prog_type: kind,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
+        license: LICENSE.as_ptr() as u64,
+        prog_flags: flags,
+        prog_name: name,
+        ..ProgLoad::default()
+    };
+    bpf(BPF_PROG_LOAD, &attributes)
 }
 
 /// Calls bpf() for a command that returns a file descriptor.

@@ -32,6 +32,7 @@ pub(crate) fn status() -> Status {
             mode: Mode::Native,
             wanted: Wanted::Auto,
             reason: None,
+            unstamped: None,
             vlan_tag_visible: Some(true),
             threaded_napi: Some(false),
         }],
@@ -84,7 +85,7 @@ pub(crate) fn path(peer: &str, state: PathState) -> PathStatus {
         echoes: 999,
         late_echoes: 1,
         probes_answered: 1001,
-        loss_percent: 0.1,
+        loss_percent: Some(0.1),
         vlan: 0,
     }
 }
@@ -166,7 +167,12 @@ fn paths_and_counters() {
     let mut one = path("b", PathState::Up);
     one.rtt_us = Some(RttUs { p50: 49.15, p99: 65.0, max: 1500.0, ..RttUs::default() });
     one.vlan = 7;
-    let text = show_paths(&[one, path("c", PathState::Unknown)], true);
+    // Of a path that no probe is known to have left by, no loss is known.
+    let mut blind = path("c", PathState::Unknown);
+    (blind.departed, blind.loss_percent) = (0, None);
+    let text = show_paths(&[one, blind], true);
+    assert_eq!(text.matches('%').count(), 1, "{text}");
+    assert!(text.lines().nth(2).unwrap().trim_end().ends_with(" -"), "{text}");
     assert!(text.contains("eth0 vlan 7") && text.contains("49.1us") && text.contains("1.50ms"), "{text}");
     assert!(text.contains("100msx5") && text.contains("0.100%"), "{text}");
     assert_eq!(text.lines().count(), 3);

@@ -406,6 +406,13 @@ events! {
         /// What was seen.
         reason: String,
     }
+    /// No program stamps departures on an interface any more, or none did from the start.
+    DeparturesUnstamped = 20041 "departures_unstamped" Warning {
+        /// Interface.
+        interface: String,
+        /// Why, and what does instead.
+        reason: String,
+    }
     /// New settings are in force.
     ConfigReloaded = 20050 "config_reloaded" Info {
         /// File.

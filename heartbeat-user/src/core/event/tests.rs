@@ -118,6 +118,7 @@ fn every_local_event_has_a_sentence() {
         EventBody::VlanUncertain { interface: text(), reason: text() },
         EventBody::ThreadedNapi { interface: text() },
         EventBody::SecondAddress { node: node(), address: text(), reason: text() },
+        EventBody::DeparturesUnstamped { interface: text(), reason: "x y".into() },
         EventBody::ConfigReloaded { file: text(), changes: text() },
         EventBody::ConfigRejected { file: text(), reason: text() },
         EventBody::EventsDropped { count: 1 },

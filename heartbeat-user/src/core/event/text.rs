@@ -187,6 +187,7 @@ impl EventBody {
             E::SecondAddress { node, address, reason } => {
                 write!(f, "{address}: somebody else uses this node's identity, as node {node} shows: {reason}")
             }
+            E::DeparturesUnstamped { interface, reason } => write!(f, "{interface}: {reason}"),
             E::ConfigReloaded { file, changes } => write!(f, "{file}: new settings are in force: {changes}"),
             E::ConfigRejected { file, reason } => {
                 write!(f, "{file}: the new settings were refused and nothing changed: {reason}")

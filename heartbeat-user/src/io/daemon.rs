@@ -10,6 +10,7 @@ use crate::io::decider::Decider;
 use crate::io::failure::Failure;
 use crate::io::journal::Journal;
 use crate::io::keeper::{Keeper, Order};
+use crate::io::memory::Shared;
 use crate::io::pacer::Pacer;
 use crate::io::start::{Running, start};
 use crate::io::{clock, manager};
@@ -120,10 +121,7 @@ async fn serve_until_told(running: Running, signals: Signals, watchdog: Option<D
         fed.abort();
     }
     let _ = server.await;
-    end(keeper, decider, pacer, journal, &ending);
-    if matches!(ending, End::Handover(_)) {
-        shared.set_progress((clock::now() + SUCCESSION).0);
-    }
+    end(keeper, decider, pacer, journal, &shared, &ending);
     drop(locks);
     Ok(())
 }
@@ -165,7 +163,7 @@ async fn reload(keeper: &SyncSender<Order>) {
 }
 
 /// Feeds the service's watchdog only while the deciding loop proves progress: this task alone proves nothing.
-async fn feed_watchdog(shared: Arc<crate::io::memory::Shared>, every: Duration) {
+async fn feed_watchdog(shared: Arc<Shared>, every: Duration) {
     let mut seen = 0;
     let mut ticker = tokio::time::interval(every / 4);
     loop {
@@ -179,7 +177,14 @@ async fn feed_watchdog(shared: Arc<crate::io::memory::Shared>, every: Duration) 
 }
 
 /// Ends every thread, the keeper first: it says goodbye, which takes the others.
-fn end(mut keeper: Keeper, mut decider: Decider, pacer: Arc<Pacer>, mut journal: Journal, ending: &End) {
+fn end(
+    mut keeper: Keeper,
+    mut decider: Decider,
+    pacer: Arc<Pacer>,
+    mut journal: Journal,
+    shared: &Shared,
+    ending: &End,
+) {
     let (handover, reason) = match ending {
         End::Leave(reason) => (false, *reason),
         End::Handover(reason) => (true, *reason),
@@ -187,6 +192,10 @@ fn end(mut keeper: Keeper, mut decider: Decider, pacer: Arc<Pacer>, mut journal:
     journal.sink.now(EventBody::Stopped { reason: reason.to_owned(), handover });
     keeper.stop(handover);
     decider.stop();
+    if handover {
+        // At once, and nothing proves progress after it: the journal's disk may be slow, and peers see the age grow.
+        shared.set_progress((clock::now() + SUCCESSION).0);
+    }
     drop(pacer);
     journal.stop();
 }

@@ -3,12 +3,12 @@
 
 use crate::core::event::{Event, EventBody, Level};
 use crate::io::clock;
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -147,7 +147,11 @@ impl Journal {
 /// Reads the last events of an existing file; what is not a whole line of JSON is passed over.
 fn tail(file: &Path) -> VecDeque<Value> {
     let mut kept = VecDeque::new();
-    if let Ok(file) = File::open(file) {
+    // What is no plain file is refused by `Output::open`; here it must not hang the start.
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(file);
+    if let Ok(file) = opened
+        && file.metadata().is_ok_and(|metadata| metadata.is_file())
+    {
         for line in BufReader::new(file).lines().map_while(Result::ok) {
             if let Ok(value) = serde_json::from_str(&line) {
                 if kept.len() == KEPT_MAX {
@@ -171,11 +175,12 @@ impl Output {
             .create(true)
             .append(true)
             .mode(0o640)
-            .custom_flags(libc::O_NOFOLLOW)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(&setup.file)
             .with_context(|| format!("open the event log {}", setup.file.display()))?;
-        let bytes = file.metadata().map_or(0, |metadata| metadata.len());
-        Ok(Self { file, bytes })
+        let metadata = file.metadata().with_context(|| format!("look at the event log {}", setup.file.display()))?;
+        ensure!(metadata.is_file(), "the event log {} is not a plain file", setup.file.display());
+        Ok(Self { file, bytes: metadata.len() })
     }
 }
 
@@ -249,30 +254,28 @@ impl Writer {
     fn write(&mut self, record: &Value) {
         let mut text = record.to_string();
         text.push('\n');
-        if self.output.as_ref().is_some_and(|output| output.bytes + text.len() as u64 > self.setup.bytes_max) {
+        if let Err(error) = self.append(text.as_bytes()) {
+            log::warn!("{error:#}");
             self.output = None;
-            self.rotate();
-        }
-        if self.output.is_none() {
-            match Output::open(&self.setup) {
-                Ok(output) => self.output = Some(output),
-                Err(error) => log::warn!("{error:#}"),
-            }
-        }
-        if let Some(output) = &mut self.output {
-            match output.file.write_all(text.as_bytes()) {
-                Ok(()) => output.bytes += text.len() as u64,
-                Err(error) => {
-                    log::warn!("write {}: {error}", self.setup.file.display());
-                    self.output = None;
-                    self.dropped.fetch_add(1, Ordering::Relaxed);
-                }
-            }
+            self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
+    /// Appends to the file, or to the next one if it is full. A full one that cannot be moved away gets nothing more.
+    fn append(&mut self, line: &[u8]) -> anyhow::Result<()> {
+        let mut output = self.output.take().map_or_else(|| Output::open(&self.setup), Ok)?;
+        if output.bytes > 0 && output.bytes + line.len() as u64 > self.setup.bytes_max {
+            self.rotate().with_context(|| format!("rotate {}", self.setup.file.display()))?;
+            output = Output::open(&self.setup)?;
+        }
+        output.file.write_all(line).with_context(|| format!("write {}", self.setup.file.display()))?;
+        output.bytes += line.len() as u64;
+        self.output = Some(output);
+        Ok(())
+    }
+
     /// Moves file to file.1, file.1 to file.2 and so on; the oldest goes.
-    fn rotate(&self) {
+    fn rotate(&self) -> io::Result<()> {
         let numbered = |number: u32| {
             let mut name = self.setup.file.clone().into_os_string();
             if number > 0 {
@@ -281,13 +284,19 @@ impl Writer {
             PathBuf::from(name)
         };
         if self.setup.files <= 1 {
-            let _ = fs::remove_file(numbered(0));
-            return;
+            return gone_is_fine(fs::remove_file(numbered(0)));
         }
-        for number in (0..self.setup.files - 1).rev() {
+        // An older file that cannot be moved is in the way of the next only if that cannot take its place.
+        for number in (1..self.setup.files - 1).rev() {
             let _ = fs::rename(numbered(number), numbered(number + 1));
         }
+        gone_is_fine(fs::rename(numbered(0), numbered(1)))
     }
+}
+
+/// Somebody else may have moved the file away.
+fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 #[cfg(test)]
@@ -331,6 +340,35 @@ mod tests {
         sizes.sort_unstable();
         assert_eq!(sizes.len(), 3);
         assert!(sizes.iter().all(|size| *size <= 2000), "{sizes:?}");
+    }
+
+    #[test]
+    fn a_full_file_that_cannot_be_moved_grows_no_further() {
+        let directory = tempfile::tempdir().unwrap();
+        let blocked = directory.path().join("events.jsonl.1");
+        // No file takes the place of a directory with something in it.
+        fs::create_dir_all(blocked.join("in the way")).unwrap();
+        let mut journal = journal(directory.path(), 2000, 2);
+        for count in 0..50 {
+            journal.sink.now(event(count));
+        }
+        journal.stop();
+        let file = directory.path().join("events.jsonl");
+        assert!((1..=2000).contains(&fs::metadata(&file).unwrap().len()));
+        assert!(journal.sink.dropped.load(Ordering::Relaxed) > 0);
+        assert!(journal.view.since(None).len() >= 50, "what could not be written is shown nonetheless");
+    }
+
+    #[test]
+    fn a_fifo_in_place_of_the_file_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("events.jsonl");
+        nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let setup = JournalSetup { file: file.clone(), bytes_max: 2000, files: 2, node: "a".to_owned() };
+        assert!(Journal::start(setup.clone()).is_err());
+        let _reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&file).unwrap();
+        let refused = Journal::start(setup).err().unwrap().to_string();
+        assert!(refused.contains("not a plain file"), "{refused}");
     }
 
     #[test]

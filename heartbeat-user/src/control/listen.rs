@@ -113,6 +113,11 @@ type Opened = (Option<u32>, Option<String>);
 fn open_to_group(path: &Path, group: &str) -> io::Result<Opened> {
     let set_mode = |mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
     let alone = "only root and heartbeatd's own user can use heartbeatctl";
+    if group.is_empty() {
+        // None is wanted: nothing to warn of.
+        set_mode(0o600)?;
+        return Ok((None, None));
+    }
     let Some(found) = Group::from_name(group).map_err(io::Error::from)? else {
         set_mode(0o600)?;
         return Ok((None, Some(format!("there is no group {group}: {alone}"))));
@@ -233,6 +238,15 @@ mod tests {
         assert_eq!(listener.warning(), None);
         drop(listener);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn closed_without_a_warning_where_no_group_is_wanted() {
+        let directory = directory();
+        let path = directory.path().join("control.sock");
+        let listener = Listener::bind(&path, "").unwrap();
+        assert_eq!(std::fs::symlink_metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(listener.warning(), None);
     }
 
     #[test]

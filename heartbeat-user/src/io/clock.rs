@@ -3,6 +3,7 @@
 use crate::core::time::MonoTime;
 use anyhow::{Context, bail};
 use nix::time::{ClockId, clock_gettime};
+use std::time::Duration;
 
 /// Nanoseconds of `clock`.
 fn nanoseconds(clock: ClockId) -> u64 {
@@ -20,6 +21,12 @@ pub fn now() -> MonoTime {
 #[must_use]
 pub fn wall_ns() -> u64 {
     nanoseconds(ClockId::CLOCK_REALTIME)
+}
+
+/// Returns the time that the calling thread has had on a CPU.
+#[must_use]
+pub fn thread_used() -> Duration {
+    Duration::from_nanos(nanoseconds(ClockId::CLOCK_THREAD_CPUTIME_ID))
 }
 
 /// Returns this machine start's id, two words of `/proc/sys/kernel/random/boot_id`.

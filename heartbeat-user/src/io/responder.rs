@@ -8,6 +8,8 @@
 //! header that the kernel does not hand up to sockets (authentication without an association, mobility) is refused
 //! without one. A chain of headers longer than XDP looks through is not ours to XDP, and is refused here.
 
+mod pace;
+
 use crate::io::memory::Shared;
 use crate::io::socket::port_of;
 use crate::io::{clock, realtime};
@@ -19,6 +21,7 @@ use heartbeat_common::path::PathConf;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
+use pace::Pace;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -134,7 +137,12 @@ fn run(shared: &Shared, confs: &Confs, wake: &EventFd, queue: &Receiver<Command>
     let mut events = [EpollEvent::empty(); 64];
     // Doors that may hold more than was taken.
     let mut ready: BTreeSet<usize> = BTreeSet::new();
+    let mut pace = Pace::new(clock::now(), clock::thread_used());
     loop {
+        if let Some(rest) = pace.rest(clock::now(), clock::thread_used) {
+            std::thread::sleep(rest);
+            pace.rested(clock::now());
+        }
         let timeout = if ready.is_empty() { EpollTimeout::NONE } else { EpollTimeout::ZERO };
         let Ok(count) = doors.epoll.wait(&mut events, timeout) else { continue };
         for event in &events[..count] {

@@ -374,13 +374,19 @@ fn fault_83_a_second_controller_is_refused_and_the_first_goes_on() {
     let crew = pair();
     let mark = crew.mark().unwrap();
     let second = second(&crew);
-    for (file, names) in
-        [(crew.daemon(B).config(), "held by the heartbeatd with pid"), (second, "another heartbeatd uses it")]
-    {
+    // One that asks for no kernel uses no pins, and must not take away those of the one that does.
+    let off = second.with_extension("off");
+    let with = std::fs::read_to_string(&second).unwrap();
+    let without = with.replace("fast_path = \"auto\"", "fast_path = \"off\"");
+    assert_ne!(with, without);
+    std::fs::write(&off, without).unwrap();
+    let uses = "another heartbeatd uses it";
+    for (file, names) in [(crew.daemon(B).config(), "held by the heartbeatd with pid"), (second, uses), (off, uses)] {
         let (code, text) = run(&crew, &file);
         assert_eq!(code, Some(7), "{text}");
         assert!(text.contains(names), "{text}");
     }
+    assert_eq!(crew.said(&mark, B, "pins_restored").unwrap().len(), 0);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(crew.verdicts(&mark).unwrap(), vec![]);
     assert_eq!(crew.said(&mark, A, "controller_restarted").unwrap().len(), 0);

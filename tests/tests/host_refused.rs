@@ -139,6 +139,42 @@ fn directories_that_others_may_enter_are_refused() {
 }
 
 #[test]
+fn a_start_without_the_kernel_removes_nothing_through_another_ones_directory() {
+    if !root_or_skip("a_start_without_the_kernel_removes_nothing_through_another_ones_directory") {
+        return;
+    }
+    let (lab, cluster) = lab();
+    let root = lab.pin_dir(B).join("heartbeatd");
+    let elsewhere = lab.scratch().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let file = elsewhere.join("xdp-diary");
+    fs::write(&file, "of somebody").unwrap();
+    let off = Options { fast_path: "off".to_owned(), ..Options::default() };
+    fs::DirBuilder::new().mode(0o700).create(&root).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, root.join("v1")).unwrap();
+    let somebody = Some(nix::unistd::Uid::from_raw(65534));
+    nix::unistd::chown(&root, somebody, None).unwrap();
+    assert_refused(&lab, &cluster, &off, 8, &["uid 65534"]);
+    assert!(file.exists());
+    // Nor is a link followed in a directory of our own, or in the place of the directory.
+    nix::unistd::chown(&root, Some(nix::unistd::Uid::from_raw(0)), None).unwrap();
+    let mut crew = Crew::new(lab, cluster);
+    crew.start(B, &off).unwrap();
+    assert!(file.exists());
+    crew.take(B).kill().unwrap();
+    fs::remove_file(root.join("v1")).unwrap();
+    // A directory of another layout that is not ours alone is refused as well.
+    fs::DirBuilder::new().mode(0o700).create(root.join("v0")).unwrap();
+    nix::unistd::chown(&root.join("v0"), somebody, None).unwrap();
+    assert_refused(&crew.lab, &crew.cluster, &off, 8, &["v0", "uid 65534"]);
+    fs::remove_dir(root.join("v0")).unwrap();
+    fs::remove_dir(&root).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &root).unwrap();
+    assert_refused(&crew.lab, &crew.cluster, &off, 8, &["not a directory"]);
+    assert!(file.exists());
+}
+
+#[test]
 fn a_host_that_is_not_in_the_configuration_is_refused() {
     if !root_or_skip("a_host_that_is_not_in_the_configuration_is_refused") {
         return;

@@ -71,7 +71,28 @@ impl Locks {
     /// # Errors
     /// If another controller holds it.
     pub fn take_pins(&mut self, pins: &PinDir) -> Result<(), LockError> {
-        if !pins.hold().map_err(LockError::Failed)? {
+        let held = pins.hold();
+        self.keep(pins, held)
+    }
+
+    /// Takes the pin directory that an earlier controller left, where there is one, and returns it. Nothing is made: this
+    /// start goes without the kernel.
+    ///
+    /// # Errors
+    /// If another controller holds it, or it is not ours alone.
+    pub fn take_left_pins(&mut self, root: &Path) -> Result<Option<PinDir>, LockError> {
+        // What this start took before it gave the kernel up is not to be had a second time.
+        if self.pins.is_none()
+            && let Some(pins) = PinDir::open_left(root).map_err(LockError::Failed)?
+        {
+            let held = pins.hold_left();
+            self.keep(&pins, held)?;
+        }
+        Ok(self.pins.clone())
+    }
+
+    fn keep(&mut self, pins: &PinDir, held: anyhow::Result<bool>) -> Result<(), LockError> {
+        if !held.map_err(LockError::Failed)? {
             return Err(LockError::Held(format!("pin_dir {}: another heartbeatd uses it", pins.path().display())));
         }
         self.pins = Some(pins.clone());

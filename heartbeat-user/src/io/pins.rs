@@ -49,8 +49,7 @@ impl PinDir {
             bail!("pin_dir {}: not on a bpffs", root.display());
         }
         check_owned(root)?;
-        let versioned = root.join(format!("v{}", maps::ABI));
-        let pins = Self { root: root.to_owned(), versioned, held: Arc::default() };
+        let pins = Self { root: root.to_owned(), versioned: versioned(root), held: Arc::default() };
         pins.make()?;
         Ok(pins)
     }
@@ -91,6 +90,18 @@ impl PinDir {
         }
         *held = None;
         self.make()?;
+        self.lock(&mut held)
+    }
+
+    /// Takes the directory as [`Self::hold`] does, once, and makes nothing.
+    ///
+    /// # Errors
+    /// If the directory cannot be opened.
+    pub fn hold_left(&self) -> anyhow::Result<bool> {
+        self.lock(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn lock(&self, held: &mut Option<Flock<File>>) -> anyhow::Result<bool> {
         let directory = File::open(&self.root).with_context(|| format!("open {}", self.root.display()))?;
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
             // Another may have removed it since it was opened, and taken the next: then this lock is worth nothing.
@@ -115,13 +126,64 @@ impl PinDir {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_existing(root: &Path) -> anyhow::Result<Option<Self>> {
-        let versioned = root.join(format!("v{}", maps::ABI));
+        let versioned = versioned(root);
         if !versioned.is_dir() || !sys::is_bpffs(root)? {
             return Ok(None);
         }
         check_owned(root)?;
         check_owned(&versioned)?;
         Ok(Some(Self { root: root.to_owned(), versioned, held: Arc::default() }))
+    }
+
+    /// Opens `root` only if it is there, whatever map layouts lie in it, and makes nothing: for those who only take
+    /// away. What this process may not look into is as if it were not there.
+    ///
+    /// # Errors
+    /// As [`Self::open`], but no directory on a bpffs is no error.
+    pub fn open_left(root: &Path) -> anyhow::Result<Option<Self>> {
+        match fs::symlink_metadata(root) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("look at {}", root.display())),
+            Ok(_) => check_owned(root)?,
+        }
+        if !sys::is_bpffs(root)? {
+            return Ok(None);
+        }
+        let pins = Self { root: root.to_owned(), versioned: versioned(root), held: Arc::default() };
+        for directory in pins.versions()? {
+            check_owned(&directory)?;
+        }
+        Ok(Some(pins))
+    }
+
+    /// Lists the directories of all map layouts. A symbolic link leads elsewhere, and is none.
+    fn versions(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let mut directories = Vec::new();
+        for entry in fs::read_dir(&self.root).with_context(|| format!("read {}", self.root.display()))? {
+            let entry = entry?;
+            if entry.file_type().with_context(|| format!("look at {}", entry.path().display()))?.is_dir() {
+                directories.push(entry.path());
+            }
+        }
+        directories.sort();
+        Ok(directories)
+    }
+
+    /// Removes every pinned XDP link, whatever the map layout: for a start that goes without the kernel, which must not
+    /// leave an older controller's program answering. Needs no capability: the last pin of a link holds it.
+    ///
+    /// # Errors
+    /// If a pin is there and cannot be removed.
+    pub fn remove_links(&self) -> anyhow::Result<()> {
+        for directory in self.versions()? {
+            for entry in fs::read_dir(&directory).with_context(|| format!("read {}", directory.display()))? {
+                let path = entry?.path();
+                if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("xdp-")) {
+                    remove(&path)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Path of a map's pin.
@@ -216,35 +278,14 @@ impl PinDir {
     /// If something cannot be removed.
     pub fn remove_foreign_versions(&self) -> anyhow::Result<Vec<String>> {
         let mut removed = Vec::new();
-        for entry in fs::read_dir(&self.root).with_context(|| format!("read {}", self.root.display()))? {
-            let path = entry?.path();
-            if path != self.versioned && path.is_dir() {
+        for path in self.versions()? {
+            if path != self.versioned {
                 remove_tree(&path)?;
                 removed.push(path.display().to_string());
             }
         }
         Ok(removed)
     }
-}
-
-/// Removes every pinned XDP link under `root`, whatever the map layout: for a start that goes without the kernel, which
-/// must not leave an older controller's program answering. Needs no capability: the last pin of a link holds it.
-///
-/// # Errors
-/// If a pin is there and cannot be removed.
-pub fn remove_links(root: &Path) -> anyhow::Result<()> {
-    let Ok(versions) = fs::read_dir(root) else { return Ok(()) };
-    for version in versions {
-        let directory = version?.path();
-        let Ok(entries) = fs::read_dir(&directory) else { continue };
-        for entry in entries {
-            let path = entry?.path();
-            if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("xdp-")) {
-                remove(&path)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Removes one pin; a missing one is fine.
@@ -258,6 +299,11 @@ pub fn remove(path: &Path) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The directory of this map layout.
+fn versioned(root: &Path) -> PathBuf {
+    root.join(format!("v{}", maps::ABI))
 }
 
 fn remove_tree(directory: &Path) -> anyhow::Result<()> {

@@ -17,7 +17,7 @@ use crate::io::memory::Shared;
 use crate::io::object::Object;
 use crate::io::pacer::{Pacer, PacerSetup};
 use crate::io::paths::{Paths, Who};
-use crate::io::pins::{self, PinDir};
+use crate::io::pins::PinDir;
 use crate::io::responder::Responder;
 use crate::io::state::{State, StateDir, random};
 use crate::io::{attach, clock, interfaces, realtime};
@@ -261,13 +261,8 @@ fn kernel_side(config: &Config, own: u16, file: Option<&Path>, locks: &mut Locks
         .collect();
     let wanted: Vec<FastPath> =
         names.iter().map(|name| config.fast_path(name)).chain([config.daemon.fast_path]).collect();
-    let without = |reason: String| -> Result<Kernel, Failure> {
-        // A program that an earlier controller left would go on answering, and swallow what is meant for us.
-        pins::remove_links(&config.daemon.pin_dir).map_err(Failure::host)?;
-        Ok(Err(reason))
-    };
     if wanted.iter().all(|wanted| *wanted == FastPath::Off) {
-        return without("fast_path = \"off\"".to_owned());
+        return without_kernel(config, locks, "fast_path = \"off\"".to_owned());
     }
     let must = wanted.iter().any(|wanted| matches!(wanted, FastPath::Native | FastPath::Generic));
     let root = &config.daemon.pin_dir;
@@ -288,8 +283,17 @@ fn kernel_side(config: &Config, own: u16, file: Option<&Path>, locks: &mut Locks
         Ok(kernel) => Ok(Ok(kernel)),
         // A directory that somebody else made is refused whatever was asked for, and so is a second controller.
         Err(failure) if must || failure.code == ExitCode::AnotherInstance || is_squatted(root) => Err(failure),
-        Err(failure) => without(format!("{failure}")),
+        Err(failure) => without_kernel(config, locks, format!("{failure}")),
     }
+}
+
+/// Goes without the kernel. A program that an earlier controller left would go on answering, and swallow what is meant
+/// for us; that of one that runs is its own.
+fn without_kernel(config: &Config, locks: &mut Locks, reason: String) -> Result<Kernel, Failure> {
+    if let Some(pins) = locks.take_left_pins(&config.daemon.pin_dir)? {
+        pins.remove_links().map_err(Failure::host)?;
+    }
+    Ok(Err(reason))
 }
 
 /// Says whether the pin directory is there but not ours alone.

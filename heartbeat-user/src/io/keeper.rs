@@ -302,8 +302,15 @@ impl Worker {
         );
         let fresh = Arc::new(fresh);
         let who = kept.fabric.paths.who();
-        kept.fabric.paths.set_ring(ring);
-        kept.fabric.change_paths(&fresh, who)?;
+        let old_ring = kept.fabric.paths.set_ring(ring);
+        if let Err(error) = kept.fabric.change_paths(&fresh, who) {
+            // All or nothing: half a reload would send by one key and expect another.
+            kept.fabric.paths.set_ring(old_ring);
+            if let Err(again) = kept.fabric.change_paths(&old, who) {
+                log::error!("not every table could be set back: {again:#}; they are compared every second");
+            }
+            return Err(error);
+        }
         kept.fabric.set_config(fresh.clone());
         *kept.current.write().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
         kept.pacer.tell(PacerCommand::Signers(kept.fabric.paths.signers()));

@@ -248,8 +248,8 @@ impl Paths {
     }
 
     /// Puts other keys into force at the next `change`.
-    pub fn set_ring(&mut self, ring: KeyRing) {
-        self.ring = ring;
+    pub fn set_ring(&mut self, ring: KeyRing) -> KeyRing {
+        std::mem::replace(&mut self.ring, ring)
     }
 
     fn write(&mut self, object: &mut Object, path: usize, ifindex: u32) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use crate::io::pins::{self, PinDir};
 use crate::io::sys;
 use anyhow::Context;
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::xdp::{XdpLink, XdpMode};
+use aya::programs::xdp::XdpLink;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -86,13 +86,14 @@ impl Attachment {
         sys::object_pin(self.link.as_fd(), &self.pin).with_context(|| format!("pin {}", self.pin.display()))
     }
 
-    /// Takes the program off the device and removes the pin.
+    /// Takes the program off the device and, where the pin directory is `ours`, removes the pin: in another
+    /// controller's directory the pin of that name is its own.
     ///
     /// # Errors
     /// If the pin cannot be removed. A link that is already dead is fine.
-    pub fn detach(self) -> anyhow::Result<()> {
+    pub fn detach(self, ours: bool) -> anyhow::Result<()> {
         let _ = sys::link_detach(self.link.as_fd());
-        pins::remove(&self.pin)
+        if ours { pins::remove(&self.pin) } else { Ok(()) }
     }
 }
 
@@ -121,22 +122,29 @@ impl fmt::Display for AttachError {
     }
 }
 
-/// Attaches the XDP program to a device in one mode, or puts it into a pinned link of that device and mode.
+/// Attaches the XDP program to a device in one mode, or puts it into a pinned link of that device and mode. Where the
+/// pin directory is not `ours`, nothing in it is touched: the link then lives by its descriptor alone until it can be
+/// pinned.
 ///
 /// # Errors
 /// If the mode cannot be had there.
-pub fn attach(object: &mut Object, pins: &PinDir, ifindex: u32, mode: Mode) -> Result<Attachment, AttachError> {
+pub fn attach(
+    object: &mut Object,
+    pins: &PinDir,
+    ours: bool,
+    ifindex: u32,
+    mode: Mode,
+) -> Result<Attachment, AttachError> {
     let pin = pins.link(mode.name(), ifindex);
-    match take_over(object, &pin, ifindex) {
+    let left = if ours { take_over(object, &pin, ifindex) } else { Ok(None) };
+    match left {
         Ok(Some(link)) => return attachment(ifindex, mode, link, pin),
         Ok(None) => {}
         Err(error) => return Err(AttachError::Unsupported(error)),
     }
-    let xdp_mode = match mode {
-        Mode::Native => XdpMode::Driver,
-        Mode::Generic => XdpMode::Skb,
-        Mode::Userspace => return Err(AttachError::Unsupported(anyhow::anyhow!("userspace is no XDP mode"))),
-    };
+    if mode == Mode::Userspace {
+        return Err(AttachError::Unsupported(anyhow::anyhow!("userspace is no XDP mode")));
+    }
     match sys::xdp_program_of(ifindex) {
         Ok(Some((program, _))) => return Err(AttachError::Foreign { program }),
         Ok(None) => {}
@@ -144,11 +152,13 @@ pub fn attach(object: &mut Object, pins: &PinDir, ifindex: u32, mode: Mode) -> R
     }
     let mut fresh = || -> anyhow::Result<OwnedFd> {
         let xdp = object.xdp()?;
-        let id = xdp.attach_to_if_index(ifindex, xdp_mode).with_context(|| format!("attach {mode} XDP"))?;
-        let link = FdLink::try_from(xdp.take_link(id)?)
-            .map_err(|_| anyhow::anyhow!("the kernel gave no bpf link, which could not be pinned"))?;
-        link.pin(&pin).with_context(|| format!("pin {}", pin.display()))?;
-        sys::object_get(&pin).with_context(|| format!("open {}", pin.display()))
+        let program = xdp.fd().context("the XDP program is not loaded")?.as_fd();
+        let link =
+            sys::xdp_link(program, ifindex, mode == Mode::Generic).with_context(|| format!("attach {mode} XDP"))?;
+        if ours {
+            sys::object_pin(link.as_fd(), &pin).with_context(|| format!("pin {}", pin.display()))?;
+        }
+        Ok(link)
     };
     match fresh() {
         Ok(link) => attachment(ifindex, mode, link, pin),

@@ -282,7 +282,7 @@ impl Backend for DaemonBackend {
             nodes: control::NodesSummary::of(&nodes),
             paths: control::PathsSummary::of(&paths),
             isolated: snapshot.isolated,
-            warnings: self.warnings.clone(),
+            warnings: self.warnings.iter().cloned().chain(nics.pins_lost).collect(),
         })
     }
 

@@ -7,7 +7,7 @@ mod repair;
 
 use crate::config::{Config, FastPath};
 use crate::core::event::{EchoMode, EventBody, Program};
-use crate::io::attach::{self, AttachError, Attachment, LinkHealth, Mode};
+use crate::io::attach::{self, AttachError, LinkHealth, Mode};
 use crate::io::egress::Egress;
 use crate::io::interfaces::{self, Interface};
 use crate::io::journal::EventSink;
@@ -48,10 +48,10 @@ pub struct Fabric {
     sink: EventSink,
     /// What was last said of interfaces that cannot be brought up.
     failing: BTreeMap<u32, String>,
-    /// Another controller has the pin directory, and that was said.
-    pins_taken: bool,
     /// What was counted of each path's probes when it was last looked whether departures are stamped.
     stamps: departures::Stamps,
+    /// What was last said of a pin directory that is not to be had.
+    pins_lost: Option<String>,
 }
 
 impl From<Mode> for EchoMode {
@@ -99,8 +99,8 @@ impl Fabric {
             responder: setup.responder,
             sink: setup.sink,
             failing: BTreeMap::new(),
-            pins_taken: false,
             stamps: departures::Stamps::default(),
+            pins_lost: None,
         }
     }
 
@@ -278,7 +278,7 @@ impl Fabric {
             }
         }
         if let Some(attachment) = nic.attachment {
-            let _ = attachment.detach();
+            let _ = self.let_go(attachment);
         }
         if let Some(Err(error)) = nic.egress.map(Egress::detach) {
             log::warn!("interface {}: {error:#}", nic.name);
@@ -308,6 +308,7 @@ impl Fabric {
         if nic.wanted == FastPath::Off {
             return self.enter_userspace(nic);
         }
+        let ours = self.hold_pins();
         let by_name = nic.wanted != FastPath::Auto;
         let (Some(object), Some(pins)) = (&mut self.object, &self.pins) else {
             let reason = self.without.clone().unwrap_or_else(|| "no BPF object".to_owned());
@@ -318,7 +319,8 @@ impl Fabric {
             return self.enter_userspace(nic);
         };
         let mut from = from;
-        match (nic.wanted, attach::pinned_mode(pins, nic.ifindex)?) {
+        let left = if ours { attach::pinned_mode(pins, nic.ifindex)? } else { None };
+        match (nic.wanted, left) {
             // A program that runs is taken over in its mode: no answer is lost.
             (FastPath::Auto, Some(Mode::Generic)) if from == Mode::Native => from = Mode::Generic,
             (FastPath::Native, Some(Mode::Generic)) => attach::remove_link(pins, Mode::Generic, nic.ifindex)?,
@@ -333,7 +335,7 @@ impl Fabric {
         };
         let mut tried: Option<(Mode, String)> = None;
         for mode in steps {
-            match attach::attach(object, pins, nic.ifindex, *mode) {
+            match attach::attach(object, pins, ours, nic.ifindex, *mode) {
                 Ok(attachment) => {
                     nic.attachment = Some(attachment);
                     nic.mode = *mode;
@@ -383,7 +385,7 @@ impl Fabric {
     fn enter_userspace(&mut self, nic: &mut Nic) -> anyhow::Result<()> {
         nic.mode = Mode::Userspace;
         nic.entered_ns = clock::now().0;
-        let detached = nic.attachment.take().map_or(Ok(()), Attachment::detach);
+        let detached = nic.attachment.take().map_or(Ok(()), |attachment| self.let_go(attachment));
         self.route(nic, false).and(detached)
     }
 
@@ -442,7 +444,7 @@ impl Fabric {
     fn reattach(&mut self, nic: &mut Nic) -> anyhow::Result<()> {
         let mode = nic.mode;
         if let Some(attachment) = nic.attachment.take() {
-            attachment.detach()?;
+            self.let_go(attachment)?;
         }
         self.sink.now(EventBody::LinkDetachedForeign { interface: nic.name.clone(), program: Program::Xdp });
         let now = clock::now().0;
@@ -502,7 +504,7 @@ impl Fabric {
             return Ok(());
         }
         if let Some(attachment) = nic.attachment.take() {
-            attachment.detach()?;
+            self.let_go(attachment)?;
         }
         if from == Mode::Native {
             let entered = self.enter(nic, Mode::Generic, false);
@@ -554,7 +556,7 @@ impl Fabric {
         self.pacer.tell(PacerCommand::Signers(self.paths.signers()));
         self.without = Some(DETACHED.to_owned());
         // Without pins nothing is repaired or attached again.
-        result.and(self.pins.take().map_or(Ok(()), |pins| pins.remove_all()))
+        result.and(self.remove_pins())
     }
 
     /// Takes every program off and removes every pin, at the end: nothing answers any longer.
@@ -567,7 +569,7 @@ impl Fabric {
                 self.dismantle(nic);
             }
         }
-        self.pins.take().map_or(Ok(()), |pins| pins.remove_all())
+        self.remove_pins()
     }
 }
 

@@ -34,6 +34,8 @@ pub struct View {
     pub nics: Vec<NicView>,
     /// Counters of the kernel, by their order.
     pub counters: Vec<u64>,
+    /// What keeps this controller from its pin directory.
+    pub pins_lost: Option<String>,
 }
 
 impl View {
@@ -65,5 +67,6 @@ pub fn view(fabric: &Fabric) -> View {
             })
             .collect(),
         counters: Counter::ALL.iter().map(counter).collect(),
+        pins_lost: fabric.pins_lost(),
     }
 }

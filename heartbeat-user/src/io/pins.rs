@@ -263,6 +263,10 @@ impl PinDir {
     /// # Errors
     /// If something cannot be removed.
     pub fn remove_all(&self) -> anyhow::Result<()> {
+        if matches!(fs::symlink_metadata(&self.versioned), Err(error) if error.kind() == ErrorKind::NotFound) {
+            let _ = fs::remove_dir(&self.root);
+            return Ok(());
+        }
         for (_, _, path) in self.links()? {
             remove(&path)?;
         }

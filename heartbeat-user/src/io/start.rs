@@ -98,7 +98,10 @@ impl Undo {
 impl Drop for Undo {
     fn drop(&mut self) {
         if let Some(pins) = self.pins.take() {
-            let undone = attach::remove_other_links(&pins, &[]).and_then(|()| pins.remove_all());
+            let undone = pins.hold().and_then(|ours| match ours {
+                true => attach::remove_other_links(&pins, &[]).and_then(|()| pins.remove_all()),
+                false => Ok(()),
+            });
             if let Err(error) = undone {
                 log::error!("not everything could be taken back: {error:#}");
             }

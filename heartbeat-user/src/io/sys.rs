@@ -24,6 +24,13 @@ const ATTACH_TCX_EGRESS: u32 = 47;
 /// `BPF_F_BEFORE`, from linux/bpf.h.
 const F_BEFORE: u32 = 1 << 3;
 
+/// `BPF_XDP`, from linux/bpf.h.
+const ATTACH_XDP: u32 = 37;
+/// `XDP_FLAGS_SKB_MODE`, from linux/if_link.h.
+const XDP_GENERIC: u32 = 1 << 1;
+/// `XDP_FLAGS_DRV_MODE`, from linux/if_link.h.
+const XDP_NATIVE: u32 = 1 << 2;
+
 /// Calls bpf(2) with a zero-padded attribute of `size_of::<T>()` bytes.
 fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: the kernel reads and writes at most `size_of::<T>()` bytes of an attribute that lives through the call.
@@ -101,6 +108,19 @@ pub fn tcx_egress_link(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<Owne
     // (pad), expected_revision. Before nothing named is before all: a program that accepts frames ends the row, and
     // none behind it sees them.
     let mut attribute = [program.as_raw_fd() as u32, ifindex, ATTACH_TCX_EGRESS, F_BEFORE, 0, 0, 0, 0];
+    let fd = bpf(BPF_LINK_CREATE, &mut attribute)?;
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Attaches an XDP program to a device. It is off again when the last descriptor and the last pin of the link are gone.
+///
+/// # Errors
+/// As bpf(2).
+pub fn xdp_link(program: BorrowedFd<'_>, ifindex: u32, generic: bool) -> io::Result<OwnedFd> {
+    // union bpf_attr for BPF_LINK_CREATE: prog_fd, target_ifindex, attach_type, flags.
+    let flags = if generic { XDP_GENERIC } else { XDP_NATIVE };
+    let mut attribute = [program.as_raw_fd() as u32, ifindex, ATTACH_XDP, flags, 0, 0, 0, 0];
     let fd = bpf(BPF_LINK_CREATE, &mut attribute)?;
     // SAFETY: the kernel just gave this descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })

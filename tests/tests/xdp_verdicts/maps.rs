@@ -2,7 +2,8 @@
 
 use crate::bench::{Bench, PATHS, PEER};
 use heartbeat_common::counter::Counter;
-use heartbeat_common::maps::{CONFS_MAX, Hint, Route};
+use heartbeat_common::maps::{CONFS_MAX, Hint, Route, RouteKey};
+use heartbeat_common::path::PathConf;
 use heartbeat_tests::reference::{LEN, PORT};
 use heartbeat_tests::xdp::rig::Action;
 use heartbeat_tests::xdp::{Frame, Heartbeat, LOOPBACK, now, world};
@@ -78,6 +79,26 @@ fn a_hint_decides_nothing() {
         let mut unlisted = bench.probe(path);
         unlisted.addresses[0][15] ^= 0x80;
         bench.dropped(&unlisted, Counter::DropUnlisted);
+    }
+    // Another path's configuration, whose triple differs in one part alone.
+    let other = PATHS as u32;
+    let parts: [fn(&mut RouteKey); 5] = [
+        |key| key.source[0] ^= 1,
+        |key| key.source[1] ^= 1 << 32,
+        |key| key.destination[0] ^= 1,
+        |key| key.destination[1] ^= 1 << 32,
+        |key| key.ifindex += 1,
+    ];
+    for (path, part) in (0..PATHS).flat_map(|path| parts.map(|part| (path, part))) {
+        let settings = bench.settings(path);
+        let key = world::route_key(&settings);
+        let mut conf = PathConf { key, path: other, ..world::conf(&settings) };
+        part(&mut conf.key);
+        bench.both.rig.configure(other, &conf).expect("a configuration");
+        bench.both.rig.hint(&key, Hint::at(other)).expect("a hint");
+        let bytes = bench.probe(path).bytes();
+        bench.expect(&bytes, Some(Counter::Answered)).expect("an answer");
+        assert_eq!(bench.both.rig.tick(other).probes, 0, "taken for the other path's");
     }
     bench.both.compare_counters().expect("the kernel counted the same");
 }

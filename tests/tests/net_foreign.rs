@@ -210,6 +210,38 @@ fn fault_113_64_peers_at_10_ms_are_kept() {
 }
 
 #[test]
+fn greetings_replayed_to_a_rebooted_node_step_nothing_down() {
+    if !root_or_skip("greetings_replayed_to_a_rebooted_node_step_nothing_down") {
+        return;
+    }
+    let mut play = Play::lan(Spec { relays: vec![(B, 5)], ..Spec::new(2, 1) }).unwrap();
+    play.lab.relay(B).unwrap().record();
+    pause(2500);
+    let mut frames = play.lab.relay(B).unwrap().recorded();
+    frames.retain(|frame| frame.way == Way::Out && frame.bytes.len() == 14 + 28 + heartbeat_common::frame::LEN);
+    // a forgets how far it had heard, and all that it hears from then on is what b once said.
+    for node in [1, 0] {
+        play.daemons[node].take().unwrap().kill().unwrap();
+        std::fs::remove_dir_all(play.lab.pin_dir(node).join("heartbeatd")).unwrap();
+    }
+    play.launch(0, &Options::default()).unwrap();
+    let mark = play.mark().unwrap();
+    pause(1000);
+    let before = play.counter(0, "answered_handshake").unwrap();
+    play.lab.relay(B).unwrap().replay(&frames);
+    pause(2500);
+    let answered = play.counter(0, "answered_handshake").unwrap() - before;
+    assert!(answered >= 10, "only {answered} old probes were taken for greetings");
+    assert_eq!(play.said(&mark, 0, "echoes_lost").unwrap(), 0);
+    assert_eq!(play.said(&mark, 0, "node_up").unwrap(), 0);
+    assert_eq!(play.fast_path(0, "net1").unwrap()["mode"], "native");
+    play.launch(1, &Options::default()).unwrap();
+    play.wait_up(&[0, 1]).unwrap();
+    pause(1500);
+    assert_eq!(play.fast_path(0, "net1").unwrap()["mode"], "native");
+}
+
+#[test]
 fn old_frames_replayed_across_a_reboot_refresh_nothing() {
     if !root_or_skip("old_frames_replayed_across_a_reboot_refresh_nothing") {
         return;

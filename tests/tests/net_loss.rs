@@ -41,6 +41,35 @@ fn fault_06_one_way_loss_makes_one_verdict_and_no_ping_pong() {
 }
 
 #[test]
+fn one_way_loss_from_the_start_is_not_laid_to_the_program() {
+    if !root_or_skip("one_way_loss_from_the_start_is_not_laid_to_the_program") {
+        return;
+    }
+    let lab = Lab::new(Spec::new(2, 1)).unwrap();
+    // b could not ask for a's address: it knows it.
+    let link = lab.node(0).run("ip", &["-json", "link", "show", "net1"]).unwrap();
+    let link: serde_json::Value = serde_json::from_str(&link).unwrap();
+    let known =
+        format!("neighbour replace 10.77.1.1 dev net1 lladdr {} nud permanent", link[0]["address"].as_str().unwrap());
+    lab.node(1).ip(&known).unwrap();
+    lab.inject(&[Fault::OneWay(A, B)]).unwrap();
+    let cluster = Cluster::new(&lab, "lan");
+    let play = Play::start(lab, cluster).unwrap();
+    let mark = play.mark().unwrap();
+    let before = play.counter(0, "answered_handshake").unwrap();
+    pause(2500);
+    let greeted = play.counter(0, "answered_handshake").unwrap() - before;
+    assert!(greeted >= 15, "only {greeted} greetings came to a");
+    assert!(play.lab.dropped().unwrap() > 20, "nothing was lost on the way from a to b");
+    assert_eq!(play.said(&mark, 0, "echoes_lost").unwrap(), 0);
+    assert_eq!(play.fast_path(0, "net1").unwrap()["mode"], "native");
+    play.lab.heal().unwrap();
+    play.wait_up(&[0, 1]).unwrap();
+    pause(1500);
+    assert_eq!(play.fast_path(0, "net1").unwrap()["mode"], "native");
+}
+
+#[test]
 fn fault_09_random_loss_makes_no_more_removals_than_chance() {
     if !root_or_skip("fault_09_random_loss_makes_no_more_removals_than_chance") {
         return;

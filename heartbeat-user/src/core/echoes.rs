@@ -13,8 +13,10 @@ pub const AGAIN: Duration = Duration::from_secs(30);
 /// Watches one path. XDP_TX can lose every echo while all of this node's counters rise; the peer knows better:
 /// each of its probes returns this node's stamp of the last echo that it received.
 ///
-/// A peer that never had an echo of this incarnation cannot even name it: it greets, again and again, and is answered
-/// each time. Where the echoes of both vanish (two machines of one make), such greetings are all that either hears.
+/// Where the echoes of both vanish (two machines of one make), neither hears more than probes. A peer that names this
+/// incarnation has had a probe of it, and has answered: that no echo ever came, while such probes do, says that the
+/// peer's answers are lost like this node's. Greetings, which name no incarnation or an older one, say nothing: whoever
+/// recorded them can replay them to a node that forgot how far it had heard.
 #[derive(Clone, Debug, Default)]
 pub struct EchoCheck {
     running: bool,
@@ -23,17 +25,19 @@ pub struct EchoCheck {
     returned: u64,
     answers: u64,
     echoes: u64,
-    /// The newest greeting, which incarnation greets, when it was noticed, and how many were since `since`, at least.
-    greeting: (u64, u64),
-    greeted: MonoTime,
-    greetings: u64,
+    incarnation: u64,
+    /// Echoes seen by the last look, late ones too.
+    came: u64,
+    /// No echo of this incarnation of the peer ever came, nor a stamp.
+    unheard: bool,
 }
 
 impl EchoCheck {
     /// Looks at a tick at `now`. Returns the number of answers that went nowhere, at most once in [`AGAIN`]: in the last
-    /// `detection` time the peer answered this node, was answered at least [`EVIDENCE`] times by its kernel, and
-    /// returned no newer stamp; or it greeted and was answered as often, and asked nothing else.
+    /// `detection` time the peer was answered at least [`EVIDENCE`] times by this node's kernel, returned no newer
+    /// stamp, and answered this node as often, or was never heard to answer.
     pub fn observe(&mut self, now: MonoTime, tick: &Tick<u64>, in_kernel: bool, detection: Duration) -> Option<u64> {
+        self.note_what_came(tick);
         let fresh = tick.returned_ns != self.returned || tick.answers < self.answers || tick.echoes < self.echoes;
         if !in_kernel || !self.running || fresh {
             *self = Self {
@@ -43,27 +47,33 @@ impl EchoCheck {
                 returned: tick.returned_ns,
                 answers: tick.answers,
                 echoes: tick.echoes,
-                greeting: greeting(tick),
-                ..Self::default()
+                ..*self
             };
             return None;
-        }
-        if greeting(tick) > self.greeting {
-            self.greeting = greeting(tick);
-            self.greeted = now;
-            self.greetings += 1;
         }
         if !self.enough(tick) || now < self.due(detection) {
             return None;
         }
         // The peer went silent meanwhile: nothing is proved, so the window begins again.
-        let last = if self.greeted_only(tick) { self.greeted } else { MonoTime(tick.echo_ns) };
-        if now.since(last) > detection {
-            *self = Self { since: now, answers: tick.answers, echoes: tick.echoes, greetings: 0, ..*self };
+        let last = if self.unheard { tick.probe_ns } else { tick.echo_ns };
+        if now.since(MonoTime(last)) > detection {
+            *self = Self { since: now, answers: tick.answers, echoes: tick.echoes, ..*self };
             return None;
         }
         self.told = Some(now);
-        Some(if self.greeted_only(tick) { self.greetings } else { tick.answers - self.answers })
+        Some(tick.answers - self.answers)
+    }
+
+    fn note_what_came(&mut self, tick: &Tick<u64>) {
+        let came = tick.echoes + tick.late_echoes;
+        self.unheard = if self.running {
+            let nothing = tick.returned_ns == self.returned && came == self.came;
+            nothing && (self.unheard || tick.peer_incarnation > self.incarnation)
+        } else {
+            tick.returned_ns == 0 && came == 0
+        };
+        self.came = came;
+        self.incarnation = tick.peer_incarnation;
     }
 
     /// Says whether a newer stamp was returned within the `detection` time before `now`.
@@ -74,11 +84,7 @@ impl EchoCheck {
 
     fn enough(&self, tick: &Tick<u64>) -> bool {
         let answers = tick.answers.saturating_sub(self.answers);
-        answers >= EVIDENCE && tick.echoes.saturating_sub(self.echoes) >= EVIDENCE || self.greeted_only(tick)
-    }
-
-    fn greeted_only(&self, tick: &Tick<u64>) -> bool {
-        self.greetings >= EVIDENCE && tick.answers == self.answers
+        answers >= EVIDENCE && (self.unheard || tick.echoes.saturating_sub(self.echoes) >= EVIDENCE)
     }
 
     /// Returns when the same tick would lead to a verdict.
@@ -90,11 +96,6 @@ impl EchoCheck {
     fn due(&self, detection: Duration) -> MonoTime {
         self.told.map_or(self.since + detection, |told| told + AGAIN)
     }
-}
-
-/// The newest greeting in a tick: whose, and which.
-const fn greeting(tick: &Tick<u64>) -> (u64, u64) {
-    (tick.handshake_incarnation, tick.handshake_sequence)
 }
 
 #[cfg(test)]
@@ -150,32 +151,71 @@ mod tests {
         assert_eq!(check.observe(MonoTime(1_600), &tick(16, 1_590, 7), true, DETECTION), None);
     }
 
-    #[test]
-    fn a_peer_that_greets_for_ever_never_had_an_echo() {
-        let greeting = |sequence| Tick { handshake_incarnation: 3, handshake_sequence: sequence, ..Tick::default() };
-        let mut check = EchoCheck::default();
-        assert_eq!(check.observe(MonoTime(1_000), &greeting(10), true, DETECTION), None);
-        for n in 1..5 {
-            assert_eq!(check.observe(MonoTime(1_000 + 100 * n), &greeting(10 + 2 * n), true, DETECTION), None);
-        }
-        assert_eq!(check.timeout(&greeting(18), DETECTION), None, "four greetings are not enough");
-        assert_eq!(check.observe(MonoTime(1_499), &greeting(20), true, DETECTION), None);
-        assert_eq!(check.timeout(&greeting(20), DETECTION), Some(MonoTime(1_500)));
-        assert_eq!(check.observe(MonoTime(1_500), &greeting(20), true, DETECTION), Some(5));
-        assert_eq!(check.observe(MonoTime(1_600), &greeting(22), true, DETECTION), None, "told once");
+    /// A tick with so many answers, the last at `probe_ns`, under an incarnation of the peer.
+    fn asked(answers: u64, probe_ns: u64, incarnation: u64) -> Tick<u64> {
+        Tick { answers, probe_ns, peer_incarnation: incarnation, ..Tick::default() }
     }
 
     #[test]
-    fn greetings_prove_nothing_once_the_peer_asked_by_name_or_fell_silent() {
+    fn a_peer_that_asks_by_name_and_was_never_heard_to_answer_has_no_echoes_either() {
         let mut check = EchoCheck::default();
-        let tick = |sequence, answers| Tick { handshake_sequence: sequence, answers, ..Tick::default() };
-        check.observe(MonoTime(1_000), &tick(10, 0), true, DETECTION);
-        for n in 1..=5 {
-            check.observe(MonoTime(1_000 + 20 * n), &tick(10 + 2 * n, 0), true, DETECTION);
+        assert_eq!(check.observe(MonoTime(1_000), &asked(0, 0, 0), true, DETECTION), None);
+        assert_eq!(check.observe(MonoTime(1_400), &asked(4, 1_390, 3), true, DETECTION), None);
+        assert_eq!(check.timeout(&asked(4, 1_390, 3), DETECTION), None, "four are not enough");
+        assert_eq!(check.observe(MonoTime(1_499), &asked(5, 1_490, 3), true, DETECTION), None);
+        assert_eq!(check.timeout(&asked(5, 1_490, 3), DETECTION), Some(MonoTime(1_500)));
+        let mut silent = check.clone();
+        assert_eq!(silent.observe(MonoTime(1_991), &asked(5, 1_490, 3), true, DETECTION), None, "it fell silent");
+        assert_eq!(silent.timeout(&asked(5, 1_490, 3), DETECTION), None);
+        assert_eq!(check.observe(MonoTime(1_500), &asked(5, 1_490, 3), true, DETECTION), Some(5));
+        assert_eq!(check.observe(MonoTime(1_600), &asked(6, 1_590, 3), true, DETECTION), None, "told once");
+    }
+
+    #[test]
+    fn one_echo_however_late_or_one_stamp_says_that_the_way_back_is_what_is_cut() {
+        let late = |tick: Tick<u64>| Tick { late_echoes: 1, ..tick };
+        let timely = |tick: Tick<u64>| Tick { echoes: 1, ..tick };
+        let returned = |tick: Tick<u64>| Tick { returned_ns: 7, ..tick };
+        for heard in [late, timely, returned] {
+            // Heard by an earlier controller, or by this one.
+            for first in [heard(asked(0, 0, 3)), asked(0, 0, 3)] {
+                let mut check = EchoCheck::default();
+                assert_eq!(check.observe(MonoTime(1_000), &first, true, DETECTION), None);
+                assert_eq!(check.observe(MonoTime(1_100), &heard(asked(1, 1_090, 3)), true, DETECTION), None);
+                let now = heard(asked(20, 1_690, 3));
+                assert_eq!(check.observe(MonoTime(1_700), &now, true, DETECTION), None, "{first:?}");
+                assert_eq!(check.timeout(&now, DETECTION), None, "{first:?}");
+            }
         }
-        let mut named = check.clone();
-        assert_eq!(named.observe(MonoTime(1_500), &tick(20, 1), true, DETECTION), None);
-        assert_eq!(check.observe(MonoTime(1_700), &tick(20, 0), true, DETECTION), None, "silent for a detection time");
-        assert_eq!(check.timeout(&tick(20, 0), DETECTION), None);
+    }
+
+    #[test]
+    fn a_newer_incarnation_of_the_peer_begins_unheard() {
+        let heard = |answers, probe_ns, incarnation| Tick {
+            echoes: 9,
+            returned_ns: 7,
+            ..asked(answers, probe_ns, incarnation)
+        };
+        let mut check = EchoCheck::default();
+        check.observe(MonoTime(1_000), &heard(10, 990, 3), true, DETECTION);
+        let mut older = check.clone();
+        assert_eq!(older.observe(MonoTime(1_500), &heard(16, 1_490, 3), true, DETECTION), None);
+        assert_eq!(check.observe(MonoTime(1_400), &heard(11, 1_390, 4), true, DETECTION), None);
+        assert_eq!(check.observe(MonoTime(1_500), &heard(16, 1_490, 4), true, DETECTION), Some(6));
+        // The echo by which the newer incarnation was learnt was heard.
+        let mut learnt = older;
+        learnt.observe(MonoTime(1_510), &Tick { echoes: 10, ..heard(17, 1_505, 4) }, true, DETECTION);
+        let now = Tick { echoes: 10, ..heard(30, 1_990, 4) };
+        assert_eq!(learnt.observe(MonoTime(2_000), &now, true, DETECTION), None);
+    }
+
+    #[test]
+    fn greetings_prove_nothing() {
+        let greeted = |sequence| Tick { handshake_incarnation: 3, handshake_sequence: sequence, ..asked(0, 0, 0) };
+        let mut check = EchoCheck::default();
+        for n in 0..100 {
+            assert_eq!(check.observe(MonoTime(1_000 + 100 * n), &greeted(10 + 2 * n), true, DETECTION), None);
+            assert_eq!(check.timeout(&greeted(10 + 2 * n), DETECTION), None);
+        }
     }
 }

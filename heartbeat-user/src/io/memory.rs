@@ -227,17 +227,19 @@ impl Shared {
         taken.iter().filter(free).count()
     }
 
-    /// Reads one word of a path's tick that stands for itself: (peer's incarnation, peer's stamp to be returned, when
-    /// its newest timely echo came).
+    /// Reads what a probe says of its path's peer: (its newest incarnation heard of, its stamp to be returned, when its
+    /// newest timely echo came). A greeting is word of an incarnation too: where no echo gets through, two nodes learn
+    /// each other's names from greetings alone. Of such a newer incarnation no stamp is known. The words are not read
+    /// as one; each stands for itself.
     #[must_use]
     pub fn peer_of(&self, path: u32) -> (u64, u64, u64) {
         let words = self.tick_words(path);
         let word = |offset: usize| words[offset / 8].load(Ordering::Relaxed);
-        (
-            word(std::mem::offset_of!(Tick<u64>, peer_incarnation)),
-            word(std::mem::offset_of!(Tick<u64>, peer_stamp)),
-            word(std::mem::offset_of!(Tick<u64>, echo_ns)),
-        )
+        let known = word(std::mem::offset_of!(Tick<u64>, peer_incarnation));
+        let greeting = word(std::mem::offset_of!(Tick<u64>, handshake_incarnation));
+        let stamp = word(std::mem::offset_of!(Tick<u64>, peer_stamp));
+        let echo_ns = word(std::mem::offset_of!(Tick<u64>, echo_ns));
+        (known.max(greeting), if greeting > known { 0 } else { stamp }, echo_ns)
     }
 
     fn histogram_words(&self, path: u32) -> &[AtomicU64] {
@@ -390,6 +392,25 @@ mod tests {
         shared.clear_tick(0);
         let tick = shared.tick(0).expect("a free lock");
         assert_eq!((tick.peer_incarnation, tick.lock & 1), (0, 0));
+    }
+
+    #[test]
+    fn a_greeting_names_the_peer_and_brings_no_stamp_of_an_older_incarnation() {
+        let shared = shared();
+        let told = |known, greeting| {
+            shared.with_tick(1, |tick| {
+                tick.peer_incarnation.set(known);
+                tick.handshake_incarnation.set(greeting);
+                tick.peer_stamp.set(77);
+                tick.echo_ns.set(5);
+            });
+            shared.peer_of(1)
+        };
+        assert_eq!(told(8, 0), (8, 77, 5));
+        assert_eq!(told(8, 8), (8, 77, 5));
+        assert_eq!(told(8, 7), (8, 77, 5), "an older greeting is no news");
+        assert_eq!(told(8, 9), (9, 0, 5), "a stamp of the older would be taken for proof by the newer");
+        assert_eq!(told(0, 9).0, 9);
     }
 
     #[test]

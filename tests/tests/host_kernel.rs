@@ -197,11 +197,20 @@ fn fault_76_edited_tables_are_written_again_within_a_second_and_told() {
         "0x00".to_owned();
         bpftool(&["map", "show", "id", &configurations]).unwrap()["bytes_value"].as_u64().unwrap() as usize
     ];
+    let hints = map_id(&crew, B, maps::HINTS);
+    let places = bpftool(&["map", "dump", "id", &hints]).unwrap();
+    let set = |place: &&serde_json::Value| hex(&place["value"]).iter().any(|byte| byte != "0x00");
+    let place = hex(&places.as_array().unwrap().iter().find(set).unwrap()["key"]);
+    let none = vec![
+        "0x00".to_owned();
+        bpftool(&["map", "show", "id", &hints]).unwrap()["bytes_value"].as_u64().unwrap() as usize
+    ];
     let astray = [["0xff"; 4], ["0xff"; 4]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>();
-    let edits: [(&str, &dyn Fn()); 3] = [
+    let edits: [(&str, &dyn Fn()); 4] = [
         (maps::ROUTES, &|| map(&["delete", "id", &routes], &[("key", &key)])),
         (maps::ROUTES, &|| map(&["update", "id", &routes], &[("key", &key), ("value", &astray)])),
         (maps::CONFS, &|| map(&["update", "id", &configurations], &[("key", &index), ("value", &zeros)])),
+        (maps::HINTS, &|| map(&["update", "id", &hints], &[("key", &place), ("value", &none)])),
     ];
     for (table, edit) in edits {
         let (mark, edited) = (crew.mark().unwrap(), monotonic_ns());

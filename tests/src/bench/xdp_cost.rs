@@ -27,8 +27,12 @@ const ANSWERED: u32 = 3;
 /// A kind of frame: its name, the verdict it must get, its bar, and what is wrong with it.
 type Case = (&'static str, u32, Bar, fn(&mut Frame));
 
+/// The case for which the path has no hint, as where another triple shares its place.
+const HINT_MISSED: &str = "authentic probe, hint missed";
+
 const CASES: &[Case] = &[
     ("authentic probe, answered", ANSWERED, Bar::AtMost(150.0), |_| {}),
+    (HINT_MISSED, ANSWERED, Bar::Shown, |_| {}),
     ("not ours: another port", 2, Bar::AtMost(10.0), |frame| frame.ports = [5353, 5353]),
     ("not ours: TCP", 2, Bar::AtMost(10.0), |frame| frame.protocol = 6),
     ("unlisted source", 1, Bar::AtMost(50.0), |frame| frame.addresses[0][15] ^= 0x55),
@@ -68,14 +72,17 @@ impl Bench {
             Value(route),
             0,
         )?;
-        let hints = bpf.map_mut("HINTS").context("no hints")?;
-        let place = world::route_key(&settings).hint();
-        Array::<&mut MapData, Value<Hint>>::try_from(hints)?.set(place, Value(Hint::at(0)), 0)?;
         let confs = bpf.map_mut("CONFS").context("no configurations")?;
         Array::<&mut MapData, Value<PathConf>>::try_from(confs)?.set(0, Value(world::conf(&settings)), 0)?;
         let mut bench = Self { bpf, settings, author, sequence: 2 };
         bench.cursor(1, u64::from(FRAMES) - 1)?;
         Ok(bench)
+    }
+
+    fn hint(&mut self, hint: Hint) -> Result<()> {
+        let hints = self.bpf.map_mut("HINTS").context("no hints")?;
+        let place = world::route_key(&self.settings).hint();
+        Ok(Array::<&mut MapData, Value<Hint>>::try_from(hints)?.set(place, Value(hint), 0)?)
     }
 
     fn cursor(&mut self, index: u32, value: u64) -> Result<()> {
@@ -126,6 +133,7 @@ pub fn run(context: &Context) -> Result<Found> {
         ..Plot::default()
     };
     for (name, verdict, bar, spoil) in CASES {
+        bench.hint(if *name == HINT_MISSED { Hint::default() } else { Hint::at(0) })?;
         let (mut bare, mut whole) = (Vec::new(), Vec::new());
         for run in 0..runs {
             // Only a frame that is answered changes what the next run of it finds.

@@ -182,9 +182,10 @@ fn interface_needs(config: &Config, own: u16, warnings: &mut Vec<String>) -> Res
         }
         if interfaces::threaded_napi(&interface.name) == Some(true) {
             warnings.push(format!(
-                "{}: receives on kernel threads (threaded NAPI), which a realtime task starves: `echo 0 > \
-                 /sys/class/net/{}/threaded`",
-                interface.name, interface.name
+                "{name}: receives on kernel threads (threaded NAPI), which busy processes delay and a realtime task \
+                 starves: `echo 0 > /sys/class/net/{name}/threaded`, or raise them: \
+                 `pgrep napi/{name}- | xargs -n1 chrt --fifo --pid 1`",
+                name = interface.name
             ));
         }
     }

@@ -4,6 +4,7 @@
 use super::prober::{self, Prober, Trips};
 use super::svg::Plot;
 use super::{Bar, Context, Figure, Found, stats};
+use crate::lab::ns::run as command;
 use crate::lab::{Cluster, Daemon, Hog, Lab, Options, Port, Spec, wait_for};
 use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -11,6 +12,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::process::Command;
 use std::time::Duration;
 
 /// CPU that is starved, with every victim and its NAPI threads on it.
@@ -23,16 +25,18 @@ const HOGS: usize = 3;
 enum Condition {
     Softirq,
     Threaded,
+    ThreadedRaised,
     ThreadedFifo,
 }
 
 impl Condition {
-    const ALL: [Self; 3] = [Self::Softirq, Self::Threaded, Self::ThreadedFifo];
+    const ALL: [Self; 4] = [Self::Softirq, Self::Threaded, Self::ThreadedRaised, Self::ThreadedFifo];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Softirq => "softirq",
             Self::Threaded => "threaded NAPI, normal hogs",
+            Self::ThreadedRaised => "threaded NAPI at SCHED_FIFO 1, normal hogs",
             Self::ThreadedFifo => "threaded NAPI, FIFO hog",
         }
     }
@@ -41,6 +45,7 @@ impl Condition {
         match self {
             Self::Softirq => "softirq",
             Self::Threaded => "threaded",
+            Self::ThreadedRaised => "threaded-raised",
             Self::ThreadedFifo => "threaded-fifo",
         }
     }
@@ -88,7 +93,10 @@ impl Victims {
         }
         let peers: Vec<usize> = (1..=count).collect();
         if condition != Condition::Softirq {
-            thread_napi(&lab, &peers)?;
+            let threads = thread_napi(&lab, &peers)?;
+            if condition == Condition::ThreadedRaised {
+                threads.into_iter().try_for_each(raise)?;
+            }
         }
         let prober = Prober::new(&lab, &cluster, 0, &peers)?;
         Ok(Self { daemons, prober, condition, each, lab })
@@ -126,7 +134,7 @@ impl Victims {
 }
 
 /// Puts the victims' receive paths on threads, and the threads on the starved CPU.
-fn thread_napi(lab: &Lab, nodes: &[usize]) -> Result<()> {
+fn thread_napi(lab: &Lab, nodes: &[usize]) -> Result<Vec<i32>> {
     let before = napi_threads();
     for node in nodes {
         let said = lab.set_threaded_napi(Port { node: *node, network: 0 }, true)?;
@@ -138,7 +146,14 @@ fn thread_napi(lab: &Lab, nodes: &[usize]) -> Result<()> {
     })?;
     let mut cpus = CpuSet::new();
     cpus.set(CPU)?;
-    made.into_iter().try_for_each(|pid| sched_setaffinity(Pid::from_raw(pid), &cpus)).context("placing NAPI threads")
+    let place = |pid: &i32| sched_setaffinity(Pid::from_raw(*pid), &cpus);
+    made.iter().try_for_each(place).context("placing NAPI threads")?;
+    Ok(made)
+}
+
+/// Puts a thread above all of normal priority, as an administrator would.
+fn raise(pid: i32) -> Result<()> {
+    command(Command::new("chrt").args(["--fifo", "--pid", "1", &pid.to_string()]), "").map(drop)
 }
 
 fn napi_threads() -> BTreeSet<i32> {

@@ -53,7 +53,6 @@ counters! {
     DropTag = "drop_tag", "the tag is wrong: forged, corrupted or another key";
     DropIncarnation = "drop_incarnation", "an echo that names another incarnation of this node, or comes from an old one of the peer";
     DropStaleLimit = "drop_stale_limit", "a stale probe beyond the rate at which stale echoes are sent";
-    DropDisabled = "drop_disabled", "never counted: a path left to userspace is passed, and its responder counts the frame";
     ChecksumZero = "checksum_zero", "IPv6 frame without UDP checksum, left to the MAC";
     Contended = "contended", "the tick could not be locked: frame taken as lost";
     Internal = "internal", "a map entry was missing: a defect of heartbeat";

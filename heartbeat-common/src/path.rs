@@ -9,8 +9,6 @@ use crate::siphash::{Key, Midstate};
 pub const SLOT0: u32 = 1 << 0;
 /// Bit of [`PathConf::flags`]: key slot 1 holds a key.
 pub const SLOT1: u32 = 1 << 1;
-/// Bit of [`PathConf::flags`]: the kernel must not answer on this path (a fallback responder does).
-pub const PASS_TO_USERSPACE: u32 = 1 << 2;
 
 /// The keys of one slot, in the form in which they are used.
 #[repr(C)]
@@ -54,7 +52,7 @@ pub struct PathConf {
     pub min_hop_limit: u32,
     /// VLAN id that frames of this path carry; 0: untagged.
     pub vlan: u32,
-    /// [`SLOT0`], [`SLOT1`], [`PASS_TO_USERSPACE`].
+    /// [`SLOT0`], [`SLOT1`].
     pub flags: u32,
     /// Index of the path.
     pub path: u32,

@@ -10,7 +10,6 @@ use heartbeat_common::counter::Counter;
 use heartbeat_common::exchange::{self, Outcome};
 use heartbeat_common::frame;
 use heartbeat_common::maps::RouteKey;
-use heartbeat_common::path::PASS_TO_USERSPACE;
 
 /// Hop limit of every echo: the highest, so that a same-subnet prober can require it (RFC 5881, section 5).
 const HOP_LIMIT: u8 = 255;
@@ -53,7 +52,6 @@ pub fn receive(ctx: &XdpContext) -> Verdict {
                 _ => Verdict::Consumed,
             }
         }
-        Err(Counter::DropDisabled) => Verdict::NotOurs,
         Err(counter) => {
             maps::count(counter);
             Verdict::Consumed
@@ -66,9 +64,6 @@ fn exchange_frame(frame: &Plain, ifindex: u32) -> Result<Counter, Counter> {
     let key = RouteKey { source: frame.source, destination: frame.destination, ifindex, zero: 0 };
     let (path, conf) = maps::route(&key)?;
     let tick = maps::tick(path).ok_or(Counter::Internal)?;
-    if conf.flags & PASS_TO_USERSPACE != 0 {
-        return Err(Counter::DropDisabled);
-    }
     if (frame.hop_limit as u32) < conf.min_hop_limit {
         return Err(Counter::DropHopLimit);
     }

@@ -92,26 +92,24 @@ impl Worker {
                 _ => {}
             }
         }
-        let (choice, slot, draw) = (random.below(6), random.below(2) as usize, random.word());
+        let (choice, slot, draw) = (random.below(5), random.below(2) as usize, random.word());
         let mut retired = None;
         let change = |settings: &mut Settings| match choice {
             0 | 1 => retired = settings.slots[slot].replace(fresh),
             2 => retired = settings.slots[slot].take(),
-            3 => settings.shut = !settings.shut,
-            4 => settings.answer_within_ns = [0, 500, 1000, 2000, 1_000_000, 10_000_000][(draw % 6) as usize],
+            3 => settings.answer_within_ns = [0, 500, 1000, 2000, 1_000_000, 10_000_000][(draw % 6) as usize],
             _ => settings.standing[3] = draw,
         };
         self.both.change(path, change).expect("configured");
         if retired.is_some() {
             self.paths[path].retired = retired.map(|keys| (slot as u8, keys));
         }
-        // Shut or without any key, nothing is to be seen: not for long.
+        // Without any key nothing is to be seen: not for long.
         let settings = &self.both.node.paths[path].0;
-        if settings.slots == [None, None] || settings.shut && self.random.one_in(2) {
+        if settings.slots == [None, None] {
             let keys = world::keys(&mut self.random);
             self.both
                 .change(path, |settings| {
-                    settings.shut = false;
                     settings.slots[slot].get_or_insert(keys);
                 })
                 .expect("configured");
@@ -396,8 +394,8 @@ fn kernel_and_reference_agree() {
     for counter in Counter::ALL {
         let hits: u64 = workers.iter().map(|worker| worker.both.counted[*counter as usize]).sum();
         println!("{:>20} {hits:>12}", counter.name());
-        // A shut path counts nothing; the other two need a hand in the maps: `xdp_verdicts` has them.
-        let elsewhere = [Counter::DropDisabled, Counter::Contended, Counter::Internal].contains(counter);
+        // These need a hand in the maps: `xdp_verdicts` has them.
+        let elsewhere = [Counter::Contended, Counter::Internal].contains(counter);
         if hits < least && !elsewhere {
             rare.push(counter.name());
         }

@@ -170,7 +170,7 @@ impl Paths {
     }
 
     fn conf(&self, path: usize) -> PathConf {
-        path_conf(&self.ring, &self.specs[path], &self.standing(path), false)
+        path_conf(&self.ring, &self.specs[path], &self.standing(path))
     }
 
     fn refresh_confs(&mut self) {

@@ -6,7 +6,7 @@ use heartbeat_common::auth::{self, AddressWords};
 use heartbeat_common::checksum;
 use heartbeat_common::frame::{self, Kind, STANDING_WORDS, WORDS, word};
 use heartbeat_common::maps::RouteKey;
-use heartbeat_common::path::{PASS_TO_USERSPACE, PathConf, SLOT0, SLOT1, Slot};
+use heartbeat_common::path::{PathConf, SLOT0, SLOT1, Slot};
 use heartbeat_common::siphash::Midstate;
 use std::fmt;
 use std::net::IpAddr;
@@ -93,16 +93,11 @@ pub fn route_key(path: &PathSpec, ifindex: u32) -> RouteKey {
 }
 
 /// Returns what the packet path gets to know of a path. `standing` is this node's on the path, its own incarnation
-/// first; triple and index are left out; with `pass_to_userspace` the kernel leaves the answer to a fallback responder.
+/// first; triple and index are left out.
 #[must_use]
-pub fn path_conf(
-    ring: &KeyRing,
-    path: &PathSpec,
-    standing: &[u64; STANDING_WORDS],
-    pass_to_userspace: bool,
-) -> PathConf {
+pub fn path_conf(ring: &KeyRing, path: &PathSpec, standing: &[u64; STANDING_WORDS]) -> PathConf {
     let slots: [Option<Slot>; SLOTS] = std::array::from_fn(|slot| slot_of(ring, path, standing, slot));
-    let mut flags = if pass_to_userspace { PASS_TO_USERSPACE } else { 0 };
+    let mut flags = 0;
     for (filled, bit) in slots.iter().zip([SLOT0, SLOT1]) {
         if filled.is_some() {
             flags |= bit;

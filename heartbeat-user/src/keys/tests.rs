@@ -4,7 +4,7 @@ use super::*;
 use heartbeat_common::counter::Counter;
 use heartbeat_common::exchange::{self, Outcome};
 use heartbeat_common::frame::{self, STANDING_WORDS, WORDS};
-use heartbeat_common::path::{PASS_TO_USERSPACE, PathConf, SLOT0, SLOT1};
+use heartbeat_common::path::{PathConf, SLOT0, SLOT1};
 use heartbeat_common::tick::Tick;
 use std::cell::Cell;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -99,7 +99,7 @@ fn every_input_of_the_derivation_changes_the_key() {
 fn nothing_secret_is_shown() {
     let (ring, keys) = (both(0), keys(FIRST));
     let (path, standing) = (paths()[0].clone(), standing(7));
-    let conf = path_conf(&ring, &path, &standing, false);
+    let conf = path_conf(&ring, &path, &standing);
     let shown = format!("{ring:?} {keys:?} {:?} {:?}", conf.slots[0], ProbeSigner::new(&ring, &path, &standing));
     let lanes = conf.slots.iter().flat_map(|slot| slot.mine.v.into_iter().chain(slot.theirs.v));
     let words = conf.slots.iter().flat_map(|slot| slot.standing_key.k.into_iter().chain(slot.own_standing_key.k));
@@ -141,7 +141,7 @@ struct Ends {
 
 fn ends(active: usize) -> Ends {
     let (ring, paths) = (both(active), paths());
-    let confs = [path_conf(&ring, &paths[0], &standing(7), false), path_conf(&ring, &paths[1], &standing(9), false)];
+    let confs = [path_conf(&ring, &paths[0], &standing(7)), path_conf(&ring, &paths[1], &standing(9))];
     Ends { signer: ProbeSigner::new(&ring, &paths[0], &standing(7)), confs }
 }
 
@@ -210,14 +210,14 @@ fn what_the_frame_does_not_carry_is_under_the_tag() {
         PathSpec { vlan: 11, ..there.clone() },
     ];
     for path in strange {
-        let conf = path_conf(&both(0), &path, &standing(9), false);
+        let conf = path_conf(&both(0), &path, &standing(9));
         let result = exchange::authenticate(&probe, &conf, &tick()).map(|_| ());
         assert_eq!(result, Err(Counter::DropTag), "{path:?}");
     }
     let other = keys(SECOND).ring(CLUSTER);
-    let conf = path_conf(&other, &there, &standing(9), false);
+    let conf = path_conf(&other, &there, &standing(9));
     assert_eq!(exchange::authenticate(&probe, &conf, &tick()).map(|_| ()), Err(Counter::DropTag));
-    let empty = path_conf(&keys(&format!("1:{SECOND}")).ring(CLUSTER), &there, &standing(9), false);
+    let empty = path_conf(&keys(&format!("1:{SECOND}")).ring(CLUSTER), &there, &standing(9));
     assert_eq!(exchange::authenticate(&probe, &empty, &tick()).map(|_| ()), Err(Counter::DropKeySlot));
 }
 
@@ -229,7 +229,7 @@ fn a_rotation_has_no_gap() {
     for pair in steps.windows(2) {
         for (mine, theirs) in [(&pair[0], &pair[1]), (&pair[1], &pair[0])] {
             let signer = ProbeSigner::new(&keys(mine).ring(CLUSTER), &here, &standing(7));
-            let conf = path_conf(&keys(theirs).ring(CLUSTER), &there, &standing(9), false);
+            let conf = path_conf(&keys(theirs).ring(CLUSTER), &there, &standing(9));
             let probe = signer.probe(2, 1_000, 9, 77, 3, 0);
             assert!(exchange::authenticate(&probe, &conf, &tick()).is_ok(), "{mine} to {theirs}");
         }
@@ -239,11 +239,11 @@ fn a_rotation_has_no_gap() {
 #[test]
 fn conf_and_route_say_what_the_path_says() {
     let [here, there] = paths();
-    let conf = path_conf(&both(0), &here, &standing(7), true);
+    let conf = path_conf(&both(0), &here, &standing(7));
     assert_eq!((conf.cluster, conf.vlan, conf.min_hop_limit, conf.path), (CLUSTER, 10, 255, 0));
     assert_eq!((conf.mine_ids, conf.theirs_ids), (frame::ids(3, 1, 2), frame::ids(3, 2, 1)));
-    assert_eq!((conf.flags, conf.answer_within_ns), (SLOT0 | SLOT1 | PASS_TO_USERSPACE, 100_000_000));
-    let one = path_conf(&keys(FIRST).ring(CLUSTER), &here, &standing(7), false);
+    assert_eq!((conf.flags, conf.answer_within_ns), (SLOT0 | SLOT1, 100_000_000));
+    let one = path_conf(&keys(FIRST).ring(CLUSTER), &here, &standing(7));
     assert_eq!((one.flags, one.slots[1]), (SLOT0, heartbeat_common::path::Slot::default()));
     let (here, there) = (route_key(&here, 4), route_key(&there, 4));
     assert_eq!((here.source, here.destination), (there.destination, there.source));

@@ -123,7 +123,7 @@ impl Bench {
 }
 
 pub fn run(context: &Context) -> Result<Found> {
-    let runs = context.choose(60, 1000);
+    let runs = context.choose(120, 1000);
     let mut bench = Bench::new()?;
     let mut found = Found::default();
     let mut raw = String::from("case,run,bare_ns,receive_ns\n");

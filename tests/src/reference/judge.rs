@@ -64,11 +64,6 @@ impl Node {
         let Some(index) = judged.path else { return judged };
         let (progress, flags) = (self.progress_ns, self.flags);
         let (settings, facts) = &mut self.paths[index];
-        if settings.shut {
-            judged.verdict = Verdict::Pass;
-            judged.counted = None;
-            return judged;
-        }
         let says = Says { received: now, age: age(progress, now), flags, notice: 0, slot: 0 };
         let (verdict, counter) = on_path(bytes, &plain, settings, facts, says);
         judged.verdict = verdict;

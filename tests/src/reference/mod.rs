@@ -46,8 +46,6 @@ pub struct Settings {
     pub standing: [u64; 7],
     /// The two key slots.
     pub slots: [Option<Keys>; 2],
-    /// Frames are left to userspace.
-    pub shut: bool,
 }
 
 /// Reads the little-endian word at byte `at`.

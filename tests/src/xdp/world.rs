@@ -8,7 +8,7 @@ use heartbeat_common::auth::{address_words, exchange_base, standing_digest};
 use heartbeat_common::checksum;
 use heartbeat_common::frame;
 use heartbeat_common::maps::{Hint, Own, Route, RouteKey};
-use heartbeat_common::path::{PASS_TO_USERSPACE, PathConf, SLOT0, SLOT1, Slot};
+use heartbeat_common::path::{PathConf, SLOT0, SLOT1, Slot};
 use heartbeat_common::siphash::Key;
 
 fn key(bytes: [u8; 16]) -> Key {
@@ -75,7 +75,6 @@ pub fn settings(random: &mut Random, index: u16) -> Settings {
         answer_within_ns: 10_000_000,
         standing: standing(random, 7),
         slots: [Some(keys(random)), None],
-        shut: false,
     }
 }
 
@@ -112,7 +111,6 @@ pub fn conf(settings: &Settings) -> PathConf {
     for (slot, flag) in settings.slots.iter().zip([SLOT0, SLOT1]) {
         flags |= if slot.is_some() { flag } else { 0 };
     }
-    flags |= if settings.shut { PASS_TO_USERSPACE } else { 0 };
     PathConf {
         key: route_key(settings),
         cluster: settings.cluster,

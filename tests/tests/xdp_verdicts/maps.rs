@@ -27,18 +27,6 @@ fn another_interface_is_another_path() {
 }
 
 #[test]
-fn a_path_left_to_userspace_is_passed() {
-    let Some(mut bench) = Bench::new("a_path_left_to_userspace_is_passed") else { return };
-    for path in 0..PATHS {
-        bench.both.change(path, |settings| settings.shut = true).expect("configured");
-        let bytes = bench.probe(path).bytes();
-        assert_eq!(bench.expect(&bytes, None), None);
-        bench.both.change(path, |settings| settings.shut = false).expect("configured");
-        bench.expect(&bytes, Some(Counter::Answered)).expect("an answer");
-    }
-}
-
-#[test]
 fn a_tick_that_stays_locked_loses_the_frame() {
     let Some(mut bench) = Bench::new("a_tick_that_stays_locked_loses_the_frame") else { return };
     for frame in [bench.probe(0), bench.echo(0, now())] {

@@ -14,7 +14,7 @@ use crate::io::egress::Egress;
 use crate::io::interfaces::{self, Interface};
 use crate::io::journal::EventSink;
 use crate::io::memory::Shared;
-use crate::io::nic::Nic;
+use crate::io::nic::{Nic, NicView};
 use crate::io::object::Object;
 use crate::io::pacer::{Pacer, PacerCommand};
 use crate::io::paths::{Paths, Who};
@@ -151,20 +151,22 @@ impl Fabric {
         interfaces::refuse_hidden_tags_on(&self.config, self.paths.own(), interface, &locals)?;
         let wanted = self.config.fast_path(&interface.name);
         let mut nic = Nic {
-            name: interface.name.clone(),
+            view: NicView {
+                name: interface.name.clone(),
+                wanted,
+                mode: Mode::Userspace,
+                reason: None,
+                unstamped: None,
+                vlan_tag_visible: interfaces::vlan_tag_visible(&interface.name),
+                threaded_napi: interfaces::threaded_napi(&interface.name),
+                locals: Vec::new(),
+            },
             ifindex: interface.ifindex,
-            wanted,
-            mode: Mode::Userspace,
-            reason: None,
-            vlan_tag_visible: interfaces::vlan_tag_visible(&interface.name),
-            threaded_napi: interfaces::threaded_napi(&interface.name),
             running: interface.running,
-            locals: Vec::new(),
             attachment: None,
             egress: None,
             egress_lost_ns: 0,
             egress_retry_ns: 0,
-            unstamped: None,
             detached_ns: 0,
             entered_ns: 0,
         };
@@ -172,7 +174,7 @@ impl Fabric {
             self.dismantle(nic);
             return Err(error);
         }
-        if nic.locals.is_empty() {
+        if nic.view.locals.is_empty() {
             // Every address is still being checked for duplicates: it is not there yet.
             self.dismantle(nic);
             return Ok(());
@@ -181,7 +183,7 @@ impl Fabric {
             self.sink.now(EventBody::InterfaceAppeared { interface: interface.name.clone() });
         }
         self.warn(&nic);
-        self.sink.now(EventBody::LinkAttached { interface: nic.name.clone(), mode: nic.mode.into() });
+        self.sink.now(EventBody::LinkAttached { interface: nic.view.name.clone(), mode: nic.view.mode.into() });
         self.tell_unstamped(&nic);
         self.nics.insert(nic.ifindex, nic);
         self.pacer.tell(PacerCommand::Signers(self.paths.signers()));
@@ -191,25 +193,25 @@ impl Fabric {
     /// Tables first, sockets next, the program last: whatever it answers, it answers completely.
     fn equip(&mut self, nic: &mut Nic, locals: &[IpAddr], strict: bool) -> anyhow::Result<()> {
         self.stamp_departures(nic);
-        if nic.wanted != FastPath::Off && self.pins.is_some() {
-            nic.mode = if nic.wanted == FastPath::Generic { Mode::Generic } else { Mode::Native };
+        if nic.view.wanted != FastPath::Off && self.pins.is_some() {
+            nic.view.mode = if nic.view.wanted == FastPath::Generic { Mode::Generic } else { Mode::Native };
         }
         for local in locals {
             if self.open_local(nic, *local)? {
-                nic.locals.push(*local);
+                nic.view.locals.push(*local);
             }
         }
-        if nic.locals.is_empty() {
+        if nic.view.locals.is_empty() {
             return Ok(());
         }
-        let first = if nic.wanted == FastPath::Generic { Mode::Generic } else { Mode::Native };
+        let first = if nic.view.wanted == FastPath::Generic { Mode::Generic } else { Mode::Native };
         self.enter(nic, first, strict)
     }
 
     /// Takes everything off an interface that was put there.
     fn dismantle(&mut self, nic: Nic) {
         for local in self.paths.locals().to_vec() {
-            if nic.locals.contains(&local) {
+            if nic.view.locals.contains(&local) {
                 self.close_local(local);
             }
         }
@@ -217,29 +219,29 @@ impl Fabric {
             let _ = self.let_go(attachment);
         }
         if let Some(Err(error)) = nic.egress.map(Egress::detach) {
-            log::warn!("interface {}: {error:#}", nic.name);
+            log::warn!("interface {}: {error:#}", nic.view.name);
         }
     }
 
     fn warn(&self, nic: &Nic) {
-        let untagged = self.paths.plans().iter().any(|plan| nic.locals.contains(&plan.local) && plan.vlan == 0);
-        if nic.mode != Mode::Userspace && nic.vlan_tag_visible != Some(true) && untagged {
-            let reason = match nic.vlan_tag_visible {
+        let untagged = self.paths.plans().iter().any(|plan| nic.view.locals.contains(&plan.local) && plan.vlan == 0);
+        if nic.view.mode != Mode::Userspace && nic.view.vlan_tag_visible != Some(true) && untagged {
+            let reason = match nic.view.vlan_tag_visible {
                 Some(false) => {
                     "the device strips tags on receive (rx-vlan-offload); `ethtool -K DEVICE rxvlan off` keeps them"
                 }
                 _ => "the device may hand frames over without the tag they came with, which cannot be seen from here",
             };
-            self.sink.now(EventBody::VlanUncertain { interface: nic.name.clone(), reason: reason.to_owned() });
+            self.sink.now(EventBody::VlanUncertain { interface: nic.view.name.clone(), reason: reason.to_owned() });
         }
-        if nic.threaded_napi == Some(true) {
-            self.sink.now(EventBody::ThreadedNapi { interface: nic.name.clone() });
+        if nic.view.threaded_napi == Some(true) {
+            self.sink.now(EventBody::ThreadedNapi { interface: nic.view.name.clone() });
         }
     }
 
     fn take_down(&mut self, index: u32) {
         if let Some(nic) = self.nics.remove(&index) {
-            let interface = nic.name.clone();
+            let interface = nic.view.name.clone();
             self.dismantle(nic);
             self.sink.now(EventBody::InterfaceGone { interface });
         }

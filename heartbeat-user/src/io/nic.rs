@@ -5,13 +5,11 @@ use crate::io::attach::{Attachment, Mode};
 use crate::io::egress::Egress;
 use std::net::IpAddr;
 
-/// What one interface does.
-#[derive(Debug)]
-pub struct Nic {
+/// What is shown of an interface.
+#[derive(Clone, Debug)]
+pub struct NicView {
     /// Its name.
     pub name: String,
-    /// Its index.
-    pub ifindex: u32,
     /// What the configuration asks for.
     pub wanted: FastPath,
     /// What it got.
@@ -24,8 +22,18 @@ pub struct Nic {
     pub vlan_tag_visible: Option<bool>,
     /// Whether it receives on kernel threads.
     pub threaded_napi: Option<bool>,
+    /// Our addresses on it.
+    pub locals: Vec<IpAddr>,
+}
+
+/// What one interface does.
+#[derive(Debug)]
+pub struct Nic {
+    /// What is shown of it.
+    pub view: NicView,
+    /// Its index.
+    pub ifindex: u32,
     pub(super) running: bool,
-    pub(super) locals: Vec<IpAddr>,
     pub(super) attachment: Option<Attachment>,
     pub(super) egress: Option<Egress>,
     /// When the egress program was last lost: detached by somebody else, or kept from seeing frames; 0: never.
@@ -36,12 +44,4 @@ pub struct Nic {
     pub(super) detached_ns: u64,
     /// When the present mode was entered.
     pub(super) entered_ns: u64,
-}
-
-impl Nic {
-    /// Our addresses on it.
-    #[must_use]
-    pub fn locals(&self) -> &[IpAddr] {
-        &self.locals
-    }
 }

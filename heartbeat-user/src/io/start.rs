@@ -430,6 +430,6 @@ fn report_refusals(journal: &Journal, pacer: &Pacer, config: &Config, locked: bo
 /// Removes links that an earlier controller pinned and this one does not use.
 fn drop_other_links(fabric: &Fabric) -> anyhow::Result<()> {
     let Some(pins) = &fabric.pins else { return Ok(()) };
-    let kept: Vec<_> = fabric.nics.values().map(|nic| (nic.mode, nic.ifindex)).collect();
+    let kept: Vec<_> = fabric.nics.values().map(|nic| (nic.view.mode, nic.ifindex)).collect();
     attach::remove_other_links(pins, &kept)
 }

@@ -40,13 +40,13 @@ impl Fabric {
     /// Puts the egress program on an interface that is brought up. Where it cannot be had, the sockets report.
     pub(super) fn stamp_departures(&mut self, nic: &mut Nic) {
         let Some(object) = &mut self.object else { return };
-        match Egress::attach(object, &nic.name, nic.ifindex) {
+        match Egress::attach(object, &nic.view.name, nic.ifindex) {
             Ok(egress) => {
                 nic.egress = Some(egress);
-                nic.unstamped = None;
+                nic.view.unstamped = None;
             }
             Err(error) => {
-                nic.unstamped = Some(format!("{error:#}: {INSTEAD}"));
+                nic.view.unstamped = Some(format!("{error:#}: {INSTEAD}"));
                 nic.egress_retry_ns = clock::now().0 + REFUSED_PATIENCE_NS;
             }
         }
@@ -54,8 +54,8 @@ impl Fabric {
 
     /// Says that no program stamps departures on an interface, if none does.
     pub(super) fn tell_unstamped(&self, nic: &Nic) {
-        if let Some(reason) = &nic.unstamped {
-            let (interface, reason) = (nic.name.clone(), reason.clone());
+        if let Some(reason) = &nic.view.unstamped {
+            let (interface, reason) = (nic.view.name.clone(), reason.clone());
             self.sink.now(EventBody::DeparturesUnstamped { interface, reason });
         }
     }
@@ -68,7 +68,7 @@ impl Fabric {
         let mut lost: Vec<(u32, Loss)> = Vec::new();
         for nic in self.nics.values() {
             let Some(egress) = &nic.egress else { continue };
-            let is_blind = || blind.iter().any(|path| nic.locals.contains(&self.paths.plans()[*path].local));
+            let is_blind = || blind.iter().any(|path| nic.view.locals.contains(&self.paths.plans()[*path].local));
             let loss = if egress.alive() { is_blind().then_some(Loss::Blind) } else { Some(Loss::Detached) };
             // A device that is gone, or was moved away, is left to `scan`.
             if let Some(loss) = loss
@@ -91,19 +91,19 @@ impl Fabric {
         nic.egress_lost_ns = now;
         let why = match loss {
             Loss::Detached => {
-                let interface = nic.name.clone();
+                let interface = nic.view.name.clone();
                 self.sink.now(EventBody::LinkDetachedForeign { interface, program: Program::Egress });
                 "the egress program was detached twice within a minute"
             }
             Loss::Blind => "another program lets no frame come to the egress program",
         };
         if again {
-            nic.unstamped = Some(format!("{why}: {INSTEAD}"));
+            nic.view.unstamped = Some(format!("{why}: {INSTEAD}"));
             nic.egress_retry_ns = now + DETACH_PATIENCE_NS;
         } else {
             if loss == Loss::Blind {
                 let reason = format!("{why}: it is put before all others again");
-                self.sink.now(EventBody::DeparturesUnstamped { interface: nic.name.clone(), reason });
+                self.sink.now(EventBody::DeparturesUnstamped { interface: nic.view.name.clone(), reason });
             }
             if self.stamp_again(nic) {
                 return;
@@ -137,7 +137,7 @@ impl Fabric {
     /// Tries once more where the program was given up or refused some time ago.
     pub(super) fn retry_departures(&mut self) {
         let now = clock::now().0;
-        let due = |nic: &&Nic| nic.egress.is_none() && nic.unstamped.is_some() && now >= nic.egress_retry_ns;
+        let due = |nic: &&Nic| nic.egress.is_none() && nic.view.unstamped.is_some() && now >= nic.egress_retry_ns;
         for index in self.nics.values().filter(due).map(|nic| nic.ifindex).collect::<Vec<_>>() {
             let Some(mut nic) = self.nics.remove(&index) else { continue };
             if self.stamp_again(&mut nic) {
@@ -152,7 +152,7 @@ impl Fabric {
         if nic.egress.is_some() {
             // What was counted while it was away says nothing of it.
             self.stamps = Stamps::default();
-            let (interface, mode) = (nic.name.clone(), nic.mode.into());
+            let (interface, mode) = (nic.view.name.clone(), nic.view.mode.into());
             self.sink.now(EventBody::LinkReattached { interface, program: Program::Egress, mode });
         }
         nic.egress.is_some()
@@ -160,7 +160,7 @@ impl Fabric {
 
     /// Lets the sockets of an interface report departures, or no longer.
     fn report(&self, nic: &Nic, reports: bool) {
-        for index in nic.locals.iter().filter_map(|local| self.socket_index(*local)) {
+        for index in nic.view.locals.iter().filter_map(|local| self.socket_index(*local)) {
             self.pacer.tell(PacerCommand::Reports(index, reports));
         }
     }

@@ -19,29 +19,33 @@ impl Fabric {
     /// entered or refused, at any time.
     pub(super) fn enter(&mut self, nic: &mut Nic, from: Mode, strict: bool) -> anyhow::Result<()> {
         nic.entered_ns = clock::now().0;
-        if nic.wanted == FastPath::Off {
+        if nic.view.wanted == FastPath::Off {
             return self.enter_userspace(nic);
         }
         let ours = self.hold_pins();
-        let by_name = nic.wanted != FastPath::Auto;
+        let by_name = nic.view.wanted != FastPath::Auto;
         let (Some(object), Some(pins)) = (&mut self.object, &self.pins) else {
             let reason = self.without.clone().unwrap_or_else(|| "no BPF object".to_owned());
             if by_name && reason != DETACHED {
-                bail!("interface {}: fast_path = \"{}\" cannot be had: {reason}", nic.name, nic.wanted.name());
+                bail!(
+                    "interface {}: fast_path = \"{}\" cannot be had: {reason}",
+                    nic.view.name,
+                    nic.view.wanted.name()
+                );
             }
             self.stepped_down(nic, Mode::Native, Mode::Userspace, &reason);
             return self.enter_userspace(nic);
         };
         let mut from = from;
         let left = if ours { attach::pinned_mode(pins, nic.ifindex)? } else { None };
-        match (nic.wanted, left) {
+        match (nic.view.wanted, left) {
             // A program that runs is taken over in its mode: no answer is lost.
             (FastPath::Auto, Some(Mode::Generic)) if from == Mode::Native => from = Mode::Generic,
             (FastPath::Native, Some(Mode::Generic)) => attach::remove_link(pins, Mode::Generic, nic.ifindex)?,
             (FastPath::Generic, Some(Mode::Native)) => attach::remove_link(pins, Mode::Native, nic.ifindex)?,
             _ => {}
         }
-        let steps: &[Mode] = match (from, nic.wanted) {
+        let steps: &[Mode] = match (from, nic.view.wanted) {
             (Mode::Native, FastPath::Auto) => &[Mode::Native, Mode::Generic],
             (Mode::Native, FastPath::Native) => &[Mode::Native],
             (Mode::Generic, _) => &[Mode::Generic],
@@ -52,15 +56,19 @@ impl Fabric {
             match attach::attach(object, pins, ours, nic.ifindex, *mode) {
                 Ok(attachment) => {
                     nic.attachment = Some(attachment);
-                    nic.mode = *mode;
+                    nic.view.mode = *mode;
                     if let Some((from, reason)) = tried {
                         self.stepped_down(nic, from, *mode, &reason);
                     }
                     return self.route(nic, true);
                 }
-                Err(error @ AttachError::Foreign { .. }) if strict => bail!("interface {}: {error}", nic.name),
+                Err(error @ AttachError::Foreign { .. }) if strict => bail!("interface {}: {error}", nic.view.name),
                 Err(error) if by_name => {
-                    bail!("interface {}: fast_path = \"{}\" cannot be had: {error}", nic.name, nic.wanted.name());
+                    bail!(
+                        "interface {}: fast_path = \"{}\" cannot be had: {error}",
+                        nic.view.name,
+                        nic.view.wanted.name()
+                    );
                 }
                 Err(error) => {
                     let before = tried.map(|(_, reason)| format!("{reason}; ")).unwrap_or_default();
@@ -74,9 +82,9 @@ impl Fabric {
     }
 
     pub(super) fn stepped_down(&self, nic: &mut Nic, from: Mode, to: Mode, reason: &str) {
-        nic.reason = Some(reason.to_owned());
+        nic.view.reason = Some(reason.to_owned());
         self.sink.now(EventBody::StepDownMode {
-            interface: nic.name.clone(),
+            interface: nic.view.name.clone(),
             from: from.into(),
             to: to.into(),
             reason: reason.to_owned(),
@@ -84,7 +92,7 @@ impl Fabric {
     }
 
     fn route(&mut self, nic: &Nic, in_kernel: bool) -> anyhow::Result<()> {
-        for local in &nic.locals {
+        for local in &nic.view.locals {
             self.paths.open(self.object.as_mut(), *local, nic.ifindex, in_kernel)?;
             self.paths.set_running(*local, nic.running, in_kernel);
         }
@@ -93,7 +101,7 @@ impl Fabric {
 
     /// Answers in userspace.
     pub(super) fn enter_userspace(&mut self, nic: &mut Nic) -> anyhow::Result<()> {
-        nic.mode = Mode::Userspace;
+        nic.view.mode = Mode::Userspace;
         nic.entered_ns = clock::now().0;
         let detached = nic.attachment.take().map_or(Ok(()), |attachment| self.let_go(attachment));
         self.route(nic, false).and(detached)
@@ -113,21 +121,21 @@ impl Fabric {
     }
 
     fn reattach(&mut self, nic: &mut Nic) -> anyhow::Result<()> {
-        let mode = nic.mode;
+        let mode = nic.view.mode;
         if let Some(attachment) = nic.attachment.take() {
             self.let_go(attachment)?;
         }
-        self.sink.now(EventBody::LinkDetachedForeign { interface: nic.name.clone(), program: Program::Xdp });
+        self.sink.now(EventBody::LinkDetachedForeign { interface: nic.view.name.clone(), program: Program::Xdp });
         let now = clock::now().0;
         let again = nic.detached_ns != 0 && now - nic.detached_ns < DETACH_PATIENCE_NS;
         nic.detached_ns = now;
-        if again && nic.wanted == FastPath::Auto {
+        if again && nic.view.wanted == FastPath::Auto {
             self.stepped_down(nic, mode, Mode::Userspace, "the program was detached twice within a minute");
             return self.enter_userspace(nic);
         }
         self.enter(nic, mode, false)?;
-        if nic.mode == mode {
-            let (interface, mode) = (nic.name.clone(), mode.into());
+        if nic.view.mode == mode {
+            let (interface, mode) = (nic.view.name.clone(), mode.into());
             self.sink.now(EventBody::LinkReattached { interface, program: Program::Xdp, mode });
         }
         Ok(())
@@ -142,7 +150,7 @@ impl Fabric {
         let Some(plan) = self.paths.plans().get(path) else { return Ok(()) };
         let (local, same_subnet) = (plan.local, plan.same_subnet);
         let detection = self.config.settings.detection_time(same_subnet).as_nanos() as u64;
-        let Some(index) = self.nics.values().find(|nic| nic.locals.contains(&local)).map(|nic| nic.ifindex) else {
+        let Some(index) = self.nics.values().find(|nic| nic.view.locals.contains(&local)).map(|nic| nic.ifindex) else {
             return Ok(());
         };
         let Some(mut nic) = self.nics.remove(&index) else { return Ok(()) };
@@ -151,12 +159,12 @@ impl Fabric {
             let tick = shared.tick(other as u32);
             other != path && tick.is_some_and(|tick| now.saturating_sub(tick.returned_ns) < detection)
         };
-        let elsewhere = nic.locals.iter().flat_map(|local| self.paths.of_local(*local)).any(arrives);
+        let elsewhere = nic.view.locals.iter().flat_map(|local| self.paths.of_local(*local)).any(arrives);
         let result = if now.saturating_sub(nic.entered_ns) < detection {
             Ok(())
         } else if elsewhere {
             let peer = self.paths.plans()[path].peer;
-            nic.reason =
+            nic.view.reason =
                 Some(format!("echoes do not arrive at {peer}, though they do at others: its fault, or the way's"));
             Ok(())
         } else {
@@ -168,10 +176,11 @@ impl Fabric {
     }
 
     fn step_nic_down(&mut self, nic: &mut Nic) -> anyhow::Result<()> {
-        let from = nic.mode;
+        let from = nic.view.mode;
         let reason = format!("echoes by {from} XDP do not arrive at the peers");
-        if nic.wanted != FastPath::Auto || from == Mode::Userspace {
-            nic.reason = Some(format!("{reason}, and fast_path = \"{}\" allows nothing else", nic.wanted.name()));
+        if nic.view.wanted != FastPath::Auto || from == Mode::Userspace {
+            nic.view.reason =
+                Some(format!("{reason}, and fast_path = \"{}\" allows nothing else", nic.view.wanted.name()));
             return Ok(());
         }
         if let Some(attachment) = nic.attachment.take() {
@@ -179,7 +188,7 @@ impl Fabric {
         }
         if from == Mode::Native {
             let entered = self.enter(nic, Mode::Generic, false);
-            if nic.mode == Mode::Generic {
+            if nic.view.mode == Mode::Generic {
                 self.stepped_down(nic, from, Mode::Generic, &reason);
             }
             return entered;
@@ -197,8 +206,8 @@ impl Fabric {
         let mut result = Ok(());
         for index in self.nics.keys().copied().collect::<Vec<_>>() {
             let Some(mut nic) = self.nics.remove(&index) else { continue };
-            if nic.mode != Mode::Userspace {
-                let before = nic.mode;
+            if nic.view.mode != Mode::Userspace {
+                let before = nic.view.mode;
                 let entered = self.enter_userspace(&mut nic);
                 self.stepped_down(&mut nic, before, Mode::Userspace, DETACHED);
                 result = result.and(entered);

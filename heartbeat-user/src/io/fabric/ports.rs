@@ -17,11 +17,11 @@ impl Fabric {
     pub(super) fn close_departed(&mut self, index: u32, interface: &Interface, locals: &[IpAddr]) {
         let Some(mut nic) = self.nics.remove(&index) else { return };
         // Everything here goes by the index; the name is for people.
-        nic.name.clone_from(&interface.name);
-        for local in nic.locals.iter().filter(|local| !locals.contains(local)) {
+        nic.view.name.clone_from(&interface.name);
+        for local in nic.view.locals.iter().filter(|local| !locals.contains(local)) {
             self.close_local(*local);
         }
-        nic.locals.retain(|local| locals.contains(local));
+        nic.view.locals.retain(|local| locals.contains(local));
         note_running(&self.paths, &mut nic, interface.running);
         self.nics.insert(index, nic);
     }
@@ -35,11 +35,11 @@ impl Fabric {
     }
 
     fn adjust_nic(&mut self, nic: &mut Nic, interface: &Interface, locals: &[IpAddr]) -> anyhow::Result<()> {
-        let new: Vec<IpAddr> = locals.iter().copied().filter(|local| !nic.locals.contains(local)).collect();
+        let new: Vec<IpAddr> = locals.iter().copied().filter(|local| !nic.view.locals.contains(local)).collect();
         interfaces::refuse_hidden_tags_on(&self.config, self.paths.own(), interface, &new)?;
         for local in new {
             if self.open_local(nic, local)? {
-                nic.locals.push(local);
+                nic.view.locals.push(local);
             }
         }
         Ok(())
@@ -47,13 +47,13 @@ impl Fabric {
 
     /// Opens one address: its tables, its socket, its door. False if the address cannot be used yet.
     pub(super) fn open_local(&mut self, nic: &Nic, local: IpAddr) -> anyhow::Result<bool> {
-        let fd = match socket::open(local, &nic.name) {
+        let fd = match socket::open(local, &nic.view.name) {
             Ok(fd) => fd,
             Err(error) if is_not_there_yet(&error) => return Ok(false),
             Err(error) => return Err(error),
         };
-        self.paths.open(self.object.as_mut(), local, nic.ifindex, nic.mode != Mode::Userspace)?;
-        self.paths.set_running(local, nic.running, nic.mode != Mode::Userspace);
+        self.paths.open(self.object.as_mut(), local, nic.ifindex, nic.view.mode != Mode::Userspace)?;
+        self.paths.set_running(local, nic.running, nic.view.mode != Mode::Userspace);
         let reports = nic.egress.is_none();
         if reports {
             socket::report_departures(&fd)?;
@@ -87,8 +87,8 @@ pub(super) fn note_running(paths: &Paths, nic: &mut Nic, running: bool) {
         return;
     }
     nic.running = running;
-    for local in &nic.locals {
-        paths.set_running(*local, running, nic.mode != Mode::Userspace);
+    for local in &nic.view.locals {
+        paths.set_running(*local, running, nic.view.mode != Mode::Userspace);
     }
 }
 

@@ -282,7 +282,7 @@ impl Backend for DaemonBackend {
             nodes: control::NodesSummary::of(&nodes),
             paths: control::PathsSummary::of(&paths),
             isolated: snapshot.isolated,
-            warnings: self.warnings.iter().cloned().chain(nics.pins_lost).collect(),
+            warnings: self.warnings.iter().cloned().chain(nics.ports_taken()).chain(nics.pins_lost).collect(),
         })
     }
 

@@ -160,6 +160,7 @@ impl Fabric {
                 vlan_tag_visible: interfaces::vlan_tag_visible(&interface.name),
                 threaded_napi: interfaces::threaded_napi(&interface.name),
                 locals: Vec::new(),
+                taken: BTreeMap::new(),
             },
             ifindex: interface.ifindex,
             running: interface.running,

@@ -1,8 +1,10 @@
 //! One interface in use: what was asked for it, what it got, and what is held there for it. It holds; `fabric` acts.
 
 use crate::config::FastPath;
+use crate::core::time::MonoTime;
 use crate::io::attach::{Attachment, Mode};
 use crate::io::egress::Egress;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// What is shown of an interface.
@@ -24,6 +26,17 @@ pub struct NicView {
     pub threaded_napi: Option<bool>,
     /// Our addresses on it.
     pub locals: Vec<IpAddr>,
+    /// Those of them whose port another process has.
+    pub taken: BTreeMap<IpAddr, Taken>,
+}
+
+/// A port of ours that another process has.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken {
+    /// Since when this node knows it.
+    pub since: MonoTime,
+    /// It lasts, and was told.
+    pub told: bool,
 }
 
 /// What one interface does.
@@ -44,4 +57,11 @@ pub struct Nic {
     pub(super) detached_ns: u64,
     /// When the present mode was entered.
     pub(super) entered_ns: u64,
+}
+
+impl Nic {
+    /// Says whether one of its addresses can be used: it runs, and the address has its socket.
+    pub(super) fn usable(&self, local: IpAddr) -> bool {
+        self.running && !self.view.taken.contains_key(&local)
+    }
 }

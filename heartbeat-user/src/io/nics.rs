@@ -3,6 +3,7 @@
 use crate::io::fabric::Fabric;
 use crate::io::nic::NicView;
 use heartbeat_common::counter::Counter;
+use heartbeat_common::frame::PORT;
 use std::net::IpAddr;
 
 /// Every interface, and the kernel's counters.
@@ -21,6 +22,19 @@ impl View {
     #[must_use]
     pub fn of(&self, local: IpAddr) -> Option<&NicView> {
         self.nics.iter().find(|nic| nic.locals.contains(&local))
+    }
+
+    /// Says, for a person, which ports of this node another process has.
+    #[must_use]
+    pub fn ports_taken(&self) -> Vec<String> {
+        let taken = |nic: &NicView| -> Vec<String> {
+            let told = nic.taken.iter().filter(|(_, taken)| taken.told);
+            told.map(|(local, _)| {
+                format!("{}: another process has UDP port {PORT} of {local}, so no probe leaves from there", nic.name)
+            })
+            .collect()
+        };
+        self.nics.iter().flat_map(taken).collect()
     }
 }
 

@@ -214,8 +214,9 @@ impl Paths {
         self.specs.iter().map(|spec| spec.answer_within.as_nanos() as u64).collect()
     }
 
-    /// Marks the paths of a local address usable, and writes what the kernel must know of them. The route is written
-    /// last: a frame finds the whole configuration or none.
+    /// Notes whether the paths of a local address can be used, and writes what the kernel must know of them, usable or
+    /// not: it answers without this node's socket. The route is written last: a frame finds the whole configuration or
+    /// none.
     ///
     /// # Errors
     /// If a table cannot be written.
@@ -224,12 +225,13 @@ impl Paths {
         object: Option<&mut Object>,
         local: IpAddr,
         ifindex: u32,
+        usable: bool,
         in_kernel: bool,
     ) -> anyhow::Result<()> {
         let of_local: Vec<_> = self.of_local(local).collect();
         for path in &of_local {
             self.opened[*path] = true;
-            self.usable.set(*path, true, in_kernel);
+            self.usable.set(*path, usable, in_kernel);
         }
         self.refresh_confs();
         if let Some(object) = object {
@@ -240,10 +242,11 @@ impl Paths {
         Ok(())
     }
 
-    /// Notes whether the interface of a local address runs: one that is down or without carrier can be used for nothing.
-    pub fn set_running(&self, local: IpAddr, running: bool, in_kernel: bool) {
+    /// Notes whether a local address can be used: not while its interface is down or without carrier, nor without a
+    /// socket.
+    pub fn set_usable(&self, local: IpAddr, usable: bool, in_kernel: bool) {
         for path in self.of_local(local) {
-            self.usable.set(path, running, in_kernel);
+            self.usable.set(path, usable, in_kernel);
         }
     }
 

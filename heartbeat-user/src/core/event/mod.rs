@@ -15,6 +15,7 @@ pub use parts::{
 
 use crate::core::time::MonoTime;
 use serde::{Serialize, Serializer};
+use std::net::IpAddr;
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -412,6 +413,26 @@ events! {
         interface: String,
         /// Why, and what does instead.
         reason: String,
+    }
+    /// Another process has this node's port on an address: no probe leaves from there, while XDP goes on answering.
+    PortTaken = 20042 "port_taken" Error {
+        /// Interface.
+        interface: String,
+        /// The address.
+        address: IpAddr,
+        /// The UDP port.
+        port: u16,
+    }
+    /// This node has its port on an address, which another process had.
+    PortFree = 20043 "port_free" Info {
+        /// Interface.
+        interface: String,
+        /// The address.
+        address: IpAddr,
+        /// The UDP port.
+        port: u16,
+        /// How long the other had it, as far as this node knows, ms.
+        taken_ms: u64,
     }
     /// New settings are in force.
     ConfigReloaded = 20050 "config_reloaded" Info {

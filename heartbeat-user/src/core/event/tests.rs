@@ -119,6 +119,8 @@ fn every_local_event_has_a_sentence() {
         EventBody::ThreadedNapi { interface: text() },
         EventBody::SecondAddress { node: node(), address: text(), reason: text() },
         EventBody::DeparturesUnstamped { interface: text(), reason: "x y".into() },
+        EventBody::PortTaken { interface: text(), address: link().local_address, port: 3343 },
+        EventBody::PortFree { interface: text(), address: link().local_address, port: 3343, taken_ms: 1 },
         EventBody::ConfigReloaded { file: text(), changes: text() },
         EventBody::ConfigRejected { file: text(), reason: text() },
         EventBody::EventsDropped { count: 1 },

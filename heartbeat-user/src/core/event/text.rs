@@ -188,6 +188,14 @@ impl EventBody {
                 write!(f, "{address}: somebody else uses this node's identity, as node {node} shows: {reason}")
             }
             E::DeparturesUnstamped { interface, reason } => write!(f, "{interface}: {reason}"),
+            E::PortTaken { interface, address, port } => write!(
+                f,
+                "{interface}: another process has UDP port {port} of {address}, so no probe leaves from there; it is \
+                 tried again twice a second"
+            ),
+            E::PortFree { interface, address, port, taken_ms } => {
+                write!(f, "{interface}: UDP port {port} of {address} is this node's again after {}", ms(*taken_ms))
+            }
             E::ConfigReloaded { file, changes } => write!(f, "{file}: new settings are in force: {changes}"),
             E::ConfigRejected { file, reason } => {
                 write!(f, "{file}: the new settings were refused and nothing changed: {reason}")

@@ -93,8 +93,7 @@ impl Fabric {
 
     fn route(&mut self, nic: &Nic, in_kernel: bool) -> anyhow::Result<()> {
         for local in &nic.view.locals {
-            self.paths.open(self.object.as_mut(), *local, nic.ifindex, in_kernel)?;
-            self.paths.set_running(*local, nic.running, in_kernel);
+            self.paths.open(self.object.as_mut(), *local, nic.ifindex, nic.usable(*local), in_kernel)?;
         }
         Ok(())
     }

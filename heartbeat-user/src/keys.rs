@@ -104,7 +104,7 @@ impl Keys {
     }
 
     /// Reads the text of a key file.
-    fn parse(bytes: &[u8]) -> Result<Self, (usize, &'static str)> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, (usize, &'static str)> {
         if bytes.len() as u64 > SIZE_MAX {
             return Err((1, "the file must not be larger than 4096 bytes"));
         }

@@ -21,6 +21,7 @@ use crate::io::paths::{Paths, Who};
 use crate::io::pins::PinDir;
 use crate::io::responder::Responder;
 use crate::io::sys;
+use crate::keys::KeyRing;
 use ports::note_running;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -279,9 +280,14 @@ impl Fabric {
         failed.map_or(Ok(vanished || !lost.is_empty()), Err)
     }
 
-    /// Puts a new configuration into force; what needs a restart was refused before.
-    pub fn set_config(&mut self, config: Arc<Config>) {
+    /// Puts a new configuration and keys into force, all or nothing; what needs a restart was refused before.
+    ///
+    /// # Errors
+    /// If a table cannot be written: what was in force stays so.
+    pub fn reload(&mut self, config: Arc<Config>, ring: KeyRing) -> anyhow::Result<()> {
+        self.paths.reload(self.object.as_mut(), &self.config, &config, ring)?;
         self.config = config;
+        Ok(())
     }
 
     /// Puts an identity and settings into force in every table.

@@ -301,17 +301,7 @@ impl Worker {
             fresh.settings.hang_limit.as_secs(),
         );
         let fresh = Arc::new(fresh);
-        let who = kept.fabric.paths.who();
-        let old_ring = kept.fabric.paths.set_ring(ring);
-        if let Err(error) = kept.fabric.change_paths(&fresh, who) {
-            // All or nothing: half a reload would send by one key and expect another.
-            kept.fabric.paths.set_ring(old_ring);
-            if let Err(again) = kept.fabric.change_paths(&old, who) {
-                log::error!("not every table could be set back: {again:#}; they are compared every second");
-            }
-            return Err(error);
-        }
-        kept.fabric.set_config(fresh.clone());
+        kept.fabric.reload(fresh.clone(), ring)?;
         *kept.current.write().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
         kept.pacer.tell(PacerCommand::Signers(kept.fabric.paths.signers()));
         let budget = fresh.settings.lateness_budget.as_nanos() as u64;

@@ -2,6 +2,7 @@
 //! are used here and nowhere else. It attaches nothing.
 
 use crate::io::memory::{MapFds, Shared};
+use crate::io::paths::Tables;
 use crate::io::pins::PinDir;
 use crate::io::sys;
 use anyhow::{Context, bail};
@@ -120,57 +121,6 @@ impl Object {
         egress_of(&mut self.ebpf)
     }
 
-    /// Writes one path configuration.
-    ///
-    /// # Errors
-    /// As bpf(2).
-    pub fn set_conf(&mut self, index: u32, conf: &PathConf) -> anyhow::Result<()> {
-        self.confs.set(index, Value(*conf), 0).with_context(|| format!("write configuration {index}"))
-    }
-
-    /// Reads one path configuration back.
-    ///
-    /// # Errors
-    /// As bpf(2).
-    pub fn conf(&self, index: u32) -> anyhow::Result<PathConf> {
-        Ok(self.confs.get(&index, 0).with_context(|| format!("read configuration {index}"))?.0)
-    }
-
-    /// Points a triple at a path and its configuration, in one step.
-    ///
-    /// # Errors
-    /// As bpf(2).
-    pub fn set_route(&mut self, key: &RouteKey, route: Route) -> anyhow::Result<()> {
-        self.routes.insert(Value(*key), Value(route), 0).context("write a route")
-    }
-
-    /// Reads the hint at a triple's place, which may be another triple's.
-    ///
-    /// # Errors
-    /// As bpf(2).
-    pub fn hint(&self, key: &RouteKey) -> anyhow::Result<Hint> {
-        Ok(self.hints.get(&key.hint(), 0).context("read a hint")?.0)
-    }
-
-    /// Writes the hint at a triple's place, in one step.
-    ///
-    /// # Errors
-    /// As bpf(2).
-    pub fn set_hint(&mut self, key: &RouteKey, hint: Hint) -> anyhow::Result<()> {
-        self.hints.set(key.hint(), Value(hint), 0).context("write a hint")
-    }
-
-    /// Reads a route.
-    #[must_use]
-    pub fn route(&self, key: &RouteKey) -> Option<Route> {
-        self.routes.get(&Value(*key), 0).ok().map(|value| value.0)
-    }
-
-    /// Removes a route; a missing one is fine.
-    pub fn remove_route(&mut self, key: &RouteKey) {
-        let _ = self.routes.remove(&Value(*key));
-    }
-
     /// Sums a counter over all CPUs.
     ///
     /// # Errors
@@ -178,6 +128,36 @@ impl Object {
     pub fn counter(&self, counter: Counter) -> anyhow::Result<u64> {
         let values = self.counters.get(&(counter as u32), 0).with_context(|| format!("read {}", counter.name()))?;
         Ok(values.iter().sum())
+    }
+}
+
+impl Tables for Object {
+    fn set_conf(&mut self, index: u32, conf: &PathConf) -> anyhow::Result<()> {
+        self.confs.set(index, Value(*conf), 0).with_context(|| format!("write configuration {index}"))
+    }
+
+    fn conf(&self, index: u32) -> anyhow::Result<PathConf> {
+        Ok(self.confs.get(&index, 0).with_context(|| format!("read configuration {index}"))?.0)
+    }
+
+    fn set_route(&mut self, key: &RouteKey, route: Route) -> anyhow::Result<()> {
+        self.routes.insert(Value(*key), Value(route), 0).context("write a route")
+    }
+
+    fn route(&self, key: &RouteKey) -> Option<Route> {
+        self.routes.get(&Value(*key), 0).ok().map(|value| value.0)
+    }
+
+    fn remove_route(&mut self, key: &RouteKey) {
+        let _ = self.routes.remove(&Value(*key));
+    }
+
+    fn set_hint(&mut self, key: &RouteKey, hint: Hint) -> anyhow::Result<()> {
+        self.hints.set(key.hint(), Value(hint), 0).context("write a hint")
+    }
+
+    fn hint(&self, key: &RouteKey) -> anyhow::Result<Hint> {
+        Ok(self.hints.get(&key.hint(), 0).context("read a hint")?.0)
     }
 }
 

@@ -1,8 +1,13 @@
 //! The paths as the shell holds them: their plans, keys and configurations in kernel and responder, and whether each
 //! can be used. It writes tables; what is attached where, `fabric` says.
 
+mod tables;
+#[cfg(test)]
+mod tests;
+
+pub use tables::Tables;
+
 use crate::config::{Config, PathPlan, paths_for, settings_hash};
-use crate::io::object::Object;
 use crate::io::pacer::PacedPath;
 use crate::io::responder::Confs;
 use crate::io::socket::port_of;
@@ -70,6 +75,8 @@ pub struct Paths {
     settings: u64,
     who: Who,
     entries: Vec<Option<Entry>>,
+    /// Tables may hold what is no longer in force.
+    behind: bool,
     /// Whether the interface of each path is there.
     opened: Vec<bool>,
     /// Configurations as the responder reads them.
@@ -104,6 +111,7 @@ impl Paths {
             settings,
             who,
             entries,
+            behind: false,
             opened,
             confs: Arc::new(RwLock::new(Vec::new())),
             usable,
@@ -220,9 +228,9 @@ impl Paths {
     ///
     /// # Errors
     /// If a table cannot be written.
-    pub fn open(
+    pub fn open<T: Tables>(
         &mut self,
-        object: Option<&mut Object>,
+        tables: Option<&mut T>,
         local: IpAddr,
         ifindex: u32,
         usable: bool,
@@ -234,9 +242,9 @@ impl Paths {
             self.usable.set(*path, usable, in_kernel);
         }
         self.refresh_confs();
-        if let Some(object) = object {
+        if let Some(tables) = tables {
             for path in of_local {
-                self.write(object, path, ifindex)?;
+                self.write(tables, path, ifindex)?;
             }
         }
         Ok(())
@@ -250,33 +258,28 @@ impl Paths {
         }
     }
 
-    /// Puts other keys into force at the next `change`.
-    pub fn set_ring(&mut self, ring: KeyRing) -> KeyRing {
-        std::mem::replace(&mut self.ring, ring)
-    }
-
-    fn write(&mut self, object: &mut Object, path: usize, ifindex: u32) -> anyhow::Result<()> {
+    fn write<T: Tables>(&mut self, tables: &mut T, path: usize, ifindex: u32) -> anyhow::Result<()> {
         let key = route_key(&self.specs[path], ifindex);
         let conf = PathConf { key, path: path as u32, ..self.conf(path) };
         let before = self.entries[path];
         // The configuration in use is never written over: a frame on another CPU may be reading it.
         let index = path as u32 * 2 + before.map_or(0, |entry| 1 - entry.route.conf % 2);
         let route = Route { path: path as u32, conf: index };
-        object.set_conf(index, &conf)?;
-        object.set_route(&key, route)?;
+        tables.set_conf(index, &conf)?;
+        tables.set_route(&key, route)?;
         if let Some(before) = before
             && before.key != key
         {
-            object.remove_route(&before.key);
+            tables.remove_route(&before.key);
         }
         self.entries[path] = Some(Entry { key, route, conf });
-        self.write_hint(object, &key)?;
-        before.map_or(Ok(()), |before| self.write_hint(object, &before.key))
+        self.write_hint(tables, &key)?;
+        before.map_or(Ok(()), |before| self.write_hint(tables, &before.key))
     }
 
     /// Writes the hint at a triple's place: that of the first path that has its place there.
-    fn write_hint(&self, object: &mut Object, key: &RouteKey) -> anyhow::Result<()> {
-        object.set_hint(key, self.hint(key))
+    fn write_hint<T: Tables>(&self, tables: &mut T, key: &RouteKey) -> anyhow::Result<()> {
+        tables.set_hint(key, self.hint(key))
     }
 
     fn hint(&self, key: &RouteKey) -> Hint {
@@ -285,18 +288,18 @@ impl Paths {
     }
 
     /// Marks the paths of a local address unusable and takes them out of the kernel's tables.
-    pub fn close(&mut self, object: Option<&mut Object>, local: IpAddr) {
+    pub fn close<T: Tables>(&mut self, tables: Option<&mut T>, local: IpAddr) {
         let of_local: Vec<_> = self.of_local(local).collect();
         for path in &of_local {
             self.opened[*path] = false;
             self.usable.set(*path, false, false);
         }
-        if let Some(object) = object {
+        if let Some(tables) = tables {
             for path in of_local {
                 if let Some(entry) = self.entries[path].take() {
-                    object.remove_route(&entry.key);
+                    tables.remove_route(&entry.key);
                     // A hint that stays would go on leading to the configuration.
-                    if let Err(error) = self.write_hint(object, &entry.key) {
+                    if let Err(error) = self.write_hint(tables, &entry.key) {
                         log::error!("the path to {} is closed, but: {error:#}", self.specs[path].remote);
                     }
                 }
@@ -308,43 +311,71 @@ impl Paths {
     ///
     /// # Errors
     /// If a table cannot be written.
-    pub fn change(&mut self, object: Option<&mut Object>, config: &Config, who: Who) -> anyhow::Result<()> {
+    pub fn change<T: Tables>(&mut self, tables: Option<&mut T>, config: &Config, who: Who) -> anyhow::Result<()> {
         self.who = who;
         self.settings = settings_hash(config);
         self.specs = self.plans.iter().map(|plan| PathSpec::new(self.own, plan, &config.settings)).collect();
         self.refresh_confs();
-        if let Some(object) = object {
-            for path in 0..self.len() {
-                if let Some(entry) = self.entries[path] {
-                    self.write(object, path, entry.key.ifindex)?;
-                }
+        tables.map_or(Ok(()), |tables| self.write_all(tables))
+    }
+
+    fn write_all<T: Tables>(&mut self, tables: &mut T) -> anyhow::Result<()> {
+        for path in 0..self.len() {
+            if let Some(entry) = self.entries[path] {
+                self.write(tables, path, entry.key.ifindex)?;
             }
         }
+        self.behind = false;
         Ok(())
     }
 
+    /// Puts other keys and settings into force in every table, or leaves those `old` ones in force: half a reload would
+    /// send by one key and expect another.
+    ///
+    /// # Errors
+    /// If a table cannot be written.
+    pub fn reload<T: Tables>(
+        &mut self,
+        mut tables: Option<&mut T>,
+        old: &Config,
+        fresh: &Config,
+        ring: KeyRing,
+    ) -> anyhow::Result<()> {
+        let (who, old_ring) = (self.who, std::mem::replace(&mut self.ring, ring));
+        let Err(error) = self.change(tables.as_deref_mut(), fresh, who) else { return Ok(()) };
+        self.ring = old_ring;
+        if let Err(again) = self.change(tables, old, who) {
+            log::error!("not every table could be set back: {again:#}; it is tried again every second");
+            self.behind = true;
+        }
+        Err(error)
+    }
+
     /// Compares the kernel's tables with what was written, and writes again what differs: (table, entries) of each
-    /// repair.
+    /// repair. What could not be set back before is set back first.
     ///
     /// # Errors
     /// If a table cannot be read or written.
-    pub fn repair(&self, object: &mut Object) -> anyhow::Result<Vec<(&'static str, u32)>> {
+    pub fn repair<T: Tables>(&mut self, tables: &mut T) -> anyhow::Result<Vec<(&'static str, u32)>> {
+        if self.behind {
+            self.write_all(tables)?;
+        }
         let (mut confs, mut routes, mut hints) = (0, 0, 0);
         for entry in self.entries.iter().flatten() {
-            if object.conf(entry.route.conf)? != entry.conf {
-                object.set_conf(entry.route.conf, &entry.conf)?;
+            if tables.conf(entry.route.conf)? != entry.conf {
+                tables.set_conf(entry.route.conf, &entry.conf)?;
                 confs += 1;
             }
-            if object.route(&entry.key) != Some(entry.route) {
-                object.set_route(&entry.key, entry.route)?;
+            if tables.route(&entry.key) != Some(entry.route) {
+                tables.set_route(&entry.key, entry.route)?;
                 routes += 1;
             }
-            if object.hint(&entry.key)? != self.hint(&entry.key) {
-                self.write_hint(object, &entry.key)?;
+            if tables.hint(&entry.key)? != self.hint(&entry.key) {
+                self.write_hint(tables, &entry.key)?;
                 hints += 1;
             }
         }
-        let tables = [(maps::CONFS, confs), (maps::ROUTES, routes), (maps::HINTS, hints)];
-        Ok(tables.into_iter().filter(|(_, count)| *count > 0).collect())
+        let repaired = [(maps::CONFS, confs), (maps::ROUTES, routes), (maps::HINTS, hints)];
+        Ok(repaired.into_iter().filter(|(_, count)| *count > 0).collect())
     }
 }

@@ -146,7 +146,7 @@ pub fn start(file: &Path, bpf_object: Option<&Path>, watchdog: Option<Duration>)
     undo.pins = Undo::new(&kernel, identity.adopt).pins.take();
     take_on(&kernel, &shared, &identity, &state, paths.digest())?;
     let who = Who { incarnation: identity.incarnation, generation: identity.generation };
-    paths.change(None, &config, who).map_err(Failure::host)?;
+    paths.change::<Object>(None, &config, who).map_err(Failure::host)?;
 
     let mut warnings: Vec<String> = listener.warning().map(str::to_owned).into_iter().collect();
     let memory_locked = lock_memory(&config, &mut warnings);

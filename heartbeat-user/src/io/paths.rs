@@ -1,6 +1,7 @@
 //! The paths as the shell holds them: their plans, keys and configurations in kernel and responder, and whether each
 //! can be used. It writes tables; what is attached where, `fabric` says.
 
+mod places;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use anyhow::bail;
 use heartbeat_common::frame::{self, STANDING_USERSPACE, STANDING_WORDS};
 use heartbeat_common::maps::{self, Hint, PATHS_MAX, Route, RouteKey};
 use heartbeat_common::path::PathConf;
+use places::Places;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -75,6 +77,8 @@ pub struct Paths {
     settings: u64,
     who: Who,
     entries: Vec<Option<Entry>>,
+    /// Where their hints are.
+    places: Places,
     /// Tables may hold what is no longer in force.
     behind: bool,
     /// Whether the interface of each path is there.
@@ -111,6 +115,7 @@ impl Paths {
             settings,
             who,
             entries,
+            places: Places::default(),
             behind: false,
             opened,
             confs: Arc::new(RwLock::new(Vec::new())),
@@ -271,8 +276,10 @@ impl Paths {
             && before.key != key
         {
             tables.remove_route(&before.key);
+            self.places.take(&before.key, path);
         }
         self.entries[path] = Some(Entry { key, route, conf });
+        self.places.put(&key, path);
         self.write_hint(tables, &key)?;
         before.map_or(Ok(()), |before| self.write_hint(tables, &before.key))
     }
@@ -283,7 +290,7 @@ impl Paths {
     }
 
     fn hint(&self, key: &RouteKey) -> Hint {
-        let there = self.entries.iter().flatten().find(|entry| entry.key.hint() == key.hint());
+        let there = self.places.first(key).and_then(|path| self.entries[path]);
         there.map_or(Hint::default(), |entry| Hint::at(entry.route.conf))
     }
 
@@ -298,6 +305,7 @@ impl Paths {
             for path in of_local {
                 if let Some(entry) = self.entries[path].take() {
                     tables.remove_route(&entry.key);
+                    self.places.take(&entry.key, path);
                     // A hint that stays would go on leading to the configuration.
                     if let Err(error) = self.write_hint(tables, &entry.key) {
                         log::error!("the path to {} is closed, but: {error:#}", self.specs[path].remote);

@@ -158,7 +158,7 @@ pub struct GenkeyArgs {
         decides. Tables are for people; --json gives the same answer to programs, with \"schema\": 1 in each object \
         and units in the names of its fields.\n\n\
         Reading is for root, for heartbeatd's own user and for members of its group; handover and detach are for root \
-        and heartbeatd's own user.",
+        and heartbeatd's own user. Only detach works without a heartbeatd that runs.",
     after_long_help = concat!(
         "EXAMPLES:\n",
         "  heartbeatctl status                      this node at a glance\n",
@@ -166,7 +166,8 @@ pub struct GenkeyArgs {
         "  heartbeatctl paths --json | jq '.paths[] | select(.state != \"up\")'\n",
         "  heartbeatctl events --since 2h           what happened in the last two hours\n",
         "  heartbeatctl events --since now --follow what happens from now on\n",
-        "  heartbeatctl handover                    the next stop is a restart: the kernel goes on answering\n\n",
+        "  heartbeatctl handover                    the next stop is a restart: the kernel goes on answering\n",
+        "  heartbeatctl detach                      take off what answers, also what a dead heartbeatd left\n\n",
         "EXIT CODES:\n",
         "  0  all is well\n",
         "  1  it failed; the message says why\n",
@@ -220,7 +221,13 @@ pub enum ControlVerb {
     /// Announce that the next stop is part of a restart: the kernel program stays and goes on answering
     Handover,
     /// Detach the kernel programs and remove their pins: the kernel answers no more until the next start
-    Detach,
+    #[command(long_about = "Detach the kernel programs and remove their pins.\n\n\
+        A heartbeatd that runs is asked to: userspace answers in the kernel's place until the next start.\n\n\
+        Where none runs, heartbeatctl does it itself: what a controller that died has left would answer for it until \
+        the next start. The peers are told first that this node has left, and nothing answers from then on. This is \
+        for root and for the user whose pins they are; the configuration says where they are. A directory that a \
+        heartbeatd uses is left alone. Nothing to detach is no error.")]
+    Detach(ConfigArgs),
 }
 
 /// Options of `heartbeatctl events`.
@@ -244,7 +251,7 @@ impl ControlVerb {
             Self::Paths => Request::Paths {},
             Self::Counters => Request::Counters {},
             Self::Handover => Request::Handover {},
-            Self::Detach => Request::Detach {},
+            Self::Detach(_) => Request::Detach {},
             Self::Events(args) => {
                 Request::Events { since_unix_ms: args.since.map(Timestamp::as_millisecond), follow: args.follow }
             }

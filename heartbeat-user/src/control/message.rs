@@ -105,6 +105,15 @@ impl<T> Answer<T> {
     }
 }
 
+/// What was taken off by `heartbeatctl` itself, where no heartbeatd runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DetachedBody {
+    /// What was done, in one sentence.
+    pub done: String,
+    /// The pins and directories that were removed.
+    pub removed: Vec<String>,
+}
+
 /// Declares the bodies that hold one named field.
 macro_rules! bodies {
     ($($name:ident { $field:ident: $type:ty } $text:literal;)*) => {

@@ -21,14 +21,15 @@ pub use client::{Client, ClientError};
 pub use error::{ErrorCode, Refusal};
 pub use listen::{ListenError, Listener};
 pub use message::{
-    Answer, CountersBody, DoneBody, ErrorBody, EventBody, EventsBody, NodesBody, PathsBody, Request, SCHEMA, Verb,
+    Answer, CountersBody, DetachedBody, DoneBody, ErrorBody, EventBody, EventsBody, NodesBody, PathsBody, Request,
+    SCHEMA, Verb,
 };
 pub use model::*;
 pub use percentile::{percentile_ns, round_trips};
 pub use permission::{Access, Caller, Owner, may};
 pub use server::{Backend, serve};
 pub use show::{show_counters, show_event, show_nodes, show_paths, show_status};
-pub use tool::run;
+pub use tool::{DetachAlone, run};
 
 /// Longest request line, in bytes, its end included.
 pub const REQUEST_MAX: usize = 64 * 1024;

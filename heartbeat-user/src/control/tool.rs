@@ -1,17 +1,22 @@
-//! heartbeatctl itself: asks, prints, and says by its exit code how things stand. It decides nothing else.
+//! heartbeatctl itself: asks, prints, and says by its exit code how things stand. It decides nothing else, and does
+//! nothing to the kernel: what `detach` does where nobody can be asked is given to it.
 
 use super::{
-    Answer, Client, ClientError, CountersBody, DoneBody, ErrorCode, NodeState, NodesBody, PathsBody, Refusal, Status,
-    show_counters, show_event, show_nodes, show_paths, show_status,
+    Answer, Client, ClientError, CountersBody, DetachedBody, DoneBody, ErrorCode, NodeState, NodesBody, PathsBody,
+    Refusal, Status, show_counters, show_event, show_nodes, show_paths, show_status,
 };
 use crate::cli::{ControlVerb, ExitCode, Heartbeatctl};
 use serde_json::Value;
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
 /// How often a busy daemon is asked again, and after which pause.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Detaches where no heartbeatd runs that could be asked, by the configuration in this file.
+pub type DetachAlone = fn(&Path) -> Result<DetachedBody, Refusal>;
 
 /// Why heartbeatctl could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +28,8 @@ enum ToolError {
 }
 
 /// Does what the command line asks: the answer goes to `out`, an error as one line to `errors`.
-pub fn run(line: &Heartbeatctl, out: &mut impl Write, errors: &mut impl Write) -> ExitCode {
-    let outcome = serve(line, out).and_then(|code| Ok(out.flush().map(|()| code)?));
+pub fn run(line: &Heartbeatctl, alone: DetachAlone, out: &mut impl Write, errors: &mut impl Write) -> ExitCode {
+    let outcome = serve(line, alone, out).and_then(|code| Ok(out.flush().map(|()| code)?));
     match outcome {
         Ok(code) => code,
         // Whoever closed the pipe has seen enough.
@@ -46,13 +51,18 @@ fn with_cause(error: &ToolError) -> String {
     }
 }
 
-fn serve(line: &Heartbeatctl, out: &mut impl Write) -> Result<ExitCode, ToolError> {
+fn serve(line: &Heartbeatctl, alone: DetachAlone, out: &mut impl Write) -> Result<ExitCode, ToolError> {
     if let ControlVerb::Events(events) = &line.verb
         && events.follow
     {
         return follow(line, out);
     }
-    let (client, value) = ask(line)?;
+    let (client, value) = match (ask(line), &line.verb) {
+        (Err(ClientError::NotRunning { .. }), ControlVerb::Detach(args)) => {
+            return tell_detached(line, alone(&args.config).map_err(ClientError::from)?, out);
+        }
+        (asked, _) => asked?,
+    };
     let heads = !line.no_headers;
     let mut code = ExitCode::Ok;
     let text = match &line.verb {
@@ -73,7 +83,7 @@ fn serve(line: &Heartbeatctl, out: &mut impl Write) -> Result<ExitCode, ToolErro
         ControlVerb::Paths => show_paths(&client.read::<PathsBody>(value.clone())?.paths, heads),
         ControlVerb::Counters => show_counters(&client.read::<CountersBody>(value.clone())?.counters, heads),
         ControlVerb::Events(_) => lines(&value),
-        ControlVerb::Handover | ControlVerb::Detach => {
+        ControlVerb::Handover | ControlVerb::Detach(_) => {
             format!("{}\n", client.read::<DoneBody>(value.clone())?.done)
         }
     };
@@ -83,6 +93,18 @@ fn serve(line: &Heartbeatctl, out: &mut impl Write) -> Result<ExitCode, ToolErro
         out.write_all(text.as_bytes())?;
     }
     Ok(code)
+}
+
+fn tell_detached(line: &Heartbeatctl, body: DetachedBody, out: &mut impl Write) -> Result<ExitCode, ToolError> {
+    if line.json {
+        writeln!(out, "{}", serde_json::to_string(&Answer::new(body)).map_err(io::Error::from)?)?;
+        return Ok(ExitCode::Ok);
+    }
+    writeln!(out, "{}", body.done)?;
+    for path in &body.removed {
+        writeln!(out, "removed {path}")?;
+    }
+    Ok(ExitCode::Ok)
 }
 
 fn lines(value: &Value) -> String {

@@ -92,7 +92,10 @@ fn service_user(config: &Path, unit_user: impl FnOnce() -> Option<String>) -> Op
 }
 
 /// Becomes a user for good. Called before this process has a second thread.
-fn become_user(name: &str) -> anyhow::Result<()> {
+///
+/// # Errors
+/// If there is no such user, or the system refuses.
+pub(super) fn become_user(name: &str) -> anyhow::Result<()> {
     let user = nix::unistd::User::from_name(name)
         .with_context(|| format!("look for user {name}"))?
         .with_context(|| format!("there is no user {name}, whom the service runs as: run `systemd-sysusers`"))?;

@@ -2,7 +2,7 @@
 //! only where no daemon runs and none is to come.
 
 use crate::cli::{MarkLeft, ServiceFacts, gave_up, mark_left_verdict};
-use crate::config::load;
+use crate::config::{Config, load};
 use crate::io::failure::Failure;
 use crate::io::memory::Shared;
 use crate::io::pins::PinDir;
@@ -35,7 +35,7 @@ pub fn run(file: &Path) -> Result<String, Failure> {
         MarkLeft::Mark => {}
     }
     // The lock of the pin directory alone: the lock file's directory goes with the service.
-    let Some(pins) = PinDir::open_existing(&pin_dir(file)).map_err(Failure::host)? else {
+    let Some(pins) = PinDir::open_existing(&pin_dir(load(file).ok().as_ref())).map_err(Failure::host)? else {
         return Ok("nothing done: no program of heartbeatd is pinned, so the kernel answers nothing".to_owned());
     };
     if !pins.hold().map_err(Failure::host)? {
@@ -50,15 +50,19 @@ pub fn run(file: &Path) -> Result<String, Failure> {
 }
 
 /// Finds the pins: by the configuration or, where that is the very thing that is broken, by what the last start noted.
-fn pin_dir(file: &Path) -> PathBuf {
-    if let Ok(config) = load(file) {
-        return config.daemon.pin_dir;
+pub(super) fn pin_dir(config: Option<&Config>) -> PathBuf {
+    if let Some(config) = config {
+        return config.daemon.pin_dir.clone();
     }
     let state_dir = std::env::var_os("STATE_DIRECTORY").map_or_else(|| PathBuf::from(STATE_DIR), PathBuf::from);
     StateDir::noted_pins(&state_dir).unwrap_or_else(|| PathBuf::from(PIN_DIR))
 }
 
-fn mark(pin: &Path) -> anyhow::Result<()> {
+/// Sets in the pinned record of this node that it has left and stopped: every echo says so from then on.
+///
+/// # Errors
+/// If the record cannot be opened or mapped.
+pub(super) fn mark(pin: &Path) -> anyhow::Result<()> {
     let fd = sys::object_get(pin).with_context(|| format!("open {}", pin.display()))?;
     let shared = Shared::of_own(fd.as_fd())?;
     shared.set_flags(shared.flags() | FLAG_LEAVING | FLAG_STOPPED);

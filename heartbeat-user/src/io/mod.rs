@@ -18,6 +18,7 @@ pub mod check;
 pub mod clock;
 pub mod daemon;
 pub mod decider;
+pub mod detach;
 pub mod egress;
 pub mod fabric;
 pub mod failure;

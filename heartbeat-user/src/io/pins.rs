@@ -157,7 +157,10 @@ impl PinDir {
     }
 
     /// Lists the directories of all map layouts. A symbolic link leads elsewhere, and is none.
-    fn versions(&self) -> anyhow::Result<Vec<PathBuf>> {
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn versions(&self) -> anyhow::Result<Vec<PathBuf>> {
         let mut directories = Vec::new();
         for entry in fs::read_dir(&self.root).with_context(|| format!("read {}", self.root.display()))? {
             let entry = entry?;
@@ -176,11 +179,8 @@ impl PinDir {
     /// If a pin is there and cannot be removed.
     pub fn remove_links(&self) -> anyhow::Result<()> {
         for directory in self.versions()? {
-            for entry in fs::read_dir(&directory).with_context(|| format!("read {}", directory.display()))? {
-                let path = entry?.path();
-                if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("xdp-")) {
-                    remove(&path)?;
-                }
+            for link in listed(&directory)?.iter().filter(|path| is_link(path)) {
+                remove(link)?;
             }
         }
         Ok(())
@@ -310,9 +310,29 @@ fn versioned(root: &Path) -> PathBuf {
     root.join(format!("v{}", maps::ABI))
 }
 
-fn remove_tree(directory: &Path) -> anyhow::Result<()> {
-    for entry in fs::read_dir(directory).with_context(|| format!("read {}", directory.display()))? {
-        remove(&entry?.path())?;
+/// Lists what lies in a directory, by name.
+///
+/// # Errors
+/// If it cannot be read.
+pub(super) fn listed(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory).with_context(|| format!("read {}", directory.display()))?;
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Says whether a pin is named as one of an XDP link.
+pub(super) fn is_link(pin: &Path) -> bool {
+    pin.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("xdp-"))
+}
+
+/// Removes a directory and every pin in it.
+///
+/// # Errors
+/// If something cannot be removed.
+pub(super) fn remove_tree(directory: &Path) -> anyhow::Result<()> {
+    for pin in listed(directory)? {
+        remove(&pin)?;
     }
     fs::remove_dir(directory).with_context(|| format!("remove {}", directory.display()))
 }

@@ -273,11 +273,22 @@ pub fn refused(lab: &Lab, node: usize, cluster: &Cluster, options: &Options<'_>)
 /// # Errors
 /// If it cannot be started.
 pub fn heartbeatd(lab: &Lab, node: usize, wrapper: &[&str], words: &[&str]) -> Result<Output> {
-    let program = super::wait::binary("heartbeatd", "HEARTBEATD")?;
-    let first = wrapper.first().map_or(program.as_path(), |first| Path::new(*first));
+    run(lab, node, wrapper, &super::wait::binary("heartbeatd", "HEARTBEATD")?, words)
+}
+
+/// Runs `heartbeatctl` with these words in a node's network namespace, behind `wrapper`, whether a daemon runs or not.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn heartbeatctl(lab: &Lab, node: usize, wrapper: &[&str], words: &[&str]) -> Result<Output> {
+    run(lab, node, wrapper, &super::wait::binary("heartbeatctl", "HEARTBEATCTL")?, words)
+}
+
+fn run(lab: &Lab, node: usize, wrapper: &[&str], program: &Path, words: &[&str]) -> Result<Output> {
+    let first = wrapper.first().map_or(program, |first| Path::new(*first));
     let mut command: Command = lab.node(node).command(first);
     if !wrapper.is_empty() {
-        command.args(&wrapper[1..]).arg(&program);
+        command.args(&wrapper[1..]).arg(program);
     }
-    command.args(words).stdin(Stdio::null()).output().context("running heartbeatd")
+    command.args(words).stdin(Stdio::null()).output().with_context(|| format!("running {}", program.display()))
 }

@@ -1,0 +1,179 @@
+//! `heartbeatctl detach` where the controller is dead: what it left goes, the peers are told first, and nothing is taken
+//! from a controller that runs. It looks at devices, pins and what the peer says.
+
+use heartbeat_common::maps;
+use heartbeat_tests::lab::crew::{Crew, heartbeatctl, programs};
+use heartbeat_tests::lab::wait::root_or_skip;
+use heartbeat_tests::lab::{Cluster, Lab, Options, Spec, guard};
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Uid, chown};
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const A: usize = 0;
+const B: usize = 1;
+/// A user that nothing else runs as.
+const SERVICE: u32 = 64_941;
+
+/// Two nodes on two networks that show each other up.
+fn pair() -> Crew {
+    let lab = Lab::new(Spec::new(2, 2)).unwrap();
+    let cluster = Cluster::new(&lab, "lan").with("stall_limit_ms", 4000);
+    let mut crew = Crew::new(lab, cluster);
+    crew.start_all(&Options::default()).unwrap();
+    crew
+}
+
+/// The same, and then B's controller is killed.
+fn killed() -> Crew {
+    let mut crew = pair();
+    crew.take(B).kill().unwrap();
+    assert_eq!(programs(&crew.lab, B).unwrap().0, 2, "the kernel answers on");
+    crew
+}
+
+fn root_of(crew: &Crew) -> PathBuf {
+    crew.lab.pin_dir(B).join("heartbeatd")
+}
+
+/// `heartbeatctl detach` on B by the file of its daemon and the socket at `socket`: exit code, stdout, stderr.
+fn detach(crew: &Crew, wrapper: &[&str], socket: &Path, words: &[&str]) -> (Option<i32>, String, String) {
+    let config = crew.lab.node_dir(B).join("heartbeatd.toml");
+    let mut all = vec!["--socket", socket.to_str().unwrap(), "detach", "--config", config.to_str().unwrap()];
+    all.extend(words);
+    let output = heartbeatctl(&crew.lab, B, wrapper, &all).unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+fn socket(crew: &Crew) -> PathBuf {
+    crew.lab.node_dir(B).join("run/control.sock")
+}
+
+#[test]
+fn detach_without_a_controller_says_goodbye_and_takes_everything_off() {
+    if !root_or_skip("detach_without_a_controller_says_goodbye_and_takes_everything_off") {
+        return;
+    }
+    let mut crew = killed();
+    let (mark, root) = (crew.mark().unwrap(), root_of(&crew));
+    let before = crew.peer(A, B).unwrap()["incarnation"].as_u64().unwrap();
+    // What another layout left goes as well.
+    DirBuilder::new().mode(0o700).create(root.join("v0")).unwrap();
+    fs::rename(crew.pins(B).join(maps::HISTOGRAMS), root.join("v0/xdp-native-9999")).unwrap();
+    let (code, out, err) = detach(&crew, &[], &socket(&crew), &[]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.contains("the peers were told that this node has left"), "{out}");
+    for removed in ["v0/xdp-native-9999", "v0", "v1/xdp-native-", "v1/TICKS", "v1/OWN", "v1/COUNTERS", "v1"] {
+        assert!(out.contains(&format!("removed {}/{removed}", root.display())), "no {removed} in {out}");
+    }
+    assert_eq!(programs(&crew.lab, B).unwrap(), (0, 0));
+    assert!(!root.exists(), "pins are gone, and their directory");
+    let left = crew.await_said(&mark, A, "node_left").unwrap();
+    assert_eq!((&left["leaving"], &left["stopped"]), (&true.into(), &true.into()));
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(crew.said(&mark, A, "node_down").unwrap().len(), 0, "who left is not accused");
+    // A second time there is nothing to do, which is no error.
+    let (code, out, err) = detach(&crew, &[], &socket(&crew), &["--json"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&answer["schema"], &answer["removed"]), (&1.into(), &serde_json::json!([])), "{answer}");
+    assert!(answer["done"].as_str().unwrap().starts_with("nothing done: heartbeatd is not running"), "{answer}");
+    crew.start(B, &Options::default()).unwrap();
+    crew.await_said(&mark, A, "node_restarted").unwrap();
+    crew.all_up().unwrap();
+    assert!(crew.peer(A, B).unwrap()["incarnation"].as_u64().unwrap() > before);
+}
+
+#[test]
+fn detach_takes_nothing_from_a_controller_that_cannot_be_asked() {
+    if !root_or_skip("detach_takes_nothing_from_a_controller_that_cannot_be_asked") {
+        return;
+    }
+    let mut crew = pair();
+    let (mark, nowhere) = (crew.mark().unwrap(), crew.lab.scratch().join("nowhere"));
+    // It runs, and its socket is elsewhere.
+    let (code, out, err) = detach(&crew, &[], &nowhere, &[]);
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");
+    assert!(err.contains("a heartbeatd runs and uses it, so nothing was detached"), "{err}");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(programs(&crew.lab, B).unwrap(), (2, 2));
+    assert_eq!(crew.said(&mark, B, "pins_restored").unwrap().len(), 0);
+    crew.all_up().unwrap();
+    crew.nobody_removed(&mark).unwrap();
+    // Somebody else has the lock of what it left.
+    crew.take(B).kill().unwrap();
+    let held = Flock::lock(File::open(root_of(&crew)).unwrap(), FlockArg::LockExclusiveNonblock);
+    let held = held.map_err(|(_, error)| error).unwrap();
+    let (code, _, err) = detach(&crew, &[], &socket(&crew), &[]);
+    assert_eq!((code, err.contains("nothing was detached")), (Some(1), true), "{err}");
+    assert_eq!(programs(&crew.lab, B).unwrap().0, 2);
+    std::thread::sleep(Duration::from_secs(1));
+    crew.nobody_removed(&mark).unwrap();
+    drop(held);
+    // A file that is not there names no pins, and least of all the service's.
+    let words = ["--socket", nowhere.to_str().unwrap(), "detach", "--config", nowhere.to_str().unwrap()];
+    let output = heartbeatctl(&crew.lab, B, &[], &words).unwrap();
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), err.contains("nowhere: cannot be opened")), (Some(1), true), "{err}");
+}
+
+#[test]
+fn detach_is_for_root_and_for_the_owner_of_the_pins() {
+    if !root_or_skip("detach_is_for_root_and_for_the_owner_of_the_pins") {
+        return;
+    }
+    let crew = killed();
+    let (root, socket) = (root_of(&crew), socket(&crew));
+    let nowhere = Path::new("/nowhere/control.sock");
+    for path in [
+        Path::new(guard::BASE),
+        &crew.lab.scratch(),
+        &crew.lab.scratch().join("bpf"),
+        &crew.lab.node_dir(B),
+        &crew.lab.pin_dir(B),
+    ] {
+        fs::set_permissions(path, Permissions::from_mode(0o711)).unwrap();
+    }
+    let stranger = ["setpriv", "--reuid=64942", "--regid=64942", "--clear-groups"];
+    let refused = |wrapper: &[&str], code: i32, words: &str| {
+        let (found, out, err) = detach(&crew, wrapper, nowhere, &[]);
+        assert_eq!((found, out.as_str(), err.contains(words)), (Some(code), "", true), "{err}");
+        assert_eq!(programs(&crew.lab, B).unwrap().0, 2);
+    };
+    refused(&stranger, 5, "permission denied; where heartbeatd does not run, detach is for root");
+    fs::set_permissions(crew.lab.pin_dir(B), Permissions::from_mode(0o700)).unwrap();
+    refused(&stranger, 5, "permission denied; where heartbeatd does not run, detach is for root");
+    // As `ip netns exec` does it: pins that are hidden are not taken for none.
+    let bpf = crew.lab.scratch().join("bpf");
+    let hidden = format!("mount -t tmpfs none {0} && mkdir -p {0}/b && exec \"$@\"", bpf.display());
+    refused(
+        &["unshare", "--mount", "sh", "-c", &hidden, "sh"],
+        1,
+        "is not on a bpffs, so what is pinned cannot be seen",
+    );
+    // The pins of a user that root does not know, and then of the service's.
+    let owner = Some(Uid::from_raw(SERVICE));
+    let pins = fs::read_dir(crew.pins(B)).unwrap().map(|entry| entry.unwrap().path());
+    for path in pins.chain([crew.pins(B), root.clone(), crew.lab.pin_dir(B)]) {
+        chown(&path, owner, None).unwrap();
+    }
+    refused(&[], 1, "belongs to uid 64941");
+    let users = crew.lab.scratch().join("passwd");
+    let known = fs::read_to_string("/etc/passwd").unwrap();
+    let known: String =
+        known.lines().filter(|line| !line.starts_with("heartbeatd:")).map(|l| format!("{l}\n")).collect();
+    fs::write(&users, format!("{known}heartbeatd:x:{SERVICE}:{SERVICE}::/:/bin/false\n")).unwrap();
+    fs::set_permissions(&users, Permissions::from_mode(0o644)).unwrap();
+    let with = format!("mount --bind {} /etc/passwd && exec \"$@\"", users.display());
+    let mark = crew.mark().unwrap();
+    let (code, out, err) = detach(&crew, &["unshare", "--mount", "sh", "-c", &with, "sh"], &socket, &[]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert_eq!(programs(&crew.lab, B).unwrap(), (0, 0));
+    assert!(!root.exists(), "{out}");
+    crew.await_said(&mark, A, "node_left").unwrap();
+    let (code, out, _) = detach(&crew, &[], &socket, &[]);
+    assert_eq!((code, out.contains("nothing done")), (Some(0), true), "{out}");
+}

@@ -5,6 +5,7 @@ use crate::cli::{CheckArgs, DEFAULT_CONFIG, ExitCode, Watchdog, check_watchdog, 
 use crate::config::{Config, FastPath};
 use crate::io::attach::{AttachError, Mode};
 use crate::io::failure::Failure;
+use crate::io::pins::PinDir;
 use crate::io::start::{configured, key_ring};
 use crate::io::{clock, interfaces, sys};
 use anyhow::Context;
@@ -12,7 +13,6 @@ use heartbeat_common::maps;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -106,8 +106,11 @@ pub(super) fn become_user(name: &str) -> anyhow::Result<()> {
 }
 
 /// What the fast path needs of the kernel and of this process: refused where it was asked for by name, a warning where
-/// `auto` would do without.
+/// `auto` would do without. The pin directory is looked at in any case.
 fn kernel_needs(config: &Config, missing: &[&str], warnings: &mut Vec<String>) -> Result<(), Failure> {
+    // One that is not ours alone is refused whatever was asked for: a start without the kernel looks there as well, for
+    // what an earlier one left.
+    PinDir::open_left(&config.daemon.pin_dir).map_err(Failure::host)?;
     let wanted: Vec<FastPath> =
         config.interfaces.values().map(|over| over.fast_path).chain([config.daemon.fast_path]).collect();
     if wanted.iter().all(|wanted| *wanted == FastPath::Off) {
@@ -118,9 +121,7 @@ fn kernel_needs(config: &Config, missing: &[&str], warnings: &mut Vec<String>) -
     if !missing.is_empty() {
         faults.push(format!("{} missing: XDP programs cannot be loaded or attached", missing.join(" and ")));
     }
-    if let Some(fault) = pin_dir_fault(&config.daemon.pin_dir)? {
-        faults.push(fault);
-    }
+    faults.extend(pin_dir_fault(&config.daemon.pin_dir));
     match faults.is_empty() {
         true => Ok(()),
         false if must => Err(Failure::host(anyhow::anyhow!(faults.join("; ")))),
@@ -146,24 +147,13 @@ fn missing_capabilities() -> Vec<&'static str> {
     CAPABILITIES.iter().filter(|(number, _)| !has(*number)).map(|(_, name)| *name).collect()
 }
 
-/// Says why the pin directory will not do. One that is not ours alone is an error whatever was asked for.
-fn pin_dir_fault(root: &Path) -> Result<Option<String>, Failure> {
+/// Says why nothing can be pinned in the pin directory.
+fn pin_dir_fault(root: &Path) -> Option<String> {
     let looked = if root.exists() { root } else { root.parent().unwrap_or(root) };
     if !looked.exists() || !sys::is_bpffs(looked).unwrap_or(false) {
-        return Ok(Some(format!("pin_dir {}: {} is not on a bpffs", root.display(), looked.display())));
+        return Some(format!("pin_dir {}: {} is not on a bpffs", root.display(), looked.display()));
     }
-    if let Ok(metadata) = std::fs::symlink_metadata(root) {
-        let uid = nix::unistd::geteuid().as_raw();
-        if metadata.uid() != uid || metadata.mode() & 0o077 != 0 {
-            return Err(Failure::host(anyhow::anyhow!(
-                "pin_dir {}: owner {} and mode {:04o}, but it must be owner {uid} and mode 0700",
-                root.display(),
-                metadata.uid(),
-                metadata.mode() & 0o7777
-            )));
-        }
-    }
-    Ok(None)
+    None
 }
 
 /// What the interfaces of this node have in store: absent ones, foreign programs, kernel threads.

@@ -171,7 +171,15 @@ pub const FAULTS: &[Fault] = &[
         By(&["fault_80_more_paths_than_the_tables_hold_are_refused_with_the_configuration"]),
     ),
     fault(81, "numbers near their end", By(&["agrees_near_the_end_of_the_numbers", "exhaustive"])),
-    fault(83, "a second controller", By(&["fault_83_a_second_controller_is_refused_and_the_first_goes_on"])),
+    fault(
+        83,
+        "a second controller",
+        By(&[
+            "fault_83_a_second_controller_is_refused_and_the_first_goes_on",
+            "fault_83_a_directory_that_another_controller_has_taken_is_left_alone_and_told",
+            "fault_83_at_its_end_a_daemon_leaves_another_controllers_pins",
+        ]),
+    ),
     fault(
         84,
         "one identity on two machines",

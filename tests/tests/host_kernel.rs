@@ -3,12 +3,12 @@
 
 use heartbeat_common::frame::{FLAG_LEAVING, FLAG_STOPPED};
 use heartbeat_common::maps;
+use heartbeat_tests::lab::bpftool::{bpftool, links_in, pin_a_map, text};
 use heartbeat_tests::lab::crew::{Crew, Mark, event_name, refused};
 use heartbeat_tests::lab::wait::root_or_skip;
 use heartbeat_tests::lab::{Cluster, Lab, Options, Spec, monotonic_ns, wait_for};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const A: usize = 0;
@@ -25,24 +25,9 @@ fn pair() -> Crew {
     crew
 }
 
-fn bpftool(words: &[&str]) -> Result<Value, String> {
-    let output = Command::new("bpftool").arg("-j").args(words).output().expect("bpftool is installed");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    match output.status.success() {
-        true => Ok(serde_json::from_str(&text).unwrap_or(Value::Null)),
-        false => Err(format!("{words:?}: {text}{}", String::from_utf8_lossy(&output.stderr))),
-    }
-}
-
 /// The pinned XDP link of a node that has one.
 fn link_pin(crew: &Crew, node: usize) -> PathBuf {
-    let pins = std::fs::read_dir(crew.pins(node)).unwrap().map(|entry| entry.unwrap().path());
-    let mut links = pins.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("xdp-"));
-    links.next().expect("a pinned link")
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
+    links_in(&crew.pins(node)).pop().expect("a pinned link")
 }
 
 /// Id of the map of a name that a node's program uses.
@@ -250,16 +235,11 @@ fn fault_77_pins_of_another_layout_are_removed_and_never_read() {
     let mut crew = pair();
     crew.take(B).kill().unwrap();
     let root = crew.lab.pin_dir(B).join("heartbeatd");
-    let create = |path: &Path, value: &str, name: &str| {
-        let words =
-            ["map", "create", text(path), "type", "array", "key", "4", "value", value, "entries", "1", "name", name];
-        bpftool(&words).unwrap();
-    };
     // A directory of another version, and a map of this version's name with another size.
     std::fs::create_dir(root.join("v0")).unwrap();
-    create(&root.join("v0/TICKS"), "64", "TICKS");
+    pin_a_map(&root.join("v0/TICKS"), "64", "TICKS");
     std::fs::remove_file(crew.pins(B).join(maps::TICKS)).unwrap();
-    create(&crew.pins(B).join(maps::TICKS), "64", "TICKS");
+    pin_a_map(&crew.pins(B).join(maps::TICKS), "64", "TICKS");
     let mark = crew.mark().unwrap();
     crew.start(B, &Options::default()).unwrap();
     assert!(!root.join("v0").exists());
@@ -289,116 +269,4 @@ fn fault_79_a_controller_that_stalled_has_lost_no_liveness() {
     // The record of the time that it slept through is in the map: B's probes were taken in, each dated.
     let said: Vec<String> = crew.since(&mark, A).unwrap().iter().map(|event| event_name(event).to_owned()).collect();
     assert!(!said.iter().any(|name| name == "events_dropped" || name.starts_with("path_")), "{said:?}");
-}
-
-/// The configuration of a second controller on node B: its lock directory is its own, and so is all but the pins.
-fn second(crew: &Crew) -> PathBuf {
-    let own = crew.lab.node_dir(B);
-    let config = std::fs::read_to_string(crew.daemon(B).config()).unwrap();
-    let apart = own.join("second");
-    let other = ["state", "run", "log"]
-        .iter()
-        .fold(config, |text, part| text.replace(own.join(part).to_str().unwrap(), apart.join(part).to_str().unwrap()));
-    std::fs::create_dir(&apart).unwrap();
-    let file = own.join("second.toml");
-    std::fs::write(&file, &other).unwrap();
-    file
-}
-
-/// Runs one more controller on node B that is expected to refuse: its exit code and words.
-fn run(crew: &Crew, file: &Path) -> (Option<i32>, String) {
-    let program = heartbeat_tests::lab::wait::binary("heartbeatd", "HEARTBEATD").unwrap();
-    let output = crew.lab.node(B).command(&program).arg("run").arg("--config").arg(file).output().unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
-#[test]
-fn fault_83_a_removed_pin_directory_is_taken_again_and_not_by_a_second_controller() {
-    if !root_or_skip("fault_83_a_removed_pin_directory_is_taken_again_and_not_by_a_second_controller") {
-        return;
-    }
-    let crew = pair();
-    let mark = crew.mark().unwrap();
-    let second = second(&crew);
-    std::fs::remove_dir_all(crew.lab.pin_dir(B).join("heartbeatd")).unwrap();
-    crew.await_said(&mark, B, "pins_restored").unwrap();
-    let (code, refusal) = run(&crew, &second);
-    assert_eq!(code, Some(7), "{refusal}");
-    assert!(refusal.contains("another heartbeatd uses it"), "{refusal}");
-    let marked = heartbeat_tests::lab::crew::heartbeatd(
-        &crew.lab,
-        B,
-        &[],
-        &["mark-left", "--config", text(&crew.daemon(B).config())],
-    );
-    let said = String::from_utf8_lossy(&marked.unwrap().stdout).into_owned();
-    assert!(said.contains("a heartbeatd runs here"), "{said}");
-    crew.all_up().unwrap();
-    crew.nobody_removed(&mark).unwrap();
-}
-
-#[test]
-fn fault_83_a_directory_that_another_controller_has_taken_is_left_alone_and_told() {
-    if !root_or_skip("fault_83_a_directory_that_another_controller_has_taken_is_left_alone_and_told") {
-        return;
-    }
-    use nix::fcntl::{Flock, FlockArg};
-    use std::os::unix::fs::DirBuilderExt;
-    let crew = pair();
-    let mark = crew.mark().unwrap();
-    let parent = crew.lab.pin_dir(B);
-    // Another controller's directory, held by it, comes into the place of the daemon's in one moment.
-    let (root, aside, other) = (parent.join("heartbeatd"), parent.join("aside"), parent.join("other"));
-    std::fs::DirBuilder::new().mode(0o700).create(&other).unwrap();
-    let held = std::fs::File::open(&other).unwrap();
-    let held = Flock::lock(held, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error).unwrap();
-    std::fs::rename(&root, &aside).unwrap();
-    std::fs::rename(&other, &root).unwrap();
-    wait_for(Duration::from_secs(5), "the daemon to say so", || {
-        let log = crew.daemon(B).log();
-        if log.contains("another heartbeatd uses what is there now") { Ok(()) } else { Err(log) }
-    })
-    .unwrap();
-    std::thread::sleep(Duration::from_millis(2500));
-    assert_eq!(crew.daemon(B).log().matches("another heartbeatd uses what is there now").count(), 1, "said once");
-    assert_eq!(crew.said(&mark, B, "pins_restored").unwrap().len(), 0);
-    let inside: Vec<_> = std::fs::read_dir(crew.pins(B)).into_iter().flatten().collect();
-    assert!(inside.is_empty(), "pinned among another's: {inside:?}");
-    crew.all_up().unwrap();
-    assert_eq!(crew.modes(B).unwrap()[0].1, "native", "it answers on");
-    // The other ends: what it leaves is taken over.
-    drop(held);
-    let restored = crew.await_said(&mark, B, "pins_restored").unwrap();
-    assert_eq!(restored["count"], 5, "{restored}");
-    std::fs::remove_dir_all(&aside).unwrap();
-    crew.all_up().unwrap();
-    crew.nobody_removed(&mark).unwrap();
-}
-
-#[test]
-fn fault_83_a_second_controller_is_refused_and_the_first_goes_on() {
-    if !root_or_skip("fault_83_a_second_controller_is_refused_and_the_first_goes_on") {
-        return;
-    }
-    let crew = pair();
-    let mark = crew.mark().unwrap();
-    let second = second(&crew);
-    // One that asks for no kernel uses no pins, and must not take away those of the one that does.
-    let off = second.with_extension("off");
-    let with = std::fs::read_to_string(&second).unwrap();
-    let without = with.replace("fast_path = \"auto\"", "fast_path = \"off\"");
-    assert_ne!(with, without);
-    std::fs::write(&off, without).unwrap();
-    let uses = "another heartbeatd uses it";
-    for (file, names) in [(crew.daemon(B).config(), "held by the heartbeatd with pid"), (second, uses), (off, uses)] {
-        let (code, text) = run(&crew, &file);
-        assert_eq!(code, Some(7), "{text}");
-        assert!(text.contains(names), "{text}");
-    }
-    assert_eq!(crew.said(&mark, B, "pins_restored").unwrap().len(), 0);
-    std::thread::sleep(Duration::from_secs(1));
-    assert_eq!(crew.verdicts(&mark).unwrap(), vec![]);
-    assert_eq!(crew.said(&mark, A, "controller_restarted").unwrap().len(), 0);
-    assert_eq!(crew.modes(B).unwrap()[0].1, "native");
-    crew.all_up().unwrap();
 }

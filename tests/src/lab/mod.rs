@@ -10,6 +10,7 @@
 //! Faults are injected in the switch, because a firewall on a node does not see what its XDP program answers. Every
 //! switch-side end carries an XDP program that passes all, because XDP_TX on a veth is lost without one.
 
+pub mod bpftool;
 pub mod cluster;
 pub mod crew;
 pub mod daemon;

@@ -178,6 +178,7 @@ pub const FAULTS: &[Fault] = &[
             "fault_83_a_second_controller_is_refused_and_the_first_goes_on",
             "fault_83_a_directory_that_another_controller_has_taken_is_left_alone_and_told",
             "fault_83_at_its_end_a_daemon_leaves_another_controllers_pins",
+            "fault_83_what_another_controller_left_in_the_place_of_its_pins_is_replaced",
         ]),
     ),
     fault(

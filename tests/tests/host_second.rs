@@ -121,6 +121,27 @@ fn fault_83_at_its_end_a_daemon_leaves_another_controllers_pins() {
 }
 
 #[test]
+fn fault_83_what_another_controller_left_in_the_place_of_its_pins_is_replaced() {
+    if !root_or_skip("fault_83_what_another_controller_left_in_the_place_of_its_pins_is_replaced") {
+        return;
+    }
+    let mut crew = pair();
+    let mark = crew.mark().unwrap();
+    let (held, aside) = taken_by_another(&crew, with_its_pins(&crew));
+    std::fs::remove_dir_all(&aside).unwrap();
+    drop(held);
+    let restored = crew.await_said(&mark, B, "pins_restored").unwrap();
+    assert_eq!(restored["count"], 5, "four maps and a link, two of them in place of another's: {restored}");
+    crew.nobody_removed(&mark).unwrap();
+    // They are its own: without them the program would end with the controller.
+    crew.take(B).kill().unwrap();
+    crew.start(B, &Options::default()).unwrap();
+    crew.await_said(&mark, B, "controller_adopted").unwrap();
+    crew.all_up().unwrap();
+    crew.nobody_removed(&mark).unwrap();
+}
+
+#[test]
 fn fault_83_a_directory_that_another_controller_has_taken_is_left_alone_and_told() {
     if !root_or_skip("fault_83_a_directory_that_another_controller_has_taken_is_left_alone_and_told") {
         return;

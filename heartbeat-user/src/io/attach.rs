@@ -72,17 +72,19 @@ impl Attachment {
         }
     }
 
-    /// Says whether the pin is still there; the descriptor keeps the link without it, but not over a restart.
+    /// Says whether the pin is still there and still this link's; the descriptor keeps the link without it, but not over
+    /// a restart.
     #[must_use]
     pub fn pinned(&self) -> bool {
-        self.pin.exists()
+        sys::is_pinned_at(self.link.as_fd(), &self.pin)
     }
 
-    /// Makes the pin again.
+    /// Makes the pin again, in place of whatever has its name: in a directory of ours nothing else has a use.
     ///
     /// # Errors
     /// If the directory does not take it.
     pub fn restore_pin(&self) -> anyhow::Result<()> {
+        pins::remove(&self.pin)?;
         sys::object_pin(self.link.as_fd(), &self.pin).with_context(|| format!("pin {}", self.pin.display()))
     }
 

@@ -3,7 +3,7 @@
 
 use crate::io::memory::{MapFds, Shared};
 use crate::io::paths::Tables;
-use crate::io::pins::PinDir;
+use crate::io::pins::{self, PinDir};
 use crate::io::sys;
 use anyhow::{Context, bail};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
@@ -80,7 +80,8 @@ impl Object {
         Shared::new(Some(&fds), paths)
     }
 
-    /// Pins the maps of facts again where their pins have vanished; returns how many.
+    /// Pins the maps of facts again where their pins have vanished or are another map's, in place of that; returns how
+    /// many.
     ///
     /// # Errors
     /// If a pin cannot be made.
@@ -88,9 +89,10 @@ impl Object {
         let mut restored = 0;
         for name in maps::PINNED {
             let path = pins.map(name);
-            if !path.exists() {
+            let fd = if name == maps::COUNTERS { self.counters_fd.as_fd() } else { self.map_fd(name)? };
+            if !sys::is_pinned_at(fd, &path) {
                 pins.make()?;
-                let fd = if name == maps::COUNTERS { self.counters_fd.as_fd() } else { self.map_fd(name)? };
+                pins::remove(&path)?;
                 sys::object_pin(fd, &path).with_context(|| format!("pin {}", path.display()))?;
                 restored += 1;
             }

@@ -4,7 +4,7 @@
 use anyhow::{Context, bail};
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -53,6 +53,13 @@ pub fn object_get(path: &Path) -> io::Result<OwnedFd> {
     let fd = bpf(BPF_OBJ_GET, &mut Attribute { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 })?;
     // SAFETY: the kernel just gave this descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Says whether what is pinned at `path` is this very object, be it a link or a map. A pin that cannot be opened is not.
+#[must_use]
+pub fn is_pinned_at(fd: BorrowedFd<'_>, path: &Path) -> bool {
+    // Ids are given once and for all, but links and maps are numbered apart: the words that follow tell them apart.
+    object_get(path).and_then(|pinned| Ok(object_info(pinned.as_fd())? == object_info(fd)?)).unwrap_or(false)
 }
 
 /// Pins an object, 0600.
@@ -127,13 +134,22 @@ pub fn xdp_link(program: BorrowedFd<'_>, ifindex: u32, generic: bool) -> io::Res
 }
 
 fn link_info(fd: BorrowedFd<'_>, kind: u32) -> io::Result<LinkInfo> {
+    // struct bpf_link_info: type, id, prog_id, (pad), then the union, whose xdp and tcx members begin with an ifindex.
+    let info = object_info(fd)?;
+    if info[0] != kind {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a link of another kind"));
+    }
+    Ok(LinkInfo { id: info[1], program: info[2], ifindex: info[4] })
+}
+
+/// The first words of what the kernel says of an object: of a link or a map, its type and its id come first.
+fn object_info(fd: BorrowedFd<'_>) -> io::Result<[u32; 16]> {
     #[repr(C)]
     struct Attribute {
         bpf_fd: u32,
         info_len: u32,
         info: u64,
     }
-    // struct bpf_link_info: type, id, prog_id, (pad), then the union, whose xdp and tcx members begin with an ifindex.
     let mut info = [0_u32; 16];
     let mut attribute = Attribute {
         bpf_fd: fd.as_raw_fd() as u32,
@@ -141,10 +157,7 @@ fn link_info(fd: BorrowedFd<'_>, kind: u32) -> io::Result<LinkInfo> {
         info: info.as_mut_ptr() as u64,
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attribute)?;
-    if info[0] != kind {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a link of another kind"));
-    }
-    Ok(LinkInfo { id: info[1], program: info[2], ifindex: info[4] })
+    Ok(info)
 }
 
 /// Detaches a link for good; its pin and descriptors stay, dead.

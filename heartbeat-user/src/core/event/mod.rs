@@ -362,7 +362,7 @@ events! {
         /// How echoes are answered there.
         mode: EchoMode,
     }
-    /// Pins had vanished and were made again.
+    /// Pins had vanished, or others were in their place, and were made again.
     PinsRestored = 20034 "pins_restored" Warning {
         /// Pin directory.
         directory: String,

@@ -171,7 +171,7 @@ impl EventBody {
                 write!(f, "{interface}: the {program} was attached again, probes are answered by {mode}")
             }
             E::PinsRestored { directory, count } => {
-                write!(f, "{count} pins had vanished from {directory} and were made again")
+                write!(f, "{count} pins in {directory} had vanished or were not ours, and were made again")
             }
             E::TableRepaired { table, count } => {
                 write!(f, "{count} entries of {table} were not what heartbeatd wrote, and were written again")

@@ -191,11 +191,47 @@ fn end(
     };
     journal.sink.now(EventBody::Stopped { reason: reason.to_owned(), handover });
     keeper.stop(handover);
-    decider.stop();
+    let rest = || {
+        drop(pacer);
+        journal.stop();
+    };
+    finish(shared, handover, || decider.stop(), rest);
+}
+
+/// Gives an announced successor its time: once nothing proves progress any more, which would take it back, and before
+/// `rest`, which waits for the log: its disk may be slow, and peers see the age grow.
+fn finish(shared: &Shared, handover: bool, stop_deciding: impl FnOnce(), rest: impl FnOnce()) {
+    stop_deciding();
     if handover {
-        // At once, and nothing proves progress after it: the journal's disk may be slow, and peers see the age grow.
         shared.set_progress((clock::now() + SUCCESSION).0);
     }
-    drop(pacer);
-    journal.stop();
+    rest();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_successor_has_its_time_before_the_log_is_waited_for_and_after_the_last_progress() {
+        for handover in [true, false] {
+            let shared = Shared::new(None, 1).unwrap();
+            let last = clock::now();
+            let mut waited = false;
+            finish(
+                &shared,
+                handover,
+                || shared.set_progress(last.0),
+                || {
+                    waited = true;
+                    let progress = shared.progress();
+                    match handover {
+                        true => assert!(progress >= (last + SUCCESSION).0, "{progress} after {last:?}"),
+                        false => assert_eq!(progress, last.0, "whoever leaves has no successor"),
+                    }
+                },
+            );
+            assert!(waited);
+        }
+    }
 }

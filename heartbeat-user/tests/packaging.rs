@@ -5,7 +5,7 @@
 
 use heartbeat_user::cli::{ExitCode, Watchdog, check_watchdog, parse_time_span};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -173,6 +173,10 @@ fn user_and_pin_directory_are_made() {
     }
     let root = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(root.path().join("etc")).unwrap();
+    // As systemd mounts it: closed to the service's user.
+    let bpffs = root.path().join("sys/fs/bpf");
+    std::fs::create_dir_all(&bpffs).unwrap();
+    std::fs::set_permissions(&bpffs, std::fs::Permissions::from_mode(0o700)).unwrap();
     let option = format!("--root={}", root.path().display());
     let sysusers = packaging().join("sysusers.d/heartbeatd.conf");
     let tmpfiles = packaging().join("tmpfiles.d/heartbeatd.conf");
@@ -183,7 +187,9 @@ fn user_and_pin_directory_are_made() {
     assert!(user[6].ends_with("nologin"), "{users}");
     let Some(made) = run(test, "systemd-tmpfiles", &[&option, &"--create", &tmpfiles]) else { return };
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let pins = std::fs::metadata(root.path().join("sys/fs/bpf/heartbeatd")).unwrap();
+    let way = std::fs::metadata(&bpffs).unwrap();
+    assert_eq!((way.mode() & 0o7777, way.uid()), (0o711, 0), "to be passed, and not to be read");
+    let pins = std::fs::metadata(bpffs.join("heartbeatd")).unwrap();
     assert_eq!((pins.mode() & 0o7777, pins.uid().to_string().as_str()), (0o700, user[2]));
 }
 

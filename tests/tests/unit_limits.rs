@@ -1,12 +1,13 @@
 //! The daemon under exactly what packaging/heartbeatd.service gives it: a user that is not root, the unit's
 //! capabilities, no new privileges, the unit's limits. What the unit says is read from the unit.
 
-use heartbeat_tests::lab::crew::{Crew, PATIENCE, programs};
+use heartbeat_tests::lab::crew::{Crew, PATIENCE, heartbeatd, programs};
 use heartbeat_tests::lab::wait::{binary, root_or_skip, skip};
 use heartbeat_tests::lab::{Cluster, Lab, Options, Spec, wait_for};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use serde_json::Value;
 use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 const UNIT: &str = include_str!("../../packaging/heartbeatd.service");
@@ -179,6 +180,30 @@ fn under_the_units_own_rights_and_limits_the_daemon_does_all_it_does() {
     crew.await_said(&mark, A, "node_left").unwrap();
     assert!(!crew.lab.pin_dir(B).join("heartbeatd").exists());
     assert_eq!(programs(&crew.lab, B).unwrap(), (0, 0));
+}
+
+#[test]
+fn a_bpffs_that_is_closed_to_the_services_user_is_told_by_name() {
+    if !root_or_skip("a_bpffs_that_is_closed_to_the_services_user_is_told_by_name") {
+        return;
+    }
+    let lab = Lab::new(Spec::new(2, 1)).unwrap();
+    let cluster = Cluster::new(&lab, "lan");
+    let mut crew = Crew::new(lab, cluster);
+    crew.start(B, &options()).unwrap();
+    assert!(crew.take(B).terminate(PATIENCE).unwrap().success());
+    // As it is where a service manager mounts it, and nothing opened the way.
+    let bpffs = crew.lab.scratch().join("bpf");
+    std::fs::set_permissions(&bpffs, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let config = crew.lab.node_dir(B).join("heartbeatd.toml");
+    let words = wrapper();
+    let wrapper: Vec<&str> = words.iter().map(|word| word.to_str().unwrap()).collect();
+    for verb in ["check", "run"] {
+        let output = heartbeatd(&crew.lab, B, &wrapper, &[verb, "--config", config.to_str().unwrap()]).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(8), "{verb}: {said}");
+        assert!(said.contains("closed to this user") && said.contains("systemd-tmpfiles --create"), "{verb}: {said}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::cli::{CheckArgs, DEFAULT_CONFIG, ExitCode, Watchdog, check_watchdog, 
 use crate::config::{Config, FastPath};
 use crate::io::attach::{AttachError, Mode};
 use crate::io::failure::Failure;
-use crate::io::pins::PinDir;
+use crate::io::pins::{self, PinDir};
 use crate::io::start::{configured, key_ring};
 use crate::io::{clock, interfaces, sys};
 use anyhow::Context;
@@ -149,6 +149,9 @@ fn missing_capabilities() -> Vec<&'static str> {
 
 /// Says why nothing can be pinned in the pin directory.
 fn pin_dir_fault(root: &Path) -> Option<String> {
+    if let Some(closed) = pins::closed(root) {
+        return Some(closed);
+    }
     let looked = if root.exists() { root } else { root.parent().unwrap_or(root) };
     if !looked.exists() || !sys::is_bpffs(looked).unwrap_or(false) {
         return Some(format!("pin_dir {}: {} is not on a bpffs", root.display(), looked.display()));

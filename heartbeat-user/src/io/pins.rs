@@ -26,6 +26,19 @@ pub struct PinDir {
     held: Arc<Mutex<Option<Flock<File>>>>,
 }
 
+/// Says that this process may not even look for `root`, and what opens the way.
+#[must_use]
+pub fn closed(root: &Path) -> Option<String> {
+    let denied = fs::symlink_metadata(root).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
+    denied.then(|| {
+        format!(
+            "pin_dir {}: a directory above it is closed to this user (service managers mount /sys/fs/bpf 0700 for root; \
+             `systemd-tmpfiles --create heartbeatd.conf` opens the way through it)",
+            root.display()
+        )
+    })
+}
+
 impl PinDir {
     /// Opens `root`, making it if need be, and the directory of this map layout in it.
     ///
@@ -33,6 +46,9 @@ impl PinDir {
     /// If it lies on no bpffs, belongs to somebody else, or is open to others.
     pub fn open(root: &Path) -> anyhow::Result<Self> {
         let parent = root.parent().with_context(|| format!("{}: no parent directory", root.display()))?;
+        if let Some(closed) = closed(root) {
+            bail!(closed);
+        }
         if !root.exists() {
             let on_bpffs = parent.exists() && sys::is_bpffs(parent)?;
             if !on_bpffs {

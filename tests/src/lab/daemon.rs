@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+const TMPFILES: &str = include_str!("../../../packaging/tmpfiles.d/heartbeatd.conf");
+
 /// How one daemon is started. What is not said here is as the cluster or the lab has it.
 #[derive(Debug)]
 pub struct Options<'a> {
@@ -315,9 +317,19 @@ fn give(lab: &Lab, node: usize, key_file: &Path, (user, group): (u32, u32)) -> R
         let owner = (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
         chown(path, owner.0, owner.1).with_context(|| format!("giving {} away", path.display()))?;
     }
-    for path in [PathBuf::from(super::guard::BASE), lab.scratch(), lab.scratch().join("bpf")] {
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o711))
+    for (path, mode) in
+        [(PathBuf::from(super::guard::BASE), 0o711), (lab.scratch(), 0o711), (lab.scratch().join("bpf"), bpffs_mode()?)]
+    {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))
             .with_context(|| format!("opening {}", path.display()))?;
     }
     Ok(())
+}
+
+/// What the package makes of the mode of /sys/fs/bpf, which is 0700 where a service manager mounts it, like the lab's.
+fn bpffs_mode() -> Result<u32> {
+    let mut lines = TMPFILES.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let line = lines.find(|words| words.get(..2) == Some(&["z", "/sys/fs/bpf"]));
+    let mode = line.as_ref().and_then(|words| words.get(2)).context("the package opens no way through /sys/fs/bpf")?;
+    u32::from_str_radix(mode, 8).context("a mode")
 }

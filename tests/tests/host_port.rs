@@ -92,6 +92,12 @@ fn a_port_taken_in_the_gap_of_a_restart_removes_nobody_and_is_had_again() {
         .unwrap();
     }
     assert_eq!(crew.peer(B, A).unwrap()["paths_up"], 0);
+    // A's userspace stands still, and asks nothing: B cannot ask either, and knows nothing of a death.
+    crew.daemon(A).stop().unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    crew.daemon(A).resume().unwrap();
+    assert_eq!(crew.said(&mark, B, "node_down").unwrap().len(), 0, "A's kernel would have answered");
+    assert_eq!(crew.said(&mark, B, "isolated").unwrap().len(), 0);
     let healed = crew.mark().unwrap();
     drop(thief);
     each_told(&crew, &healed, "port_free");
@@ -109,6 +115,8 @@ fn a_port_taken_in_the_gap_of_a_restart_without_xdp_keeps_no_daemon_from_startin
     let mut crew = pair(&off);
     let (mark, thief) = robbed(&mut crew, &off);
     each_told(&crew, &mark, "port_taken");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(crew.said(&mark, B, "node_down").unwrap().len(), 0, "B hears nothing and asks nothing");
     let healed = crew.mark().unwrap();
     drop(thief);
     each_told(&crew, &healed, "port_free");

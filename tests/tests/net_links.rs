@@ -52,7 +52,9 @@ fn fault_19_a_node_without_networks_is_down_once_and_knows_itself_cut_off() {
         let silent = number(&down, "silent_since_ns").unwrap();
         let late_us = number(&down, "own_lateness_us").unwrap();
         let took = (number(&down, "noticed_ns").unwrap() - silent) / 1000;
-        assert!((500_000..650_000 + late_us).contains(&took), "down after {took} us: {down}");
+        // Beyond its budget an observer asks once more before it accuses, and gives that one delay.
+        let asked = if late_us > 25_000 { 100_000 } else { 0 };
+        assert!((500_000..650_000 + late_us + asked).contains(&took), "down after {took} us: {down}");
         assert!(silent <= cut.after_ns, "{down}");
         assert_eq!(down["cause"], "peer_silent", "{down}");
     }

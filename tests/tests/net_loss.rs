@@ -25,7 +25,10 @@ fn fault_06_one_way_loss_makes_one_verdict_and_no_ping_pong() {
     let mark = play.mark().unwrap();
     play.lab.inject(&[Fault::OneWay(A, B)]).unwrap();
     play.wait_said(&mark, 1, "node_down", 0).unwrap();
+    // Nothing shows a whether its program or the network loses its answers: it is told, and no mode is left for it.
+    play.wait_event(&mark, 0, "echoes_lost", |event| event["node"] == "b").unwrap();
     pause(3000);
+    assert_eq!(play.said(&mark, 0, "step_down_mode").unwrap(), 0);
     assert!(play.lab.dropped().unwrap() > 20, "nothing was lost on the way from a to b");
     // b hears nothing of a; a still hears b's probes, and so does not call b dead; c hears both.
     let verdicts = play.verdicts(&mark).unwrap();

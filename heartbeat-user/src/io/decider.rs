@@ -13,7 +13,7 @@ use crate::io::keeper;
 use crate::io::lateness::LatenessRecord;
 use crate::io::memory::Shared;
 use crate::io::pacer::{ATTEMPTS, Pacer, PacerCommand};
-use crate::io::paths::Usable;
+use crate::io::paths::{Usable, Use};
 use crate::io::snapshot::{NodeView, PathView, Snapshot};
 use crate::io::{clock, realtime};
 use anyhow::Context;
@@ -339,8 +339,8 @@ impl Worker {
             .zip(&self.attempts)
             .enumerate()
             .map(|(path, (tick, attempts))| {
-                let (usable, answers_in_kernel) = self.usable.of(path);
-                PathInput { tick, attempts, usable, answers_in_kernel }
+                let Use { usable, mute, in_kernel } = self.usable.of(path);
+                PathInput { tick, attempts, usable, mute, answers_in_kernel: in_kernel }
             })
             .collect();
         self.controller.observe(now, &inputs);
@@ -358,7 +358,8 @@ impl Worker {
         for peer in &mut self.peers {
             let of_path = |path: &usize| {
                 let (tried, taken) = self.pacer.record.burst(*path);
-                PathBurst { tried, taken, usable: self.usable.of(*path).0 }
+                let Use { usable, mute, .. } = self.usable.of(*path);
+                PathBurst { tried, taken, usable: usable && !mute }
             };
             if let Some(sent) = peer.bursts.news(peer.paths.iter().map(of_path)) {
                 self.controller.handle(Input::BurstSent { node: peer.id, sent: MonoTime(sent) }, now);

@@ -58,10 +58,3 @@ pub struct Nic {
     /// When the present mode was entered.
     pub(super) entered_ns: u64,
 }
-
-impl Nic {
-    /// Says whether one of its addresses can be used: it runs, and the address has its socket.
-    pub(super) fn usable(&self, local: IpAddr) -> bool {
-        self.running && !self.view.taken.contains_key(&local)
-    }
-}

@@ -28,22 +28,40 @@ use std::sync::{Arc, PoisonError, RwLock};
 #[derive(Debug)]
 pub struct Usable {
     usable: Vec<AtomicBool>,
+    mute: Vec<AtomicBool>,
     in_kernel: Vec<AtomicBool>,
+}
+
+/// What one path is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Use {
+    /// Its interface runs.
+    pub usable: bool,
+    /// Another process has its port: nothing can be asked on it.
+    pub mute: bool,
+    /// XDP answers on it.
+    pub in_kernel: bool,
 }
 
 impl Usable {
     fn new(paths: usize) -> Self {
         let flags = || (0..paths).map(|_| AtomicBool::new(false)).collect();
-        Self { usable: flags(), in_kernel: flags() }
+        Self { usable: flags(), mute: flags(), in_kernel: flags() }
     }
 
-    /// Returns (usable, answered in the kernel) of a path.
+    /// Returns what a path is good for.
     #[must_use]
-    pub fn of(&self, path: usize) -> (bool, bool) {
-        (self.usable[path].load(Ordering::Acquire), self.in_kernel[path].load(Ordering::Acquire))
+    pub fn of(&self, path: usize) -> Use {
+        let of = |flags: &[AtomicBool]| flags[path].load(Ordering::Acquire);
+        Use { usable: of(&self.usable), mute: of(&self.mute), in_kernel: of(&self.in_kernel) }
     }
 
-    /// Sets them.
+    /// Sets whether a path has no port.
+    pub fn set_mute(&self, path: usize, mute: bool) {
+        self.mute[path].store(mute, Ordering::Release);
+    }
+
+    /// Sets the rest.
     pub fn set(&self, path: usize, usable: bool, in_kernel: bool) {
         self.in_kernel[path].store(in_kernel, Ordering::Release);
         self.usable[path].store(usable, Ordering::Release);
@@ -177,8 +195,7 @@ impl Paths {
     }
 
     fn standing(&self, path: usize) -> [u64; STANDING_WORDS] {
-        let (_, in_kernel) = self.usable.of(path);
-        let flags = if self.opened[path] && !in_kernel { STANDING_USERSPACE } else { 0 };
+        let flags = if self.opened[path] && !self.usable.of(path).in_kernel { STANDING_USERSPACE } else { 0 };
         [self.who.incarnation, frame::identity(self.who.generation, flags), 0, 0, 0, self.settings, 0]
     }
 
@@ -255,8 +272,14 @@ impl Paths {
         Ok(())
     }
 
-    /// Notes whether a local address can be used: not while its interface is down or without carrier, nor without a
-    /// socket.
+    /// Notes whether another process has the port of a local address: what is known before the address is opened.
+    pub fn set_mute(&self, local: IpAddr, mute: bool) {
+        for path in self.of_local(local) {
+            self.usable.set_mute(path, mute);
+        }
+    }
+
+    /// Notes whether a local address can be used: not while its interface is down or without carrier.
     pub fn set_usable(&self, local: IpAddr, usable: bool, in_kernel: bool) {
         for path in self.of_local(local) {
             self.usable.set(path, usable, in_kernel);
@@ -315,19 +338,26 @@ impl Paths {
         }
     }
 
-    /// Puts a new identity or new settings into force in every table.
+    /// Puts a new identity or new settings into force in every table. If that fails, this node is who it was, and what
+    /// was written already is set back by `repair`, or by the next try.
     ///
     /// # Errors
     /// If a table cannot be written.
     pub fn change<T: Tables>(&mut self, tables: Option<&mut T>, config: &Config, who: Who) -> anyhow::Result<()> {
-        self.who = who;
+        let before = std::mem::replace(&mut self.who, who);
         self.settings = settings_hash(config);
         self.specs = self.plans.iter().map(|plan| PathSpec::new(self.own, plan, &config.settings)).collect();
         self.refresh_confs();
-        tables.map_or(Ok(()), |tables| self.write_all(tables))
+        let written = tables.map_or(Ok(()), |tables| self.write_all(tables));
+        if written.is_err() {
+            self.who = before;
+            self.refresh_confs();
+        }
+        written
     }
 
     fn write_all<T: Tables>(&mut self, tables: &mut T) -> anyhow::Result<()> {
+        self.behind = true;
         for path in 0..self.len() {
             if let Some(entry) = self.entries[path] {
                 self.write(tables, path, entry.key.ifindex)?;
@@ -354,7 +384,6 @@ impl Paths {
         self.ring = old_ring;
         if let Err(again) = self.change(tables, old, who) {
             log::error!("not every table could be set back: {again:#}; it is tried again every second");
-            self.behind = true;
         }
         Err(error)
     }

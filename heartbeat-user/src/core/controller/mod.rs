@@ -14,6 +14,7 @@ mod sim;
 #[cfg(test)]
 mod tests;
 
+use crate::core::echoes::EchoLoss;
 use crate::core::event::{Event, EventBody, FailLocation, LateSource, Link, NodeName, PathEvidence};
 use crate::core::ids::{NodeId, PathId};
 use crate::core::lateness::Lateness;
@@ -244,7 +245,8 @@ impl Controller {
     }
 
     fn silence(&self, member: &Member) -> Option<Silence> {
-        Silence::of(member.paths.iter().filter_map(|&index| self.paths.get(index)))
+        let paths = member.paths.iter().filter_map(|&index| self.paths.get(index));
+        Silence::of(paths.filter(|path| !path.aside()))
     }
 
     fn link(&self, index: usize) -> Link {
@@ -264,11 +266,11 @@ impl Controller {
         for step in changes.steps {
             self.tell_step(now, index, step);
         }
-        if let Some(answers) = changes.echoes_lost {
+        if let Some(EchoLoss { answers, open }) = changes.echoes_lost {
             let link = self.link(index);
             self.outbox.event(now, now, EventBody::EchoesLost { link, answers });
             // Where another peer has echoes of the same address, it is the network that loses them, not the interface.
-            if !self.echoes_arrive_elsewhere(now, index) {
+            if open && !self.echoes_arrive_elsewhere(now, index) {
                 self.outbox.ask(Command::StepDown { path: path_id(index) });
             }
         }
@@ -389,7 +391,9 @@ impl Controller {
     fn check_isolation(&mut self, now: MonoTime) {
         let missed = || self.members.iter().filter(|member| member.node.verdict() != Verdict::Left);
         let quiet = |member: &Member| {
-            member.node.verdict() == Verdict::Down || self.silence(member).is_none_or(|silence| silence.fading)
+            // A node that cannot ask does not know whether it is cut off.
+            let deaf = || member.paths.is_empty();
+            member.node.verdict() == Verdict::Down || self.silence(member).map_or_else(deaf, |silence| silence.fading)
         };
         let heard = missed().any(|member| member.node.was_heard());
         if self.isolated_from.is_some() || !heard || !missed().all(quiet) {

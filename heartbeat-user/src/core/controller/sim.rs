@@ -63,6 +63,7 @@ pub struct Wire {
     /// The neighbour does not resolve: nothing leaves.
     pub unresolved: Vec<Span>,
     pub usable: bool,
+    pub mute: bool,
 }
 
 pub struct World {
@@ -96,6 +97,7 @@ impl World {
             cut: Vec::new(),
             unresolved: Vec::new(),
             usable: true,
+            mute: false,
         });
         Self {
             now: START,
@@ -181,7 +183,7 @@ impl World {
             wire.extra += 2;
             wire.extra
         };
-        if !wire.usable || within(&wire.unresolved, now).is_some() {
+        if !wire.usable || wire.mute || within(&wire.unresolved, now).is_some() {
             return;
         }
         let slot = &mut wire.tick.departed[(sequence & 7) as usize];
@@ -279,6 +281,7 @@ fn observe(core: &mut Controller, wires: &[Wire], now: u64) {
             tick: &wire.tick,
             attempts: &wire.attempts,
             usable: wire.usable,
+            mute: wire.mute,
             answers_in_kernel: false,
         })
         .collect();

@@ -237,6 +237,36 @@ fn a_lost_interface_fails_its_path_at_once_and_its_peer_in_time() {
 }
 
 #[test]
+fn a_node_that_cannot_ask_accuses_nobody_and_does_not_call_itself_cut_off() {
+    let mut world = World::new(settings(2, 1, LAN), |_| (10, 60));
+    world.run(2_000);
+    world.wires.iter_mut().for_each(|wire| wire.mute = true);
+    // What a peer asks is heard; then both peers ask nothing any more, for whatever reason.
+    world.run(4_000);
+    world.cut(1, (4_000, 1_000_000));
+    world.cut(2, (4_000, 1_000_000));
+    world.run(9_000);
+    assert_eq!((world.named("node_down").len(), world.named("isolated").len()), (0, 0), "{:?}", world.told());
+    world.wires.iter_mut().for_each(|wire| wire.mute = false);
+    world.run(11_000);
+    assert_eq!(world.named("node_down").len(), 2, "asked at last, and silent");
+}
+
+#[test]
+fn a_mute_path_holds_up_a_verdict_only_while_it_hears_the_peer() {
+    let mut world = World::new(settings(1, 2, LAN), |_| (10, 60));
+    world.run(2_000);
+    world.wires[0].mute = true;
+    world.wires[1].cut.push((2_000, 1_000_000));
+    world.run(4_000);
+    assert_eq!(world.named("node_down").len(), 0, "its probes are heard");
+    world.cut(1, (4_000, 1_000_000));
+    world.run(6_000);
+    let (event, _) = down(&world, 0);
+    assert!((4_490..=4_650).contains(&ms(event.noticed)), "{}", ms(event.noticed));
+}
+
+#[test]
 fn no_verdict_comes_of_changed_settings() {
     let slow = PathSettings { delay: Duration::from_secs(1), threshold: 10, ..LAN };
     for (before, after) in [(LAN, slow), (slow, LAN), (LAN, PathSettings { threshold: 2, ..LAN })] {
@@ -260,7 +290,7 @@ fn a_newer_incarnation_of_this_node_is_asked_for_once_a_value() {
         let tick = Tick { stale_newest, ..Tick::default() };
         core.observe(
             MonoTime(START),
-            &[PathInput { tick: &tick, attempts: &attempts, usable: true, answers_in_kernel: true }],
+            &[PathInput { tick: &tick, attempts: &attempts, usable: true, mute: false, answers_in_kernel: true }],
         );
         core.poll_command()
     };
@@ -280,7 +310,7 @@ fn two_nodes_of_one_identity_do_not_take_turns() {
     let mut look = |second: u64, own: u64, stale_newest, probes| {
         core.handle(Input::Incarnation { own }, MonoTime(START));
         let tick = Tick { stale_newest, probes, ..Tick::default() };
-        let input = PathInput { tick: &tick, attempts: &attempts, usable: true, answers_in_kernel: true };
+        let input = PathInput { tick: &tick, attempts: &attempts, usable: true, mute: false, answers_in_kernel: true };
         core.observe(MonoTime(START + second * 1_000 * MS), &[input]);
         let told = std::iter::from_fn(|| core.poll_event()).filter(|event| event.name() == "second_address").count();
         (core.poll_command(), told)
@@ -306,7 +336,7 @@ fn echoes_that_do_not_arrive_step_the_path_down_once() {
         let tick = Tick { heard_ns: now, echo_ns: now, echoes: n, answers: n, returned_ns: 5, ..Tick::default() };
         core.observe(
             MonoTime(now),
-            &[PathInput { tick: &tick, attempts: &attempts, usable: true, answers_in_kernel: true }],
+            &[PathInput { tick: &tick, attempts: &attempts, usable: true, mute: false, answers_in_kernel: true }],
         );
         commands.extend(std::iter::from_fn(|| core.poll_command()).map(|command| (n, command)));
     }
@@ -389,7 +419,7 @@ proptest! {
                     tick.departed[words[10] as usize & 7].sequence = words[10];
                     tick.departed[words[10] as usize & 7].ns = words[11];
                     let attempts = [Attempt { sequence: words[11], ns: words[10] }; ATTEMPTS];
-                    let input = PathInput { tick: &tick, attempts: &attempts, usable: a & 1 == 0, answers_in_kernel: b & 1 == 0 };
+                    let input = PathInput { tick: &tick, attempts: &attempts, usable: a & 1 == 0, mute: a & 2 == 2, answers_in_kernel: b & 1 == 0 };
                     core.observe(MonoTime(a), &[input; 5]);
                 }
             }

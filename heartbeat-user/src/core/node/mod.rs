@@ -116,7 +116,7 @@ pub(crate) struct Silence {
 }
 
 impl Silence {
-    /// Sums up paths; `None` if there are none.
+    /// Sums up paths; `None` if there are none. The caller leaves out what takes no part in a verdict.
     pub(crate) fn of<'a>(paths: impl Iterator<Item = &'a Path>) -> Option<Self> {
         paths.fold(None, |sum: Option<Self>, path| {
             let rule = path.rule();

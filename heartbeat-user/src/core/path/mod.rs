@@ -15,12 +15,13 @@ mod probes;
 #[cfg(test)]
 mod tests;
 
-use crate::core::echoes::EchoCheck;
+use crate::core::echoes::{EchoCheck, EchoLoss};
 use crate::core::settings::PathSettings;
 use crate::core::time::{MonoTime, nanos};
 use heartbeat_common::tick::Tick;
 use probes::{Judged, Probes};
 use serde::Serialize;
+use std::time::Duration;
 
 /// Send calls remembered.
 pub const ATTEMPTS: usize = 8;
@@ -47,6 +48,9 @@ pub struct PathInput<'a> {
     /// The interface is present and up, and its program or responder runs. An unusable path hears nothing; it counts
     /// as unsent once a delay, whatever the attempts.
     pub usable: bool,
+    /// Another process has the port: probes are heard and answered by the kernel, and none can be sent. Such a path says
+    /// nothing of its peer's silence.
+    pub mute: bool,
     /// XDP answers the peer's probes, so that echoes can be lost unseen.
     pub answers_in_kernel: bool,
 }
@@ -83,7 +87,7 @@ pub(crate) struct Step {
 pub(crate) struct Changes {
     pub steps: Vec<Step>,
     /// Answers that did not arrive, once an episode.
-    pub echoes_lost: Option<u64>,
+    pub echoes_lost: Option<EchoLoss>,
 }
 
 /// What one path amounts to.
@@ -94,6 +98,9 @@ pub struct Path {
     state: PathState,
     since: MonoTime,
     usable: bool,
+    mute: bool,
+    /// It is mute, and its peer asks nothing on it either: it takes no part in a verdict.
+    aside: bool,
     heard: u64,
     misses: u32,
     unsent: u32,
@@ -114,6 +121,8 @@ impl Path {
             state: PathState::Unknown,
             since: now,
             usable: true,
+            mute: false,
+            aside: false,
             heard: 0,
             misses: 0,
             unsent: 0,
@@ -137,6 +146,12 @@ impl Path {
     #[must_use]
     pub const fn since(&self) -> MonoTime {
         self.since
+    }
+
+    /// Says whether it takes no part in a verdict: nothing can be asked on it, and nothing was heard of late.
+    #[must_use]
+    pub const fn aside(&self) -> bool {
+        self.aside
     }
 
     /// Says whether it can be used from this side.
@@ -218,7 +233,7 @@ impl Path {
     pub(crate) fn observe(&mut self, now: MonoTime, input: &PathInput<'_>) -> Changes {
         let mut changes = Changes::default();
         self.round_trip = input.tick.round_trip_ns;
-        self.note_usable(now, input.usable, &mut changes);
+        self.note_usable(now, input, &mut changes);
         self.note_heard(input.tick.heard_ns, &mut changes);
         if self.usable {
             self.departed = self.departed.max(self.probes.admit(input, self.started, nanos(self.rule.delay)));
@@ -229,6 +244,7 @@ impl Path {
             self.probes.skip(input);
             self.count_virtual(now, &mut changes);
         }
+        self.aside = self.mute && now >= self.aside_due();
         let detection = self.rule.detection_time();
         changes.echoes_lost = self.echoes.observe(now, input.tick, input.answers_in_kernel, detection);
         self.echoes_due = self.echoes.timeout(input.tick, detection);
@@ -237,7 +253,13 @@ impl Path {
 
     /// Returns when the same input would change something.
     pub(crate) fn timeout(&self) -> Option<MonoTime> {
-        [self.probes.timeout(), self.virtual_due, self.echoes_due].into_iter().flatten().min()
+        let aside = (self.mute && !self.aside).then(|| self.aside_due());
+        [self.probes.timeout(), self.virtual_due, self.echoes_due, aside].into_iter().flatten().min()
+    }
+
+    /// When a mute path has heard nothing for longer than a detection time.
+    fn aside_due(&self) -> MonoTime {
+        MonoTime(self.heard) + self.rule.detection_time() + Duration::from_nanos(1)
     }
 
     /// Takes a new rule. The silence counted so far is carried over as time, and what is carried over never reaches
@@ -260,13 +282,18 @@ impl Path {
         self.rule = rule;
     }
 
-    fn note_usable(&mut self, now: MonoTime, usable: bool, changes: &mut Changes) {
-        if usable == self.usable {
+    fn note_usable(&mut self, now: MonoTime, input: &PathInput<'_>, changes: &mut Changes) {
+        let (usable, mute) = (input.usable && !input.mute, input.usable && input.mute);
+        if (usable, mute) == (self.usable, self.mute) {
             return;
         }
-        self.usable = usable;
+        (self.usable, self.mute) = (usable, mute);
         self.probes.forget();
-        self.virtual_due = (!usable).then(|| now + self.rule.delay);
+        self.virtual_due = (!usable && !mute).then(|| now + self.rule.delay);
+        if mute {
+            // What is counted from here on would be held against a peer that was asked nothing.
+            (self.misses, self.unsent) = (0, 0);
+        }
         // What the own interface does is known for certain: no probe need be waited for.
         if !usable && self.state != PathState::Failed {
             self.step(PathState::Failed, now, changes);

@@ -16,13 +16,14 @@ struct Rig {
     tick: Tick<u64>,
     attempts: [Attempt; ATTEMPTS],
     usable: bool,
+    mute: bool,
 }
 
 /// Times are microseconds after the start.
 impl Rig {
     fn new() -> Self {
         let path = Path::new(RULE, MonoTime(START));
-        Self { path, tick: Tick::default(), attempts: [Attempt::default(); ATTEMPTS], usable: true }
+        Self { path, tick: Tick::default(), attempts: [Attempt::default(); ATTEMPTS], usable: true, mute: false }
     }
 
     fn up() -> Self {
@@ -51,8 +52,13 @@ impl Rig {
     }
 
     fn observe_ns(&mut self, ns: u64) -> Vec<(PathState, u64)> {
-        let input =
-            PathInput { tick: &self.tick, attempts: &self.attempts, usable: self.usable, answers_in_kernel: false };
+        let input = PathInput {
+            tick: &self.tick,
+            attempts: &self.attempts,
+            usable: self.usable,
+            mute: self.mute,
+            answers_in_kernel: false,
+        };
         let changes = self.path.observe(MonoTime(START + ns), &input);
         changes.steps.iter().map(|step| (step.to, (step.at.0 - START) / US)).collect()
     }
@@ -242,19 +248,47 @@ fn an_unusable_path_fails_at_once_and_counts_by_the_clock_while_this_node_runs()
 }
 
 #[test]
+fn a_mute_path_fails_at_once_counts_nothing_and_steps_aside_when_nothing_is_heard() {
+    let mut rig = Rig::up();
+    rig.send(2, 10);
+    rig.observe(110);
+    assert_eq!(rig.counts(), (1, 0));
+    rig.mute = true;
+    assert_eq!(rig.observe(250), [(PathState::Failed, 250)]);
+    assert_eq!((rig.counts(), rig.path.aside()), ((0, 0), false));
+    let aside = MonoTime(rig.tick.heard_ns) + RULE.detection_time() + Duration::from_nanos(1);
+    assert_eq!(rig.path.timeout(), Some(aside));
+    rig.observe_ns(aside.0 - START - 1);
+    assert!(!rig.path.aside());
+    rig.observe_ns(aside.0 - START);
+    assert_eq!((rig.counts(), rig.path.aside(), rig.path.timeout()), ((0, 0), true, None));
+    rig.hear(5_000);
+    assert_eq!(rig.observe(5_000), [], "heard, and still mute");
+    assert!(!rig.path.aside());
+    // Its carrier goes as well: from then on it counts as every path without one.
+    rig.usable = false;
+    rig.observe(5_010);
+    rig.observe(5_110);
+    assert_eq!((rig.counts(), rig.path.aside()), ((0, 1), false));
+    (rig.usable, rig.mute) = (true, false);
+    rig.hear(5_120);
+    assert_eq!(rig.observe(5_120), [(PathState::Up, 5_120)]);
+}
+
+#[test]
 fn the_deadline_of_the_echo_check_is_the_paths_too() {
     let mut path = Path::new(RULE, MonoTime(START));
     let attempts = [Attempt::default(); ATTEMPTS];
     let mut observe = |us: u64, count| {
         let tick = Tick { answers: count, echoes: count, echo_ns: START + 400 * US, ..Tick::default() };
-        let input = PathInput { tick: &tick, attempts: &attempts, usable: true, answers_in_kernel: true };
+        let input = PathInput { tick: &tick, attempts: &attempts, usable: true, mute: false, answers_in_kernel: true };
         let lost = path.observe(MonoTime(START + us * US), &input).echoes_lost;
         (lost, path.timeout())
     };
     assert_eq!(observe(0, 0), (None, None));
     assert_eq!(observe(400, 5), (None, Some(MonoTime(START + 500 * US))));
     let again = MonoTime(START + 500 * US) + crate::core::echoes::AGAIN;
-    assert_eq!(observe(500, 5), (Some(5), Some(again)));
+    assert_eq!(observe(500, 5), (Some(EchoLoss { answers: 5, open: true }), Some(again)));
 }
 
 fn missed(count: u64) -> Rig {
@@ -363,9 +397,10 @@ proptest! {
         words in prop::collection::vec(any::<u64>(), 10 + DEPARTURES * 2),
         times in prop::collection::vec(any::<u64>(), 1..8),
         usable in any::<bool>(),
+        mute in any::<bool>(),
     ) {
         let mut rig = Rig::new();
-        rig.usable = usable;
+        (rig.usable, rig.mute) = (usable, mute);
         rig.tick.heard_ns = words[0];
         rig.tick.returned_ns = words[1];
         rig.tick.answers = words[2];
@@ -375,7 +410,7 @@ proptest! {
         }
         for time in times {
             let input = PathInput {
-                tick: &rig.tick, attempts: &rig.attempts, usable: rig.usable, answers_in_kernel: true,
+                tick: &rig.tick, attempts: &rig.attempts, usable: rig.usable, mute: rig.mute, answers_in_kernel: true,
             };
             let _ = rig.path.observe(MonoTime(time), &input);
             prop_assert!(rig.path.misses() as usize <= DEPARTURES);

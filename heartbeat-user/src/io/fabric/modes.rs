@@ -93,7 +93,7 @@ impl Fabric {
 
     fn route(&mut self, nic: &Nic, in_kernel: bool) -> anyhow::Result<()> {
         for local in &nic.view.locals {
-            self.paths.open(self.object.as_mut(), *local, nic.ifindex, nic.usable(*local), in_kernel)?;
+            self.paths.open(self.object.as_mut(), *local, nic.ifindex, nic.running, in_kernel)?;
         }
         Ok(())
     }

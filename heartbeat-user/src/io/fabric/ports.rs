@@ -40,7 +40,7 @@ impl Fabric {
     }
 
     fn adjust_nic(&mut self, nic: &mut Nic, interface: &Interface, locals: &[IpAddr]) -> anyhow::Result<()> {
-        self.try_taken(nic)?;
+        let tried = self.try_taken(nic);
         let new: Vec<IpAddr> = locals.iter().copied().filter(|local| !nic.view.locals.contains(local)).collect();
         interfaces::refuse_hidden_tags_on(&self.config, self.paths.own(), interface, &new)?;
         for local in new {
@@ -48,7 +48,7 @@ impl Fabric {
                 nic.view.locals.push(local);
             }
         }
-        Ok(())
+        tried
     }
 
     /// Opens one address: its tables, its socket, its door. False if the address cannot be used yet. A port that another
@@ -63,7 +63,8 @@ impl Fabric {
             Err(error) => return Err(error),
         };
         let in_kernel = nic.view.mode != Mode::Userspace;
-        self.paths.open(self.object.as_mut(), local, nic.ifindex, nic.running && fd.is_some(), in_kernel)?;
+        self.paths.set_mute(local, fd.is_none());
+        self.paths.open(self.object.as_mut(), local, nic.ifindex, nic.running, in_kernel)?;
         match fd {
             Some(fd) => self.furnish(nic, local, fd)?,
             None => drop(nic.view.taken.insert(local, Taken { since: clock::now(), told: false })),
@@ -95,7 +96,7 @@ impl Fabric {
                 Ok(fd) => {
                     self.furnish(nic, local, fd)?;
                     nic.view.taken.remove(&local);
-                    self.paths.set_usable(local, nic.running, nic.view.mode != Mode::Userspace);
+                    self.paths.set_mute(local, false);
                     if taken.told {
                         let (interface, taken_ms) = (nic.view.name.clone(), clock::now().since(taken.since));
                         let taken_ms = u64::try_from(taken_ms.as_millis()).unwrap_or(u64::MAX);
@@ -137,7 +138,7 @@ pub(super) fn note_running(paths: &Paths, nic: &mut Nic, running: bool) {
     }
     nic.running = running;
     for local in &nic.view.locals {
-        paths.set_usable(*local, nic.usable(*local), nic.view.mode != Mode::Userspace);
+        paths.set_usable(*local, running, nic.view.mode != Mode::Userspace);
     }
 }
 

@@ -257,3 +257,23 @@ fn what_could_not_be_set_back_is_set_back_later() {
         assert_eq!(tables.written, written, "and then no more");
     }
 }
+
+#[test]
+fn an_incarnation_that_could_not_be_written_everywhere_is_not_taken_and_can_be_tried_again() {
+    let newer = Who { incarnation: WHO.incarnation + 1, ..WHO };
+    for write in 0..8 {
+        let (mut paths, mut tables, of, old) = before_reload();
+        tables.refused = tables.written + write..tables.written + write + 1;
+        paths.change(Some(&mut tables), &config(100), newer).unwrap_err();
+        assert_eq!(paths.who(), WHO, "write {write}: it would pass for taken");
+        let mut again = tables.clone();
+        paths.repair(&mut tables).unwrap();
+        assert_eq!(of.map(|key| tables.found(&key)), old, "write {write}");
+        again.refused = 0..0;
+        paths.change(Some(&mut again), &config(100), newer).unwrap();
+        assert_eq!(paths.who(), newer);
+        for key in &of {
+            assert_eq!(again.found(key).unwrap().standing[0], newer.incarnation, "write {write}");
+        }
+    }
+}

@@ -178,9 +178,9 @@ pub struct GenkeyArgs {
     )
 )]
 pub struct Heartbeatctl {
-    /// Socket of the heartbeatd to ask
-    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "HEARTBEAT_SOCKET")]
-    pub socket: PathBuf,
+    /// Socket of the heartbeatd to ask [default: /run/heartbeatd/control.sock; detach: that of the configuration]
+    #[arg(long, global = true, value_name = "PATH", env = "HEARTBEAT_SOCKET")]
+    pub socket: Option<PathBuf>,
     /// Print the answer as one JSON object (events --follow: one object a line)
     #[arg(long, global = true)]
     pub json: bool,
@@ -222,12 +222,22 @@ pub enum ControlVerb {
     Handover,
     /// Detach the kernel programs and remove their pins: the kernel answers no more until the next start
     #[command(long_about = "Detach the kernel programs and remove their pins.\n\n\
-        A heartbeatd that runs is asked to: userspace answers in the kernel's place until the next start.\n\n\
+        A heartbeatd that runs is asked to: userspace answers in the kernel's place until the next start. Which one is \
+        meant the configuration says, by its run_dir; where --socket is given too, both must be of the same one.\n\n\
         Where none runs, heartbeatctl does it itself: what a controller that died has left would answer for it until \
         the next start. The peers are told first that this node has left, and nothing answers from then on. This is \
-        for root and for the user whose pins they are; the configuration says where they are. A directory that a \
-        heartbeatd uses is left alone. Nothing to detach is no error.")]
-    Detach(ConfigArgs),
+        for root and for the user whose pins they are; the configuration says where they are, so that one is needed \
+        for a heartbeatd that is not the service. A directory that a heartbeatd uses is left alone. Nothing to detach \
+        is no error.")]
+    Detach(DetachArgs),
+}
+
+/// Options of `heartbeatctl detach`.
+#[derive(Args, Debug, Clone)]
+pub struct DetachArgs {
+    /// Configuration file of the heartbeatd that is meant [default: /etc/heartbeatd/heartbeatd.toml]
+    #[arg(short, long, value_name = "FILE", env = "HEARTBEATD_CONFIG")]
+    pub config: Option<PathBuf>,
 }
 
 /// Options of `heartbeatctl events`.

@@ -228,6 +228,45 @@ fn json_is_one_object_with_its_schema() {
     assert_eq!(err, "heartbeatctl: nothing is attached\n");
 }
 
+/// Writes the configuration of a heartbeatd that listens in `run_dir`.
+fn configuration(run_dir: &Path) -> PathBuf {
+    let file = run_dir.join("heartbeatd.toml");
+    let text = format!(
+        "[cluster]\nname = \"demo\"\nid = \"0000000000000001\"\n[daemon]\nrun_dir = \"{}\"\n\
+         [[network]]\nname = \"net\"\nsubnets = [\"10.1.0.0/24\"]\n\
+         [[node]]\nname = \"a\"\nid = 1\naddresses = [\"10.1.0.1\"]\n\
+         [[node]]\nname = \"b\"\nid = 2\naddresses = [\"10.1.0.2\"]\n",
+        run_dir.display()
+    );
+    std::fs::write(&file, text).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    file
+}
+
+#[test]
+fn detach_is_asked_of_the_heartbeatd_that_the_configuration_names() {
+    let (daemon, nobody) = (Daemon::start(), tempfile::tempdir().unwrap());
+    let (own, other) = (configuration(daemon.directory.path()), configuration(nobody.path()));
+    let detach = |socket: Option<&Path>, config: Option<&Path>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_heartbeatctl"));
+        command.arg("detach").env_remove("HEARTBEAT_SOCKET").env_remove("HEARTBEATD_CONFIG");
+        for (option, path) in [("--socket", socket), ("--config", config)] {
+            command.args(path.map(|path| [Path::new(option), path]).into_iter().flatten());
+        }
+        command.output().unwrap()
+    };
+    let refused = "heartbeatctl: nothing is attached\n";
+    for (socket, config) in [(None, Some(&*own)), (Some(daemon.socket()), Some(&*own)), (Some(daemon.socket()), None)] {
+        let (_, err) = ended(&detach(socket.as_deref(), config), ExitCode::Error);
+        assert_eq!(err, refused, "{socket:?} {config:?}");
+    }
+    let (_, err) = ended(&detach(Some(&daemon.socket()), Some(&other)), ExitCode::Usage);
+    assert!(err.contains("are of two heartbeatds: give one of them"), "{err}");
+    // Where nobody listens, the pins of the service are not meant.
+    let (out, err) = ended(&detach(Some(&nobody.path().join("control.sock")), None), ExitCode::Error);
+    assert!(out.is_empty() && err.contains("nothing was detached: give --config FILE"), "{err}");
+}
+
 #[test]
 fn events_by_time_and_as_a_stream() {
     let mut daemon = Daemon::start();

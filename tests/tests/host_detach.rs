@@ -38,18 +38,49 @@ fn root_of(crew: &Crew) -> PathBuf {
     crew.lab.pin_dir(B).join("heartbeatd")
 }
 
-/// `heartbeatctl detach` on B by the file of its daemon and the socket at `socket`: exit code, stdout, stderr.
-fn detach(crew: &Crew, wrapper: &[&str], socket: &Path, words: &[&str]) -> (Option<i32>, String, String) {
+/// `heartbeatctl detach` on B by the file of its daemon: exit code, stdout, stderr.
+fn detach(crew: &Crew, wrapper: &[&str], words: &[&str]) -> (Option<i32>, String, String) {
     let config = crew.lab.node_dir(B).join("heartbeatd.toml");
-    let mut all = vec!["--socket", socket.to_str().unwrap(), "detach", "--config", config.to_str().unwrap()];
+    let mut all = vec!["detach", "--config", config.to_str().unwrap()];
     all.extend(words);
-    let output = heartbeatctl(&crew.lab, B, wrapper, &all).unwrap();
+    asked(crew, wrapper, &all)
+}
+
+/// `heartbeatctl` on B, which is told nothing by the environment.
+fn asked(crew: &Crew, wrapper: &[&str], words: &[&str]) -> (Option<i32>, String, String) {
+    let clean = ["env", "-u", "HEARTBEAT_SOCKET", "-u", "HEARTBEATD_CONFIG"];
+    let output = heartbeatctl(&crew.lab, B, &[&clean, wrapper].concat(), words).unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-fn socket(crew: &Crew) -> PathBuf {
-    crew.lab.node_dir(B).join("run/control.sock")
+/// Lets every user come as far as B's directories.
+fn passable(crew: &Crew) {
+    let scratch = crew.lab.scratch();
+    let bpf = scratch.join("bpf");
+    for path in [Path::new(guard::BASE), &scratch, &bpf, &crew.lab.node_dir(B), &crew.lab.pin_dir(B)] {
+        fs::set_permissions(path, Permissions::from_mode(0o711)).unwrap();
+    }
+}
+
+/// Gives B's pins and their directories to the user `SERVICE`.
+fn give_pins_away(crew: &Crew) {
+    let pins = fs::read_dir(crew.pins(B)).unwrap().map(|entry| entry.unwrap().path());
+    for path in pins.chain([crew.pins(B), root_of(crew), crew.lab.pin_dir(B)]) {
+        chown(&path, Some(Uid::from_raw(SERVICE)), None).unwrap();
+    }
+}
+
+/// Shell words after which the user `SERVICE` has this name, and nobody else.
+fn named(crew: &Crew, name: &str) -> String {
+    let users = crew.lab.scratch().join("passwd");
+    let known = fs::read_to_string("/etc/passwd").unwrap();
+    let others =
+        known.lines().filter(|line| !line.starts_with("heartbeatd:") && !line.starts_with(&format!("{name}:")));
+    let others: String = others.map(|line| format!("{line}\n")).collect();
+    fs::write(&users, format!("{others}{name}:x:{SERVICE}:{SERVICE}::/:/bin/false\n")).unwrap();
+    fs::set_permissions(&users, Permissions::from_mode(0o644)).unwrap();
+    format!("mount --bind {} /etc/passwd && ", users.display())
 }
 
 #[test]
@@ -63,7 +94,7 @@ fn detach_without_a_controller_says_goodbye_and_takes_everything_off() {
     // What another layout left goes as well.
     DirBuilder::new().mode(0o700).create(root.join("v0")).unwrap();
     fs::rename(crew.pins(B).join(maps::HISTOGRAMS), root.join("v0/xdp-native-9999")).unwrap();
-    let (code, out, err) = detach(&crew, &[], &socket(&crew), &[]);
+    let (code, out, err) = detach(&crew, &[], &[]);
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
     assert!(out.contains("the peers were told that this node has left"), "{out}");
     for removed in ["v0/xdp-native-9999", "v0", "v1/xdp-native-", "v1/TICKS", "v1/OWN", "v1/COUNTERS", "v1"] {
@@ -76,7 +107,7 @@ fn detach_without_a_controller_says_goodbye_and_takes_everything_off() {
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(crew.said(&mark, A, "node_down").unwrap().len(), 0, "who left is not accused");
     // A second time there is nothing to do, which is no error.
-    let (code, out, err) = detach(&crew, &[], &socket(&crew), &["--json"]);
+    let (code, out, err) = detach(&crew, &[], &["--json"]);
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
     let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&answer["schema"], &answer["removed"]), (&1.into(), &serde_json::json!([])), "{answer}");
@@ -94,8 +125,14 @@ fn detach_takes_nothing_from_a_controller_that_cannot_be_asked() {
     }
     let mut crew = pair();
     let (mark, nowhere) = (crew.mark().unwrap(), crew.lab.scratch().join("nowhere"));
-    // It runs, and its socket is elsewhere.
-    let (code, out, err) = detach(&crew, &[], &nowhere, &[]);
+    // Its file is not that of the socket.
+    let (code, out, err) = detach(&crew, &[], &["--socket", nowhere.to_str().unwrap()]);
+    assert_eq!((code, out.as_str(), err.contains("are of two heartbeatds")), (Some(2), "", true), "{err}");
+    // It runs, and its socket is gone.
+    let (socket, aside) = (socket(&crew), crew.lab.node_dir(B).join("run/aside.sock"));
+    fs::rename(&socket, &aside).unwrap();
+    let (code, out, err) = detach(&crew, &[], &[]);
+    fs::rename(&aside, &socket).unwrap();
     assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");
     assert!(err.contains("a heartbeatd runs and uses it, so nothing was detached"), "{err}");
     std::thread::sleep(Duration::from_secs(1));
@@ -107,17 +144,15 @@ fn detach_takes_nothing_from_a_controller_that_cannot_be_asked() {
     crew.take(B).kill().unwrap();
     let held = Flock::lock(File::open(root_of(&crew)).unwrap(), FlockArg::LockExclusiveNonblock);
     let held = held.map_err(|(_, error)| error).unwrap();
-    let (code, _, err) = detach(&crew, &[], &socket(&crew), &[]);
+    let (code, _, err) = detach(&crew, &[], &[]);
     assert_eq!((code, err.contains("nothing was detached")), (Some(1), true), "{err}");
     assert_eq!(programs(&crew.lab, B).unwrap().0, 2);
     std::thread::sleep(Duration::from_secs(1));
     crew.nobody_removed(&mark).unwrap();
     drop(held);
     // A file that is not there names no pins, and least of all the service's.
-    let words = ["--socket", nowhere.to_str().unwrap(), "detach", "--config", nowhere.to_str().unwrap()];
-    let output = heartbeatctl(&crew.lab, B, &[], &words).unwrap();
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!((output.status.code(), err.contains("nowhere: cannot be opened")), (Some(1), true), "{err}");
+    let (code, _, err) = asked(&crew, &[], &["detach", "--config", nowhere.to_str().unwrap()]);
+    assert_eq!((code, err.contains("nowhere: cannot be opened")), (Some(1), true), "{err}");
 }
 
 #[test]
@@ -126,20 +161,13 @@ fn detach_is_for_root_and_for_the_owner_of_the_pins() {
         return;
     }
     let crew = killed();
-    let (root, socket) = (root_of(&crew), socket(&crew));
-    let nowhere = Path::new("/nowhere/control.sock");
-    for path in [
-        Path::new(guard::BASE),
-        &crew.lab.scratch(),
-        &crew.lab.scratch().join("bpf"),
-        &crew.lab.node_dir(B),
-        &crew.lab.pin_dir(B),
-    ] {
-        fs::set_permissions(path, Permissions::from_mode(0o711)).unwrap();
-    }
+    let root = root_of(&crew);
+    fs::remove_file(socket(&crew)).unwrap();
+    fs::set_permissions(crew.lab.node_dir(B).join("run"), Permissions::from_mode(0o711)).unwrap();
+    passable(&crew);
     let stranger = ["setpriv", "--reuid=64942", "--regid=64942", "--clear-groups"];
     let refused = |wrapper: &[&str], code: i32, words: &str| {
-        let (found, out, err) = detach(&crew, wrapper, nowhere, &[]);
+        let (found, out, err) = detach(&crew, wrapper, &[]);
         assert_eq!((found, out.as_str(), err.contains(words)), (Some(code), "", true), "{err}");
         assert_eq!(programs(&crew.lab, B).unwrap().0, 2);
     };
@@ -155,25 +183,16 @@ fn detach_is_for_root_and_for_the_owner_of_the_pins() {
         "is not on a bpffs, so what is pinned cannot be seen",
     );
     // The pins of a user that root does not know, and then of the service's.
-    let owner = Some(Uid::from_raw(SERVICE));
-    let pins = fs::read_dir(crew.pins(B)).unwrap().map(|entry| entry.unwrap().path());
-    for path in pins.chain([crew.pins(B), root.clone(), crew.lab.pin_dir(B)]) {
-        chown(&path, owner, None).unwrap();
-    }
+    give_pins_away(&crew);
     refused(&[], 1, "belongs to uid 64941");
-    let users = crew.lab.scratch().join("passwd");
-    let known = fs::read_to_string("/etc/passwd").unwrap();
-    let known: String =
-        known.lines().filter(|line| !line.starts_with("heartbeatd:")).map(|l| format!("{l}\n")).collect();
-    fs::write(&users, format!("{known}heartbeatd:x:{SERVICE}:{SERVICE}::/:/bin/false\n")).unwrap();
-    fs::set_permissions(&users, Permissions::from_mode(0o644)).unwrap();
-    let with = format!("mount --bind {} /etc/passwd && exec \"$@\"", users.display());
+    let with = format!("{}exec \"$@\"", named(&crew, "heartbeatd"));
     let mark = crew.mark().unwrap();
-    let (code, out, err) = detach(&crew, &["unshare", "--mount", "sh", "-c", &with, "sh"], &socket, &[]);
+    let (code, out, err) = detach(&crew, &["unshare", "--mount", "sh", "-c", &with, "sh"], &[]);
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.contains("the peers were told that this node has left"), "{out}");
     assert_eq!(programs(&crew.lab, B).unwrap(), (0, 0));
     assert!(!root.exists(), "{out}");
     crew.await_said(&mark, A, "node_left").unwrap();
-    let (code, out, _) = detach(&crew, &[], &socket, &[]);
+    let (code, out, _) = detach(&crew, &[], &[]);
     assert_eq!((code, out.contains("nothing done")), (Some(0), true), "{out}");
 }

@@ -47,7 +47,7 @@ fn heartbeatctl_takes_global_options_after_the_verb() {
     let line = ["heartbeatctl", "paths", "--json", "--no-headers", "--socket", "/s"];
     let ctl = Heartbeatctl::try_parse_from(line).unwrap();
     assert!(ctl.json && ctl.no_headers);
-    assert_eq!(ctl.socket, PathBuf::from("/s"));
+    assert_eq!(ctl.socket, Some(PathBuf::from("/s")));
     assert_eq!(ctl.verb.request(), Request::Paths {});
     assert_eq!(Heartbeatctl::try_parse_from(["heartbeatctl", "poke"]).unwrap_err().exit_code(), 2);
     assert_eq!(Heartbeatctl::try_parse_from(["heartbeatctl", "events", "--since", "x"]).unwrap_err().exit_code(), 2);
@@ -59,6 +59,7 @@ fn every_verb_and_exit_code_is_taught() {
     for code in ["0  ", "1  ", "2  ", "3  ", "4  ", "5  "] {
         assert!(help.contains(&format!("\n  {code}")), "{code}");
     }
+    assert!(help.contains(DEFAULT_SOCKET), "{help}");
     for verb in crate::control::Verb::ALL {
         assert!(help.contains(verb.name()), "{}", verb.name());
     }

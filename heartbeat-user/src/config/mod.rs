@@ -212,6 +212,12 @@ impl Config {
         self.interfaces.get(interface).map_or(self.daemon.fast_path, |over| over.fast_path)
     }
 
+    /// Returns where the daemon of this configuration listens for heartbeatctl.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.daemon.run_dir.join("control.sock")
+    }
+
     /// Returns a node by its id.
     #[must_use]
     pub fn node(&self, id: u16) -> Option<&Node> {

@@ -6,6 +6,7 @@
 //! (`status` spreads its fields, the others hold one named list) or `"error": {"code", "message"}`. Only
 //! `events` with `follow` is answered by many lines, `{"schema": 1, "event": {...}}` each, until one side ends it.
 
+mod aim;
 mod client;
 mod error;
 mod listen;

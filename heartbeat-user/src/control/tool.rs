@@ -1,11 +1,12 @@
 //! heartbeatctl itself: asks, prints, and says by its exit code how things stand. It decides nothing else, and does
 //! nothing to the kernel: what `detach` does where nobody can be asked is given to it.
 
+use super::aim::{Aim, AimError, aim};
 use super::{
     Answer, Client, ClientError, CountersBody, DetachedBody, DoneBody, ErrorCode, NodeState, NodesBody, PathsBody,
     Refusal, Status, show_counters, show_event, show_nodes, show_paths, show_status,
 };
-use crate::cli::{ControlVerb, ExitCode, Heartbeatctl};
+use crate::cli::{ControlVerb, DEFAULT_SOCKET, ExitCode, Heartbeatctl};
 use serde_json::Value;
 use std::io::{self, Write};
 use std::path::Path;
@@ -23,6 +24,8 @@ pub type DetachAlone = fn(&Path) -> Result<DetachedBody, Refusal>;
 enum ToolError {
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error("{0}")]
+    Usage(AimError),
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
 }
@@ -38,8 +41,18 @@ pub fn run(line: &Heartbeatctl, alone: DetachAlone, out: &mut impl Write, errors
             let _ = writeln!(errors, "heartbeatctl: {}", with_cause(&error));
             match error {
                 ToolError::Client(error) => error.exit_code(),
+                ToolError::Usage(_) => ExitCode::Usage,
                 ToolError::Output(_) => ExitCode::Error,
             }
+        }
+    }
+}
+
+impl From<AimError> for ToolError {
+    fn from(error: AimError) -> Self {
+        match error {
+            AimError::Unreadable(refusal) => Self::Client(refusal.into()),
+            two @ AimError::Two { .. } => Self::Usage(two),
         }
     }
 }
@@ -57,9 +70,11 @@ fn serve(line: &Heartbeatctl, alone: DetachAlone, out: &mut impl Write) -> Resul
     {
         return follow(line, out);
     }
-    let (client, value) = match (ask(line), &line.verb) {
-        (Err(ClientError::NotRunning { .. }), ControlVerb::Detach(args)) => {
-            return tell_detached(line, alone(&args.config).map_err(ClientError::from)?, out);
+    let Aim { socket, config } = meant(line)?;
+    let (client, value) = match (ask(line, &socket), &line.verb) {
+        (Err(ClientError::NotRunning { .. }), ControlVerb::Detach(_)) => {
+            let config = config.ok_or_else(|| nobodys(&socket))?;
+            return tell_detached(line, alone(&config).map_err(ClientError::from)?, out);
         }
         (asked, _) => asked?,
     };
@@ -95,6 +110,23 @@ fn serve(line: &Heartbeatctl, alone: DetachAlone, out: &mut impl Write) -> Resul
     Ok(code)
 }
 
+/// Finds the heartbeatd that the command line means. Only what is done without it takes a configuration.
+fn meant(line: &Heartbeatctl) -> Result<Aim, ToolError> {
+    match &line.verb {
+        ControlVerb::Detach(args) => Ok(aim(line.socket.as_deref(), args.config.as_deref())?),
+        _ => Ok(Aim { socket: line.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into()), config: None }),
+    }
+}
+
+/// The refusal to detach by a configuration that is of another heartbeatd than the socket.
+fn nobodys(socket: &Path) -> ClientError {
+    ClientError::from(Refusal::failed(format!(
+        "nobody listens at {}, and the configuration of the service names another socket, so nothing was detached: give \
+         --config FILE of the heartbeatd that is meant",
+        socket.display()
+    )))
+}
+
 fn tell_detached(line: &Heartbeatctl, body: DetachedBody, out: &mut impl Write) -> Result<ExitCode, ToolError> {
     if line.json {
         writeln!(out, "{}", serde_json::to_string(&Answer::new(body)).map_err(io::Error::from)?)?;
@@ -113,22 +145,23 @@ fn lines(value: &Value) -> String {
 }
 
 /// Asks until the daemon is not too busy to answer.
-fn ask(line: &Heartbeatctl) -> Result<(Client, Value), ClientError> {
+fn ask(line: &Heartbeatctl, socket: &Path) -> Result<(Client, Value), ClientError> {
     let request = line.verb.request();
     for _ in 1..TRIES {
-        let mut client = Client::ask(&line.socket, &request)?;
+        let mut client = Client::ask(socket, &request)?;
         match client.single() {
             Err(ClientError::Refused(Refusal { code: ErrorCode::Busy, .. })) => std::thread::sleep(PAUSE),
             answer => return Ok((client, answer?)),
         }
     }
-    let mut client = Client::ask(&line.socket, &request)?;
+    let mut client = Client::ask(socket, &request)?;
     let answer = client.single()?;
     Ok((client, answer))
 }
 
 fn follow(line: &Heartbeatctl, out: &mut impl Write) -> Result<ExitCode, ToolError> {
-    let mut client = Client::ask(&line.socket, &line.verb.request())?;
+    let Aim { socket, .. } = meant(line)?;
+    let mut client = Client::ask(&socket, &line.verb.request())?;
     client.wait_for_ever()?;
     while let Some(mut answer) = client.answer()? {
         let event = answer.get_mut("event").map(Value::take).unwrap_or_default();
@@ -140,6 +173,6 @@ fn follow(line: &Heartbeatctl, out: &mut impl Write) -> Result<ExitCode, ToolErr
         // Whoever follows wants each event when it comes.
         out.flush()?;
     }
-    let ended = ClientError::NotRunning { path: line.socket.clone(), reason: "it has closed the stream" };
+    let ended = ClientError::NotRunning { path: socket, reason: "it has closed the stream" };
     Err(ended.into())
 }

@@ -221,7 +221,7 @@ pub fn start(file: &Path, bpf_object: Option<&Path>, watchdog: Option<Duration>)
 
 /// Opens the control socket, before anything is taken over or taken on: a start that cannot be controlled is none.
 fn open_control(config: &Config) -> Result<Listener, Failure> {
-    let socket = config.daemon.run_dir.join("control.sock");
+    let socket = config.control_socket();
     let group = config.daemon.socket_group.clone().unwrap_or_default();
     Listener::bind(&socket, &group).map_err(|error| {
         let code = match error {

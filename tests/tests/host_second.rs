@@ -200,3 +200,34 @@ fn fault_83_a_second_controller_is_refused_and_the_first_goes_on() {
     assert_eq!(crew.modes(B).unwrap()[0].1, "native");
     crew.all_up().unwrap();
 }
+
+#[test]
+fn fault_83_a_start_waits_for_a_detach_that_has_the_pins() {
+    if !root_or_skip("fault_83_a_start_waits_for_a_detach_that_has_the_pins") {
+        return;
+    }
+    let mut crew = pair();
+    for (fast_path, mode) in [("off", "userspace"), ("auto", "native")] {
+        // Something is there to be taken off.
+        crew.take(B).kill().unwrap();
+        let root = crew.lab.pin_dir(B).join("heartbeatd");
+        std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&root).unwrap();
+        let held = Flock::lock(File::open(&root).unwrap(), FlockArg::LockExclusiveNonblock);
+        let held = held.map_err(|(_, error)| error).unwrap();
+        // As a detach does it: the directory goes, and with its process the lock.
+        let detach = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(1));
+            std::fs::remove_dir_all(&root).unwrap();
+            drop(held);
+        });
+        let log = crew.lab.node_dir(B).join("heartbeatd.log");
+        let before = std::fs::read_to_string(&log).unwrap().len();
+        let started = crew.start(B, &Options { fast_path: fast_path.to_owned(), ..Options::default() });
+        detach.join().unwrap();
+        started.unwrap();
+        let said = std::fs::read_to_string(&log).unwrap().split_off(before);
+        assert!(said.contains("somebody uses it; tried again for 3.2 s"), "{said}");
+        crew.all_up().unwrap();
+        assert_eq!(crew.modes(B).unwrap()[0].1, mode);
+    }
+}

@@ -122,6 +122,11 @@ fn hands(owner: u32, caller: u32, service: Option<u32>) -> Hands {
     }
 }
 
+/// How long the peers are given to ask: every one of them asks once a delay.
+pub(super) fn goodbye(config: Option<&Config>) -> Duration {
+    config.map_or(DELAY, |config| config.settings.same_subnet.delay.max(config.settings.cross_subnet.delay)) * 2
+}
+
 /// Lets the kernel tell every peer that this node has left, and gives each the time to ask for it: a node that falls
 /// silent without a word would be taken for dead. Returns what became of it.
 fn say_goodbye(pins: &PinDir, config: Option<&Config>) -> String {
@@ -133,9 +138,7 @@ fn say_goodbye(pins: &PinDir, config: Option<&Config>) -> String {
         return format!("the peers could not be told that this node leaves ({error:#})");
     }
     // The pins go next, and with them the incarnation: what is said here is not taken back by a start.
-    let delay =
-        config.map_or(DELAY, |config| config.settings.same_subnet.delay.max(config.settings.cross_subnet.delay));
-    std::thread::sleep(delay * 2);
+    std::thread::sleep(goodbye(config));
     "the peers were told that this node has left".to_owned()
 }
 

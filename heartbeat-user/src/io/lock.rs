@@ -1,6 +1,7 @@
 //! One controller on a node: a lock on a file, and on the pin directory itself, which two configurations with different
 //! lock directories would still share. Held as long as the value lives.
 
+use crate::io::clock;
 use crate::io::pins::PinDir;
 use anyhow::Context;
 use nix::fcntl::{Flock, FlockArg};
@@ -8,6 +9,10 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
+
+/// How often a pin directory that another holds is tried for.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a lock was not had.
 #[derive(Debug)]
@@ -66,36 +71,58 @@ impl Locks {
         }
     }
 
-    /// Takes the pin directory as well.
+    /// Takes the pin directory as well, within `patience`: `heartbeatctl detach` holds it no longer, and is no reason not
+    /// to start.
     ///
     /// # Errors
     /// If another controller holds it.
-    pub fn take_pins(&mut self, pins: &PinDir) -> Result<(), LockError> {
-        let held = pins.hold();
-        self.keep(pins, held)
+    pub fn take_pins(&mut self, pins: &PinDir, patience: Duration) -> Result<(), LockError> {
+        in_time(pins.path(), patience, || Ok(pins.hold()?.then_some(())))?;
+        self.pins = Some(pins.clone());
+        Ok(())
     }
 
-    /// Takes the pin directory that an earlier controller left, where there is one, and returns it. Nothing is made: this
-    /// start goes without the kernel.
+    /// Takes the pin directory that an earlier controller left, where there is one, within `patience`, and returns it.
+    /// Nothing is made: this start goes without the kernel.
     ///
     /// # Errors
     /// If another controller holds it, or it is not ours alone.
-    pub fn take_left_pins(&mut self, root: &Path) -> Result<Option<PinDir>, LockError> {
+    pub fn take_left_pins(&mut self, root: &Path, patience: Duration) -> Result<Option<PinDir>, LockError> {
         // What this start took before it gave the kernel up is not to be had a second time.
-        if self.pins.is_none()
-            && let Some(pins) = PinDir::open_left(root).map_err(LockError::Failed)?
-        {
-            let held = pins.hold_left();
-            self.keep(&pins, held)?;
+        if self.pins.is_none() {
+            self.pins = in_time(root, patience, || match PinDir::open_left(root)? {
+                Some(pins) => Ok(pins.hold_left()?.then_some(Some(pins))),
+                None => Ok(Some(None)),
+            })?;
         }
         Ok(self.pins.clone())
     }
+}
 
-    fn keep(&mut self, pins: &PinDir, held: anyhow::Result<bool>) -> Result<(), LockError> {
-        if !held.map_err(LockError::Failed)? {
-            return Err(LockError::Held(format!("pin_dir {}: another heartbeatd uses it", pins.path().display())));
+/// Tries until the pin directory is had or `patience` has passed. `attempt` gives nothing while another has it.
+fn in_time<T>(
+    root: &Path,
+    patience: Duration,
+    mut attempt: impl FnMut() -> anyhow::Result<Option<T>>,
+) -> Result<T, LockError> {
+    let until = clock::now() + patience;
+    let mut told = false;
+    loop {
+        let outcome = attempt();
+        match outcome {
+            Ok(Some(taken)) => return Ok(taken),
+            // While another takes the directory away, what was there a moment ago may be missing.
+            _ if told && clock::now() < until => {}
+            Err(error) => return Err(LockError::Failed(error)),
+            Ok(None) if told => {
+                return Err(LockError::Held(format!("pin_dir {}: another heartbeatd uses it", root.display())));
+            }
+            Ok(None) => {
+                let seconds = patience.as_secs_f64();
+                log::warn!("pin_dir {}: somebody uses it; tried again for {seconds:.1} s", root.display());
+                told = true;
+            }
         }
-        self.pins = Some(pins.clone());
-        Ok(())
+        std::thread::sleep(PAUSE);
     }
 }

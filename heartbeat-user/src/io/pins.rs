@@ -106,7 +106,12 @@ impl PinDir {
         }
         *held = None;
         self.make()?;
-        self.lock(&mut held)
+        let taken = self.lock(&mut held)?;
+        if taken {
+            // Who had it until now may have removed what was made in it.
+            self.make()?;
+        }
+        Ok(taken)
     }
 
     /// Takes the directory as [`Self::hold`] does, once, and makes nothing.

@@ -20,7 +20,7 @@ use crate::io::paths::{Paths, Who};
 use crate::io::pins::PinDir;
 use crate::io::responder::Responder;
 use crate::io::state::{State, StateDir, random};
-use crate::io::{attach, clock, interfaces, realtime};
+use crate::io::{attach, clock, detach, interfaces, realtime};
 use crate::keys::{KeyRing, Keys};
 use anyhow::Context;
 use heartbeat_common::frame::{FLAG_FENCED, FLAG_LEAVING, FLAG_STOPPED};
@@ -130,8 +130,7 @@ pub fn start(file: &Path, bpf_object: Option<&Path>, watchdog: Option<Duration>)
 
     // Whatever the layout: pins are a trace of an earlier life.
     let lived = state_dir.was_used() || holds_anything(&config.daemon.pin_dir);
-    let made = !config.daemon.pin_dir.join(format!("v{}", maps::ABI)).join(maps::OWN).exists();
-    let kernel = kernel_side(&config, own, bpf_object, &mut locks)?;
+    let (kernel, made) = kernel_side(&config, own, bpf_object, &mut locks)?;
     // Until it is known whether somebody's program is to be taken over, only what was made here is taken back.
     let mut undo = Undo::new(&kernel, !made);
     let placeholder = Who { incarnation: 1, generation: 1 };
@@ -252,8 +251,9 @@ fn prepare_run_dir(directory: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("make the run directory {}", directory.display()))
 }
 
-/// Loads the object and opens the pins, where any interface is to be answered in the kernel.
-fn kernel_side(config: &Config, own: u16, file: Option<&Path>, locks: &mut Locks) -> Result<Kernel, Failure> {
+/// Loads the object and opens the pins, where any interface is to be answered in the kernel. Says too whether the pins
+/// were made here: until the lock is had, whoever has it may still remove those that were there.
+fn kernel_side(config: &Config, own: u16, file: Option<&Path>, locks: &mut Locks) -> Result<(Kernel, bool), Failure> {
     let mine: Vec<IpAddr> =
         config.node(own).map_or_else(Vec::new, |node| node.addresses.iter().map(|(_, a)| *a).collect());
     let names: Vec<String> = interfaces::by_address()
@@ -265,13 +265,14 @@ fn kernel_side(config: &Config, own: u16, file: Option<&Path>, locks: &mut Locks
     let wanted: Vec<FastPath> =
         names.iter().map(|name| config.fast_path(name)).chain([config.daemon.fast_path]).collect();
     if wanted.iter().all(|wanted| *wanted == FastPath::Off) {
-        return without_kernel(config, locks, "fast_path = \"off\"".to_owned());
+        return Ok((without_kernel(config, locks, "fast_path = \"off\"".to_owned())?, false));
     }
     let must = wanted.iter().any(|wanted| matches!(wanted, FastPath::Native | FastPath::Generic));
     let root = &config.daemon.pin_dir;
+    let mut made = false;
     let mut open = || -> Result<(Object, PinDir), Failure> {
         let pins = PinDir::open(root).map_err(Failure::host)?;
-        locks.take_pins(&pins)?;
+        locks.take_pins(&pins, patience(config))?;
         for other in pins.remove_foreign_versions().map_err(Failure::host)? {
             log::warn!("{other}: pins of another map layout were removed");
         }
@@ -279,24 +280,30 @@ fn kernel_side(config: &Config, own: u16, file: Option<&Path>, locks: &mut Locks
             log::warn!("{error:#}: all pins are made anew");
             pins.clear().map_err(Failure::host)?;
         }
+        made = !pins.map(maps::OWN).exists();
         let object = Object::load(file, &pins).map_err(Failure::host)?;
         Ok((object, pins))
     };
     match open() {
-        Ok(kernel) => Ok(Ok(kernel)),
+        Ok(kernel) => Ok((Ok(kernel), made)),
         // A directory that somebody else made is refused whatever was asked for, and so is a second controller.
         Err(failure) if must || failure.code == ExitCode::AnotherInstance || is_squatted(root) => Err(failure),
-        Err(failure) => without_kernel(config, locks, format!("{failure}")),
+        Err(failure) => Ok((without_kernel(config, locks, format!("{failure}"))?, false)),
     }
 }
 
 /// Goes without the kernel. A program that an earlier controller left would go on answering, and swallow what is meant
 /// for us; that of one that runs is its own.
 fn without_kernel(config: &Config, locks: &mut Locks, reason: String) -> Result<Kernel, Failure> {
-    if let Some(pins) = locks.take_left_pins(&config.daemon.pin_dir)? {
+    if let Some(pins) = locks.take_left_pins(&config.daemon.pin_dir, patience(config))? {
         pins.remove_links().map_err(Failure::host)?;
     }
     Ok(Err(reason))
+}
+
+/// How long the pin directory is tried for: a `heartbeatctl detach` that came into the gap of a restart is over by then.
+fn patience(config: &Config) -> Duration {
+    detach::goodbye(Some(config)) + Duration::from_secs(3)
 }
 
 /// Says whether the pin directory is there but not ours alone.

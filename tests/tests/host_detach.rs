@@ -2,7 +2,8 @@
 //! from a controller that runs. It looks at devices, pins and what the peer says.
 
 use heartbeat_common::maps;
-use heartbeat_tests::lab::crew::{Crew, heartbeatctl, programs};
+use heartbeat_tests::lab::bpftool::{bpftool, links_in, text};
+use heartbeat_tests::lab::crew::{Crew, heartbeatctl, heartbeatd, programs};
 use heartbeat_tests::lab::wait::root_or_skip;
 use heartbeat_tests::lab::{Cluster, Lab, Options, Spec, guard};
 use nix::fcntl::{Flock, FlockArg};
@@ -195,4 +196,24 @@ fn detach_is_for_root_and_for_the_owner_of_the_pins() {
     crew.await_said(&mark, A, "node_left").unwrap();
     let (code, out, _) = detach(&crew, &[], &[]);
     assert_eq!((code, out.contains("nothing done")), (Some(0), true), "{out}");
+}
+
+#[test]
+fn nobody_is_said_to_be_told_by_a_program_that_is_off() {
+    if !root_or_skip("nobody_is_said_to_be_told_by_a_program_that_is_off") {
+        return;
+    }
+    let crew = killed();
+    for link in links_in(&crew.pins(B)) {
+        bpftool(&["link", "detach", "pinned", text(&link)]).unwrap();
+    }
+    assert_eq!(programs(&crew.lab, B).unwrap().0, 0);
+    let config = crew.lab.node_dir(B).join("heartbeatd.toml");
+    let marked = heartbeatd(&crew.lab, B, &[], &["mark-left", "--config", text(&config)]).unwrap();
+    let said = String::from_utf8_lossy(&marked.stdout).into_owned();
+    assert!(said.contains("marked, but no program of heartbeatd is attached"), "{said}");
+    let (code, out, err) = detach(&crew, &[], &[]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.contains("the peers were told nothing, for no program of this build is attached any more"), "{out}");
+    assert!(out.contains("v1/OWN") && !root_of(&crew).exists(), "{out}");
 }

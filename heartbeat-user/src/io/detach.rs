@@ -134,6 +134,9 @@ fn say_goodbye(pins: &PinDir, config: Option<&Config>) -> String {
     if !own.exists() {
         return "the peers were told nothing, for no record of this build is pinned".to_owned();
     }
+    if !pins.answers() {
+        return "the peers were told nothing, for no program of this build is attached any more".to_owned();
+    }
     if let Err(error) = mark_left::mark(&own) {
         return format!("the peers could not be told that this node leaves ({error:#})");
     }

@@ -46,7 +46,10 @@ pub fn run(file: &Path) -> Result<String, Failure> {
         return Ok("nothing done: no program of heartbeatd is pinned, so the kernel answers nothing".to_owned());
     }
     mark(&own).map_err(Failure::host)?;
-    Ok("marked: the kernel tells every peer that this node has left".to_owned())
+    Ok(match pins.answers() {
+        true => "marked: the kernel tells every peer that this node has left".to_owned(),
+        false => "marked, but no program of heartbeatd is attached, so the kernel answers nothing".to_owned(),
+    })
 }
 
 /// Finds the pins: by the configuration or, where that is the very thing that is broken, by what the last start noted.

@@ -13,6 +13,7 @@ use heartbeat_common::tick::Tick;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -237,6 +238,15 @@ impl PinDir {
         }
         links.sort();
         Ok(links)
+    }
+
+    /// Says whether a program that is pinned beside the maps of this layout is still attached to a device.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.links().unwrap_or_default().iter().any(|(_, _, pin)| {
+            let info = sys::object_get(pin).and_then(|link| sys::xdp_link_info(link.as_fd()));
+            info.is_ok_and(|info| info.ifindex != 0)
+        })
     }
 
     /// Checks every pinned map against the layout of this build. Returns the names of those that are missing; an

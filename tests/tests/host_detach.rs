@@ -84,6 +84,30 @@ fn named(crew: &Crew, name: &str) -> String {
     format!("mount --bind {} /etc/passwd && ", users.display())
 }
 
+/// Shell words after which there is no configuration of the service, and its state directory, which is that of the user
+/// `SERVICE`, notes that the pins are in `root`. Returns the note too.
+fn noted(crew: &Crew, root: &Path) -> (String, PathBuf) {
+    let state = crew.lab.scratch().join("noted");
+    let note = state.join("pin_dir");
+    DirBuilder::new().mode(0o700).create(&state).unwrap();
+    fs::write(&note, format!("{}\n", root.display())).unwrap();
+    for path in [&state, &note] {
+        chown(path, Some(Uid::from_raw(SERVICE)), None).unwrap();
+    }
+    let hidden = "for d in /etc/heartbeatd /run/heartbeatd; do [ ! -d $d ] || mount -t tmpfs none $d || exit; done && ";
+    (format!("{hidden}export STATE_DIRECTORY={} && ", state.display()), note)
+}
+
+/// Runs `heartbeatctl detach` behind shell words, with mounts of its own and not for ever.
+fn detach_behind(crew: &Crew, words: &str) -> (Option<i32>, String, String) {
+    let script = format!("{words}exec timeout 20 \"$@\"");
+    asked(crew, &["unshare", "--mount", "sh", "-c", &script, "sh"], &["detach"])
+}
+
+fn socket(crew: &Crew) -> PathBuf {
+    crew.lab.node_dir(B).join("run/control.sock")
+}
+
 #[test]
 fn detach_without_a_controller_says_goodbye_and_takes_everything_off() {
     if !root_or_skip("detach_without_a_controller_says_goodbye_and_takes_everything_off") {
@@ -196,6 +220,55 @@ fn detach_is_for_root_and_for_the_owner_of_the_pins() {
     crew.await_said(&mark, A, "node_left").unwrap();
     let (code, out, _) = detach(&crew, &[], &[]);
     assert_eq!((code, out.contains("nothing done")), (Some(0), true), "{out}");
+}
+
+#[test]
+fn detach_is_not_led_to_other_pins_by_what_the_services_user_noted() {
+    if !root_or_skip("detach_is_not_led_to_other_pins_by_what_the_services_user_noted") {
+        return;
+    }
+    let crew = killed();
+    passable(&crew);
+    let (hidden, note) = noted(&crew, &root_of(&crew));
+    // The pins are root's, the note is not: as whoever wrote it nothing can be done to them.
+    let service = named(&crew, "heartbeatd");
+    let (code, out, err) = detach_behind(&crew, &format!("{hidden}{service}"));
+    assert_eq!((code, out.as_str(), err.contains("permission denied")), (Some(5), "", true), "{err}");
+    // What does not end is not read to its end, and nobody is waited for.
+    fs::remove_file(&note).unwrap();
+    nix::unistd::mkfifo(&note, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    chown(&note, Some(Uid::from_raw(SERVICE)), None).unwrap();
+    let (code, out, err) = detach_behind(&crew, &format!("{hidden}{service}"));
+    assert_eq!((code, out.as_str(), err.contains("must be a regular file")), (Some(1), "", true), "{err}");
+    // A user that the service does not run as notes nothing.
+    let (code, out, err) = detach_behind(&crew, &format!("{hidden}{}", named(&crew, "somebody")));
+    assert_eq!((code, out.as_str(), err.contains("belongs to uid 64941")), (Some(1), "", true), "{err}");
+    assert_eq!(programs(&crew.lab, B).unwrap().0, 2, "the kernel answers on");
+}
+
+#[test]
+fn detach_takes_the_user_that_the_unit_names_for_the_services() {
+    if !root_or_skip("detach_takes_the_user_that_the_unit_names_for_the_services") {
+        return;
+    }
+    let crew = killed();
+    passable(&crew);
+    give_pins_away(&crew);
+    let root = root_of(&crew);
+    let (hidden, _) = noted(&crew, &root);
+    let manager = crew.lab.scratch().join("manager");
+    DirBuilder::new().mode(0o755).create(&manager).unwrap();
+    let says = "#!/bin/sh\n[ \"$*\" != 'show --property=User --value heartbeatd.service' ] || echo hb-other\n";
+    fs::write(manager.join("systemctl"), says).unwrap();
+    fs::set_permissions(manager.join("systemctl"), Permissions::from_mode(0o755)).unwrap();
+    let asks = format!("{hidden}{}export PATH={}:$PATH && ", named(&crew, "hb-other"), manager.display());
+    let mark = crew.mark().unwrap();
+    let (code, out, err) = detach_behind(&crew, &asks);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.contains("the peers were told that this node has left"), "{out}");
+    assert_eq!(programs(&crew.lab, B).unwrap(), (0, 0));
+    assert!(!root.exists(), "{out}");
+    crew.await_said(&mark, A, "node_left").unwrap();
 }
 
 #[test]

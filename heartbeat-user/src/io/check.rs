@@ -75,7 +75,7 @@ fn from_manager(unit: &str) -> Option<Watchdog> {
 }
 
 /// Asks the service manager for a property of a unit; `None` if it does not say.
-fn of_unit(property: &str, unit: &str) -> Option<String> {
+pub(super) fn of_unit(property: &str, unit: &str) -> Option<String> {
     let output = std::process::Command::new("systemctl")
         .args(["show", &format!("--property={property}"), "--value", unit])
         .stdin(std::process::Stdio::null())

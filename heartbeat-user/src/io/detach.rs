@@ -3,11 +3,10 @@
 
 use crate::cli::DEFAULT_CONFIG;
 use crate::config::{Config, load};
-use crate::control::{DetachedBody, ErrorCode, Refusal, SERVICE_NAME};
+use crate::control::{DetachedBody, ErrorCode, Refusal};
 use crate::io::pins::{self, PinDir};
-use crate::io::{check, mark_left, sys};
+use crate::io::{hands, mark_left, sys};
 use heartbeat_common::maps;
-use nix::unistd::{User, geteuid};
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
@@ -30,7 +29,7 @@ pub fn run(file: &Path) -> Result<DetachedBody, Refusal> {
         Err(_) if file == Path::new(DEFAULT_CONFIG) => None,
         Err(error) => return Err(failed(error)),
     };
-    let root = mark_left::pin_dir(config.as_ref());
+    let root = mark_left::pin_dir(config.as_ref()).map_err(failed)?;
     let Some(pins) = open(&root)? else { return Ok(nothing_in(&root)) };
     if !pins.hold_left().map_err(failed)? {
         return Err(Refusal::failed(format!(
@@ -82,11 +81,8 @@ fn open(root: &Path) -> Result<Option<PinDir>, Refusal> {
         )));
     }
     let Some(found) = found else { return Ok(None) };
-    let service = User::from_name(SERVICE_NAME).ok().flatten().map(|user| user.uid.as_raw());
-    match hands(found.uid(), geteuid().as_raw(), service) {
-        Hands::Own => {}
-        Hands::Service => check::become_user(SERVICE_NAME).map_err(failed)?,
-        Hands::None => return Err(not_yours(root)),
+    if !hands::enter(found.uid()).map_err(failed)? {
+        return Err(not_yours(root));
     }
     PinDir::open_left(root).map_err(failed)
 }
@@ -97,29 +93,6 @@ fn not_yours(root: &Path) -> Refusal {
         root.display()
     );
     Refusal::new(ErrorCode::PermissionDenied, message)
-}
-
-/// As whom the pins of somebody are removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hands {
-    /// As the caller.
-    Own,
-    /// As the service's user.
-    Service,
-    /// Not at all.
-    None,
-}
-
-/// Says as whom `caller` works in a directory of `owner`. Root goes into the service's directory as the service's user:
-/// who owns a directory can lead elsewhere whoever comes in, and root would remove what lies there. A stranger's
-/// directory is refused when it is opened, with what to do about it.
-fn hands(owner: u32, caller: u32, service: Option<u32>) -> Hands {
-    match caller {
-        0 if owner != 0 && Some(owner) == service => Hands::Service,
-        0 => Hands::Own,
-        caller if caller == owner => Hands::Own,
-        _ => Hands::None,
-    }
 }
 
 /// How long the peers are given to ask: every one of them asks once a delay.
@@ -170,27 +143,4 @@ fn take_off(pins: &PinDir) -> anyhow::Result<Vec<PathBuf>> {
         removed.push(pins.path().to_owned());
     }
     Ok(removed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn root_works_in_the_services_directory_as_the_service() {
-        for (owner, caller, service, expected) in [
-            (0, 0, None, Hands::Own),
-            (0, 0, Some(0), Hands::Own),
-            (0, 0, Some(7), Hands::Own),
-            (7, 0, Some(7), Hands::Service),
-            // Refused as it is opened, by name.
-            (8, 0, Some(7), Hands::Own),
-            (7, 7, Some(7), Hands::Own),
-            (8, 8, Some(7), Hands::Own),
-            (7, 8, Some(7), Hands::None),
-            (0, 7, Some(7), Hands::None),
-        ] {
-            assert_eq!(hands(owner, caller, service), expected, "{owner} {caller} {service:?}");
-        }
-    }
 }

@@ -7,11 +7,14 @@ use crate::io::failure::Failure;
 use crate::io::memory::Shared;
 use crate::io::pins::PinDir;
 use crate::io::state::StateDir;
-use crate::io::sys;
-use anyhow::Context;
+use crate::io::{hands, sys};
+use anyhow::{Context, bail};
 use heartbeat_common::frame::{FLAG_LEAVING, FLAG_STOPPED};
 use heartbeat_common::maps;
+use nix::unistd::geteuid;
+use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Where the state is if nothing says otherwise.
@@ -34,8 +37,9 @@ pub fn run(file: &Path) -> Result<String, Failure> {
         },
         MarkLeft::Mark => {}
     }
+    let root = pin_dir(load(file).ok().as_ref()).map_err(Failure::host)?;
     // The lock of the pin directory alone: the lock file's directory goes with the service.
-    let Some(pins) = PinDir::open_existing(&pin_dir(load(file).ok().as_ref())).map_err(Failure::host)? else {
+    let Some(pins) = PinDir::open_existing(&root).map_err(Failure::host)? else {
         return Ok("nothing done: no program of heartbeatd is pinned, so the kernel answers nothing".to_owned());
     };
     if !pins.hold().map_err(Failure::host)? {
@@ -53,12 +57,26 @@ pub fn run(file: &Path) -> Result<String, Failure> {
 }
 
 /// Finds the pins: by the configuration or, where that is the very thing that is broken, by what the last start noted.
-pub(super) fn pin_dir(config: Option<&Config>) -> PathBuf {
+/// Root becomes the service's user before it reads what that user wrote: it would be led to any directory of its own.
+///
+/// # Errors
+/// If there is a note that is not to be trusted.
+pub(super) fn pin_dir(config: Option<&Config>) -> anyhow::Result<PathBuf> {
     if let Some(config) = config {
-        return config.daemon.pin_dir.clone();
+        return Ok(config.daemon.pin_dir.clone());
     }
     let state_dir = std::env::var_os("STATE_DIRECTORY").map_or_else(|| PathBuf::from(STATE_DIR), PathBuf::from);
-    StateDir::noted_pins(&state_dir).unwrap_or_else(|| PathBuf::from(PIN_DIR))
+    let noted = match fs::metadata(&state_dir) {
+        Ok(found) if hands::enter(found.uid())? => {
+            let own = geteuid().as_raw();
+            if found.uid() != own {
+                bail!("{}: belongs to uid {}, not to {own}: no note is read there", state_dir.display(), found.uid());
+            }
+            StateDir::noted_pins(&state_dir)?
+        }
+        _ => None,
+    };
+    Ok(noted.unwrap_or_else(|| PathBuf::from(PIN_DIR)))
 }
 
 /// Sets in the pinned record of this node that it has left and stopped: every echo says so from then on.

@@ -22,6 +22,7 @@ pub mod detach;
 pub mod egress;
 pub mod fabric;
 pub mod failure;
+mod hands;
 pub mod interfaces;
 pub mod journal;
 pub mod keeper;

@@ -11,6 +11,7 @@ use heartbeat_common::counter::Counter;
 use heartbeat_common::maps::{self, Histogram, Own};
 use heartbeat_common::tick::Tick;
 use nix::fcntl::{Flock, FlockArg};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
@@ -178,7 +179,8 @@ impl PinDir {
         Ok(Some(pins))
     }
 
-    /// Lists the directories of all map layouts. A symbolic link leads elsewhere, and is none.
+    /// Lists the directories of all map layouts. A symbolic link leads elsewhere, and is none; and what is not named as
+    /// one was made by others.
     ///
     /// # Errors
     /// If the directory cannot be read.
@@ -186,7 +188,9 @@ impl PinDir {
         let mut directories = Vec::new();
         for entry in fs::read_dir(&self.root).with_context(|| format!("read {}", self.root.display()))? {
             let entry = entry?;
-            if entry.file_type().with_context(|| format!("look at {}", entry.path().display()))?.is_dir() {
+            let is_directory =
+                entry.file_type().with_context(|| format!("look at {}", entry.path().display()))?.is_dir();
+            if is_directory && is_version(&entry.file_name()) {
                 directories.push(entry.path());
             }
         }
@@ -341,6 +345,12 @@ fn versioned(root: &Path) -> PathBuf {
     root.join(format!("v{}", maps::ABI))
 }
 
+/// Says whether a directory is named as one of a map layout: `v` and its number.
+fn is_version(name: &OsStr) -> bool {
+    let number = name.to_str().and_then(|name| name.strip_prefix('v')).unwrap_or_default();
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// Lists what lies in a directory, by name.
 ///
 /// # Errors
@@ -419,4 +429,24 @@ fn layout() -> [MapLayout; 4] {
         array(maps::OWN, size_of::<Own>(), 1, MMAPABLE),
         MapLayout { kind: MapType::PerCpuArray, ..array(maps::COUNTERS, 8, Counter::ALL.len() as u32, 0) },
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_named_as_a_map_layout_is_one() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["v0", "v1", "v12", "v", "v1x", "vx", "V1", "1", "xdp", "tc", "v-1", "v1.old"] {
+            fs::create_dir(root.path().join(name)).unwrap();
+        }
+        std::os::unix::fs::symlink("v1", root.path().join("v2")).unwrap();
+        let pins = PinDir { root: root.path().to_owned(), versioned: versioned(root.path()), held: Arc::default() };
+        let found = pins.versions().unwrap();
+        assert_eq!(found, ["v0", "v1", "v12"].map(|name| root.path().join(name)));
+        // At a start the others' stay as they are.
+        pins.remove_foreign_versions().unwrap();
+        assert!(root.path().join("xdp").exists() && !root.path().join("v0").exists());
+    }
 }

@@ -1,6 +1,7 @@
 //! This node's state on disk: its incarnation, and what the next start must know. Written whole, flushed, renamed;
 //! read once. It decides nothing: `core::identity` does.
 
+use crate::config::{FileError, open_regular, read_limited};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -10,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 const FILE: &str = "state.json";
 const PINS_NOTE: &str = "pin_dir";
+/// Longest note that is believed, in bytes.
+const NOTE_MAX: u64 = 4096;
 const SCHEMA: u32 = 1;
 
 /// What is on disk.
@@ -122,7 +125,7 @@ impl StateDir {
     pub fn note_pins(&self, pin_dir: &Path) -> anyhow::Result<()> {
         let path = self.path.join(PINS_NOTE);
         let text = format!("{}\n", pin_dir.display());
-        if fs::read_to_string(&path).is_ok_and(|found| found == text) {
+        if read_note(&path).is_ok_and(|found| *found == *text.as_bytes()) {
             return Ok(());
         }
         let _ = fs::remove_file(&path);
@@ -136,11 +139,21 @@ impl StateDir {
         file.write_all(text.as_bytes()).with_context(|| format!("write {}", path.display()))
     }
 
-    /// Reads the note back; `None` if there is none.
-    #[must_use]
-    pub fn noted_pins(state_dir: &Path) -> Option<PathBuf> {
-        let text = fs::read_to_string(state_dir.join(PINS_NOTE)).ok()?;
-        Some(PathBuf::from(text.trim_end())).filter(|path| path.is_absolute())
+    /// Reads the note back; `None` if there is none, or none that names a directory.
+    ///
+    /// # Errors
+    /// If something else than a file of root or of this user lies in its place.
+    pub fn noted_pins(state_dir: &Path) -> anyhow::Result<Option<PathBuf>> {
+        let bytes = match read_note(&state_dir.join(PINS_NOTE)) {
+            Err(FileError::Open { error, .. })
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) =>
+            {
+                return Ok(None);
+            }
+            read => read?,
+        };
+        let text = std::str::from_utf8(&bytes).ok().filter(|text| text.len() as u64 <= NOTE_MAX);
+        Ok(text.map(|text| PathBuf::from(text.trim_end())).filter(|path| path.is_absolute()))
     }
 
     /// Makes a state for a directory that holds none.
@@ -150,6 +163,13 @@ impl StateDir {
     pub fn fresh(incarnation: u64, generation: u64, boot: [u64; 2]) -> anyhow::Result<State> {
         Ok(State { schema: SCHEMA, state_id: random()?.max(1), incarnation, generation, boot, left: false })
     }
+}
+
+/// Reads a note with little trust in who has written it: no link is followed, no pipe waited for, and of what has no
+/// end only the beginning is read.
+fn read_note(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, FileError> {
+    let (file, _) = open_regular(path, false)?;
+    read_limited(file, path, NOTE_MAX)
 }
 
 /// Returns a random number.
@@ -195,6 +215,38 @@ mod tests {
         assert!(!dir.was_used(), "as it was when it was opened");
         fs::remove_file(path.join(FILE)).unwrap();
         assert!(StateDir::open(&path).unwrap().was_used());
+    }
+
+    #[test]
+    fn a_note_is_a_small_file_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, dir) = (directory.path().join(PINS_NOTE), StateDir::open(directory.path()).unwrap());
+        let noted = || StateDir::noted_pins(directory.path());
+        assert_eq!(noted().unwrap(), None, "nothing is noted yet");
+        dir.note_pins(Path::new("/pins")).unwrap();
+        assert_eq!(noted().unwrap(), Some(PathBuf::from("/pins")));
+        for bytes in [&b""[..], b"pins\n", b"/\xff\n", &[b'/'; NOTE_MAX as usize + 1]] {
+            fs::write(&path, bytes).unwrap();
+            assert_eq!(noted().unwrap(), None, "{} bytes were taken for a directory", bytes.len());
+        }
+        // One that has no end is not read to it, and one that has no writer not waited for.
+        type Plant = fn(&Path);
+        let plants: [(Plant, &str); 3] = [
+            (|path| std::os::unix::fs::symlink("/dev/zero", path).unwrap(), "must not be a symbolic link"),
+            (|path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(), "must be a regular file"),
+            (|path| fs::create_dir(path).unwrap(), "must be a regular file"),
+        ];
+        for (plant, fault) in plants {
+            fs::remove_file(&path).unwrap();
+            plant(&path);
+            let error = format!("{:#}", noted().unwrap_err());
+            assert!(error.contains(fault), "{error}");
+        }
+        fs::remove_dir(&path).unwrap();
+        // The daemon itself puts its own file in the place of such a thing.
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        dir.note_pins(Path::new("/pins")).unwrap();
+        assert_eq!(noted().unwrap(), Some(PathBuf::from("/pins")));
     }
 
     #[test]

@@ -211,6 +211,10 @@ fn detach_is_for_root_and_for_the_owner_of_the_pins() {
     give_pins_away(&crew);
     refused(&[], 1, "belongs to uid 64941");
     let with = format!("{}exec \"$@\"", named(&crew, "heartbeatd"));
+    // Root becomes the service's user, who is kept out further up.
+    fs::set_permissions(&bpf, Permissions::from_mode(0o700)).unwrap();
+    refused(&["unshare", "--mount", "sh", "-c", &with, "sh"], 1, "a directory above it is closed to this user");
+    fs::set_permissions(&bpf, Permissions::from_mode(0o711)).unwrap();
     let mark = crew.mark().unwrap();
     let (code, out, err) = detach(&crew, &["unshare", "--mount", "sh", "-c", &with, "sh"], &[]);
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");

@@ -84,6 +84,10 @@ fn open(root: &Path) -> Result<Option<PinDir>, Refusal> {
     if !hands::enter(found.uid()).map_err(failed)? {
         return Err(not_yours(root));
     }
+    // What was there for root is not gone because the service's user cannot see it.
+    if let Some(closed) = pins::closed(root) {
+        return Err(Refusal::failed(closed));
+    }
     PinDir::open_left(root).map_err(failed)
 }
 

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// Clusters that die side by side.
 const LABS: usize = 3;
+/// Late runs that are listed with the figures.
+const LISTED: usize = 20;
 /// The verdict is due between these after the last answer, ms.
 const DUE_MS: (f64, f64) = (500.0, 650.0);
 /// Own lateness beyond which a run is listed, ms.
@@ -141,9 +143,12 @@ pub fn run(context: &Context) -> Result<Found> {
     put("least", stats::least(&times), "ms", Bar::Shown);
     put("median", stats::median(&times), "ms", Bar::Shown);
     put("most", stats::most(&times), "ms", Bar::Shown);
-    for death in verdicts(true) {
+    for death in verdicts(true).take(LISTED) {
         let Death { verdict_ms, lateness_ms, .. } = death;
         found.notes.push(format!("observer late by {lateness_ms:.1} ms: verdict after {verdict_ms:.1} ms"));
+    }
+    if verdicts(true).count() > LISTED {
+        found.notes.push("more of them, each with its lateness, are in death.csv".to_owned());
     }
     found
         .notes

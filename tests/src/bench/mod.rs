@@ -12,6 +12,7 @@ mod round_trip;
 mod starvation;
 mod stats;
 mod svg;
+mod withheld;
 mod xdp_cost;
 
 pub use starvation::{Counted, Field, Pair, Plan, starve};
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use withheld::Withheld;
 
 /// What a scenario is given.
 #[derive(Clone, Debug)]
@@ -60,9 +62,10 @@ impl Context {
             println!("  {name}: measured before");
             return Ok(kept);
         }
-        let begun = Instant::now();
+        let (begun, withheld) = (Instant::now(), Withheld::now());
         let result = measure().with_context(|| format!("step {name}"))?;
-        println!("  {name}: {:.1} s", begun.elapsed().as_secs_f64());
+        let (seconds, withheld) = (begun.elapsed().as_secs_f64(), withheld.percent_since());
+        println!("  {name}: {seconds:.1} s, {withheld:.1} % of the processors' time withheld by the hypervisor");
         put(&path, &serde_json::to_vec(&result)?)?;
         Ok(result)
     }
@@ -211,9 +214,11 @@ pub fn run(only: Option<&str>, context: &Context) -> Result<bool> {
             println!("  measured before; --again measures anew");
             continue;
         }
-        let at = Instant::now();
+        let (at, withheld) = (Instant::now(), Withheld::now());
         match (scenario.run)(context) {
-            Ok(found) => {
+            Ok(mut found) => {
+                let percent = withheld.percent_since();
+                found.figures.push(Figure::new(WITHHELD, percent, "%", Bar::Shown));
                 let record = Record::new(scenario.name, context, found, at.elapsed());
                 record.print();
                 put(&path, &serde_json::to_vec_pretty(&record)?)?;
@@ -229,6 +234,9 @@ pub fn run(only: Option<&str>, context: &Context) -> Result<bool> {
     println!("{:.0} s in all; summary: {}", begun.elapsed().as_secs_f64(), context.file("summary.md").display());
     Ok(met && failed.is_empty())
 }
+
+/// What no figure of ours can be blamed for.
+const WITHHELD: &str = "processor time withheld by the hypervisor, in this run's part of it";
 
 /// Lets the machine come to rest between scenarios.
 fn pause() {

@@ -44,7 +44,7 @@ impl Condition {
     const fn short(self) -> &'static str {
         match self {
             Self::Softirq => "softirq",
-            Self::Threaded => "threaded",
+            Self::Threaded => "threaded-all",
             Self::ThreadedRaised => "threaded-raised",
             Self::ThreadedFifo => "threaded-fifo",
         }
@@ -58,8 +58,11 @@ impl Condition {
             ("userspace nice 0", "off", 0),
             ("userspace SCHED_FIFO", "off", 50),
         ];
-        // Generic XDP and sockets are behind the driver: the NAPI thread matters to all, but the claim is native's.
-        if matches!(self, Self::Softirq) { ALL } else { ALL.split_at(1).0 }
+        match self {
+            Self::Softirq | Self::Threaded => ALL,
+            Self::ThreadedRaised => ALL.split_at(2).0,
+            Self::ThreadedFifo => ALL.split_at(1).0,
+        }
     }
 }
 

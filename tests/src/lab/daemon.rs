@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+/// How long a daemon that gets no processor is asked for an answer.
+const ASKING: Duration = Duration::from_secs(10);
 const TMPFILES: &str = include_str!("../../../packaging/tmpfiles.d/heartbeatd.conf");
 
 /// How one daemon is started. What is not said here is as the cluster or the lab has it.
@@ -198,19 +200,27 @@ impl Daemon {
         command.output().with_context(|| format!("running {}", program.display()))
     }
 
-    /// Runs `heartbeatctl` with `--json` and returns its answer. Exit code 4 (degraded) is an answer too.
+    /// Runs `heartbeatctl` with `--json` and returns its answer. Exit code 4 (degraded) is an answer too. A deciding loop
+    /// that this machine has no time for is asked again, for a while.
     ///
     /// # Errors
     /// Fails for any other exit code than 0 and 4, and when the answer is no JSON.
     pub fn ask(&self, verb: &str) -> Result<Value> {
-        let output = self.ctl(&[verb, "--json"])?;
-        ensure!(
-            matches!(output.status.code(), Some(0 | 4)),
-            "heartbeatctl {verb} on node {}: {}: {}",
-            self.name,
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        let until = Instant::now() + ASKING;
+        let output = loop {
+            let output = self.ctl(&[verb, "--json"])?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            if matches!(output.status.code(), Some(0 | 4)) {
+                break output;
+            }
+            ensure!(
+                said.contains("did not answer within") && Instant::now() < until,
+                "heartbeatctl {verb} on node {}: {}: {}",
+                self.name,
+                output.status,
+                said.trim()
+            );
+        };
         serde_json::from_slice(&output.stdout).with_context(|| format!("the answer to heartbeatctl {verb}"))
     }
 

@@ -54,11 +54,15 @@ fn aim_by(
     }
 }
 
-/// Says whether two names are of one socket, which need not be there: its directory may have two.
+/// Says whether two names are of one socket. It need not be there, nor its directory, which goes with a service; what
+/// is there of the way to it may have two names.
 fn is_same(one: &Path, other: &Path) -> bool {
-    let directory = |path: &Path| path.parent().and_then(|parent| parent.canonicalize().ok());
-    one == other
-        || (one.file_name() == other.file_name() && directory(one).is_some() && directory(one) == directory(other))
+    let real = |path: &Path| {
+        let found =
+            path.ancestors().find_map(|above| Some((above.canonicalize().ok()?, path.strip_prefix(above).ok()?)));
+        found.map_or_else(|| path.to_owned(), |(above, rest)| above.join(rest))
+    };
+    real(one) == real(other)
 }
 
 #[cfg(test)]
@@ -107,6 +111,8 @@ mod tests {
         std::fs::create_dir(&real).unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
         assert!(is_same(&real.join("control.sock"), &link.join("control.sock")));
+        assert!(is_same(&real.join("gone/control.sock"), &link.join("gone/control.sock")), "as after a service's end");
+        assert!(!is_same(&real.join("gone/control.sock"), &link.join("left/control.sock")));
         assert!(!is_same(&real.join("control.sock"), &link.join("other.sock")));
         assert!(!is_same(Path::new("/no/such/control.sock"), Path::new("/no/other/control.sock")));
     }

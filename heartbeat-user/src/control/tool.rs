@@ -90,7 +90,7 @@ fn serve(line: &Heartbeatctl, alone: DetachAlone, out: &mut impl Write) -> Resul
         }
         ControlVerb::Nodes => {
             let NodesBody { nodes } = client.read(value.clone())?;
-            if nodes.iter().any(|node| node.state != NodeState::Up) {
+            if nodes.iter().any(|node| node.state != NodeState::Up || node.paths_up == 0) {
                 code = ExitCode::Degraded;
             }
             show_nodes(&nodes, heads)
@@ -121,8 +121,8 @@ fn meant(line: &Heartbeatctl) -> Result<Aim, ToolError> {
 /// The refusal to detach by a configuration that is of another heartbeatd than the socket.
 fn nobodys(socket: &Path) -> ClientError {
     ClientError::from(Refusal::failed(format!(
-        "nobody listens at {}, and the configuration of the service names another socket, so nothing was detached: give \
-         --config FILE of the heartbeatd that is meant",
+        "nobody listens at {}, and the configuration of the service names another socket or cannot be read, so nothing \
+         was detached: give --config FILE of the heartbeatd that is meant, or no --socket for the service",
         socket.display()
     )))
 }

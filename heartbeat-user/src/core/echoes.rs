@@ -33,7 +33,8 @@ pub struct EchoLoss {
 #[derive(Clone, Debug, Default)]
 pub struct EchoCheck {
     running: bool,
-    told: Option<MonoTime>,
+    /// What was told last, and when.
+    told: Option<(MonoTime, EchoLoss)>,
     since: MonoTime,
     returned: u64,
     answers: u64,
@@ -79,8 +80,9 @@ impl EchoCheck {
             *self = Self { since: now, answers: tick.answers, echoes: tick.echoes, ..*self };
             return None;
         }
-        self.told = Some(now);
-        Some(EchoLoss { answers: tick.answers - self.answers, open: self.unheard || self.answered(tick) })
+        let loss = EchoLoss { answers: tick.answers - self.answers, open: self.open(tick) };
+        self.told = Some((now, loss));
+        Some(loss)
     }
 
     fn note_what_came(&mut self, tick: &Tick<u64>) {
@@ -106,6 +108,11 @@ impl EchoCheck {
         answers >= EVIDENCE && (self.unheard || self.answered(tick) || !answers_in_userspace(tick))
     }
 
+    /// What is lost is lost on an open way.
+    const fn open(&self, tick: &Tick<u64>) -> bool {
+        self.unheard || self.answered(tick)
+    }
+
     /// The peer answered often enough.
     const fn answered(&self, tick: &Tick<u64>) -> bool {
         tick.echoes.saturating_sub(self.echoes) >= EVIDENCE
@@ -118,10 +125,15 @@ impl EchoCheck {
     }
 
     fn due(&self, tick: &Tick<u64>, detection: Duration) -> MonoTime {
-        let due = self.told.map_or(self.since + detection, |told| told + AGAIN);
+        let open = self.open(tick);
+        let due = match self.told {
+            // That the way is open after all is news.
+            Some((told, loss)) if loss.open || !open => told + AGAIN,
+            _ => self.since + detection,
+        };
         // While a few echoes come it is too soon to say that none does.
         let none = MonoTime(tick.echo_ns) + detection;
-        if self.unheard || self.answered(tick) || none < due { due } else { none }
+        if open || none < due { due } else { none }
     }
 }
 
@@ -245,6 +257,11 @@ mod tests {
         assert_eq!(userspace.timeout(&theirs, DETECTION), None);
         assert_eq!(userspace.observe(MonoTime(1_600), &theirs, true, DETECTION), None, "a responder may be starved");
         assert_eq!(check.observe(MonoTime(1_600), &none, true, DETECTION), unsure(6));
+        let mut opened = check.clone();
+        let echoed = with(15, tick(20, 1_890, 1_890));
+        assert_eq!(opened.timeout(&echoed, DETECTION), Some(MonoTime(1_500)), "the way is open after all");
+        assert_eq!(opened.observe(MonoTime(1_900), &echoed, true, DETECTION), sure(10));
+        assert_eq!(opened.timeout(&echoed, DETECTION), Some(MonoTime(1_900) + AGAIN));
         assert_eq!(check.observe(MonoTime(1_700), &tick(17, 1_690, 1_100), true, DETECTION), None, "told once");
     }
 

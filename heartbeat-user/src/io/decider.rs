@@ -422,7 +422,7 @@ impl Worker {
             name: node.name().node.clone(),
             verdict: node.verdict(),
             since: node.since(),
-            reason: node.reason(),
+            reason: self.controller.reason(id),
             said: node.said(),
             settings_agree: node.settings_agree(),
             heard: node.heard(),

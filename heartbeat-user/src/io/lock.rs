@@ -106,13 +106,14 @@ fn in_time<T>(
     mut attempt: impl FnMut() -> anyhow::Result<Option<T>>,
 ) -> Result<T, LockError> {
     let until = clock::now() + patience;
-    let mut told = false;
+    let (mut told, mut failed) = (false, false);
     loop {
         let outcome = attempt();
         match outcome {
             Ok(Some(taken)) => return Ok(taken),
             // While another takes the directory away, what was there a moment ago may be missing.
             _ if told && clock::now() < until => {}
+            Err(_) if !failed => failed = true,
             Err(error) => return Err(LockError::Failed(error)),
             Ok(None) if told => {
                 return Err(LockError::Held(format!("pin_dir {}: another heartbeatd uses it", root.display())));

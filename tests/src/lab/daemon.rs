@@ -20,7 +20,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a daemon that gets no processor is asked for an answer.
-const ASKING: Duration = Duration::from_secs(10);
+const ASKING: Duration = Duration::from_secs(5);
 const TMPFILES: &str = include_str!("../../../packaging/tmpfiles.d/heartbeatd.conf");
 
 /// How one daemon is started. What is not said here is as the cluster or the lab has it.
@@ -220,6 +220,7 @@ impl Daemon {
                 output.status,
                 said.trim()
             );
+            println!("node {} gave no answer to {verb} in time, and is asked again", self.name);
         };
         serde_json::from_slice(&output.stdout).with_context(|| format!("the answer to heartbeatctl {verb}"))
     }

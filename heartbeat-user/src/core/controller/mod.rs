@@ -245,8 +245,29 @@ impl Controller {
     }
 
     fn silence(&self, member: &Member) -> Option<Silence> {
+        if self.cannot_ask(member) {
+            return None;
+        }
         let paths = member.paths.iter().filter_map(|&index| self.paths.get(index));
         Silence::of(paths.filter(|path| !path.aside()))
+    }
+
+    /// Says whether nothing is known of a peer, not even its silence: it is heard on no path of late, none of those left
+    /// can be used, and on one at least nothing but another process keeps this node from asking.
+    fn cannot_ask(&self, member: &Member) -> bool {
+        let paths = || member.paths.iter().filter_map(|&index| self.paths.get(index));
+        paths().any(Path::aside) && paths().all(|path| path.aside() || !path.usable() && !path.mute())
+    }
+
+    /// Why a peer is believed to be what it is.
+    #[must_use]
+    pub fn reason(&self, node: NodeId) -> String {
+        let Some(member) = self.members.iter().find(|member| member.id == node) else { return String::new() };
+        let reason = member.node.reason();
+        if !self.cannot_ask(member) {
+            return reason;
+        }
+        format!("{reason}; that was before: it can be asked on no path, for another process has this node's port")
     }
 
     fn link(&self, index: usize) -> Link {
@@ -392,8 +413,9 @@ impl Controller {
         let missed = || self.members.iter().filter(|member| member.node.verdict() != Verdict::Left);
         let quiet = |member: &Member| {
             // A node that cannot ask does not know whether it is cut off.
-            let deaf = || member.paths.is_empty();
-            member.node.verdict() == Verdict::Down || self.silence(member).map_or_else(deaf, |silence| silence.fading)
+            let unwatched = || member.paths.is_empty();
+            member.node.verdict() == Verdict::Down
+                || self.silence(member).map_or_else(unwatched, |silence| silence.fading)
         };
         let heard = missed().any(|member| member.node.was_heard());
         if self.isolated_from.is_some() || !heard || !missed().all(quiet) {

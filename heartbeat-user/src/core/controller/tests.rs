@@ -267,6 +267,20 @@ fn a_mute_path_holds_up_a_verdict_only_while_it_hears_the_peer() {
 }
 
 #[test]
+fn nobody_is_accused_where_one_path_is_mute_and_the_other_has_no_carrier() {
+    let mut world = World::new(settings(1, 2, LAN), |_| (10, 60));
+    world.run(2_000);
+    (world.wires[0].mute, world.wires[1].usable) = (true, false);
+    world.cut(1, (2_000, 1_000_000));
+    world.run(9_000);
+    assert_eq!((world.named("node_down").len(), world.named("isolated").len()), (0, 0), "{:?}", world.told());
+    assert!(world.core.reason(NodeId(1)).contains("can be asked on no path"), "{}", world.core.reason(NodeId(1)));
+    world.wires[0].mute = false;
+    world.run(11_000);
+    assert_eq!(world.named("node_down").len(), 1, "asked at last, and silent");
+}
+
+#[test]
 fn no_verdict_comes_of_changed_settings() {
     let slow = PathSettings { delay: Duration::from_secs(1), threshold: 10, ..LAN };
     for (before, after) in [(LAN, slow), (slow, LAN), (LAN, PathSettings { threshold: 2, ..LAN })] {

@@ -148,6 +148,12 @@ impl Path {
         self.since
     }
 
+    /// Says whether nothing can be asked on it, though its interface runs: another process has the port.
+    #[must_use]
+    pub const fn mute(&self) -> bool {
+        self.mute
+    }
+
     /// Says whether it takes no part in a verdict: nothing can be asked on it, and nothing was heard of late.
     #[must_use]
     pub const fn aside(&self) -> bool {

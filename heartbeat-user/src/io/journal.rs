@@ -46,10 +46,11 @@ impl EventSink {
     }
 }
 
-/// What is kept in memory and who listens.
+/// What is kept in memory and who listens. Events are kept as lines: taken apart, they need some six times the memory,
+/// which is locked.
 #[derive(Clone)]
 pub struct JournalView {
-    kept: Arc<Mutex<VecDeque<Value>>>,
+    kept: Arc<Mutex<VecDeque<Box<str>>>>,
     live: broadcast::Sender<Value>,
 }
 
@@ -57,12 +58,12 @@ impl JournalView {
     /// Returns the kept events that happened at `since` or later.
     #[must_use]
     pub fn since(&self, since: Option<Timestamp>) -> Vec<Value> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let late_enough = |event: &&Value| match (since, time_of(event)) {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let late_enough = |event: &Value| match (since, time_of(event)) {
             (Some(since), Some(time)) => time >= since,
             _ => true,
         };
-        kept.iter().filter(late_enough).cloned().collect()
+        kept.iter().filter_map(|line| serde_json::from_str(line).ok()).filter(late_enough).collect()
     }
 
     /// Follows the events to come.
@@ -113,7 +114,7 @@ impl Journal {
                 .create(parent)
                 .with_context(|| format!("make the directory of the event log, {}", parent.display()))?;
         }
-        let kept: VecDeque<Value> = tail(&setup.file);
+        let kept = tail(&setup.file);
         let output = Output::open(&setup)?;
         let (queue, events) = sync_channel(QUEUE_MAX);
         let dropped = Arc::new(AtomicU64::new(0));
@@ -145,7 +146,7 @@ impl Journal {
 }
 
 /// Reads the last events of an existing file; what is not a whole line of JSON is passed over.
-fn tail(file: &Path) -> VecDeque<Value> {
+fn tail(file: &Path) -> VecDeque<Box<str>> {
     let mut kept = VecDeque::new();
     // What is no plain file is refused by `Output::open`; here it must not hang the start.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(file);
@@ -153,11 +154,11 @@ fn tail(file: &Path) -> VecDeque<Value> {
         && file.metadata().is_ok_and(|metadata| metadata.is_file())
     {
         for line in BufReader::new(file).lines().map_while(Result::ok) {
-            if let Ok(value) = serde_json::from_str(&line) {
+            if serde_json::from_str::<serde::de::IgnoredAny>(&line).is_ok() {
                 if kept.len() == KEPT_MAX {
                     kept.pop_front();
                 }
-                kept.push_back(value);
+                kept.push_back(line.into_boxed_str());
             }
         }
     }
@@ -218,7 +219,7 @@ impl Writer {
             if kept.len() == KEPT_MAX {
                 kept.pop_front();
             }
-            kept.push_back(record.clone());
+            kept.push_back(record.to_string().into_boxed_str());
         }
         // Nobody need be listening.
         let _ = self.view.live.send(record);

@@ -217,7 +217,8 @@ fn a_handover_under_1000_probes_a_second_loses_no_answer() {
     std::thread::sleep(Duration::from_millis(500));
     let sent = exchanged(&crew).0 - departed;
     assert!(sent > 500, "only {sent} probes in the window");
-    assert_eq!(unanswered(&crew) - before, 0, "of {sent} probes");
+    let after = unanswered(&crew);
+    assert!(after <= before, "{before} unanswered before, {after} after, of {sent} probes");
     assert_eq!(names(&crew, &mark), Vec::<String>::new());
     assert_eq!(incarnation(&crew), incarnation_before);
 }

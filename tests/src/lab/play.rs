@@ -9,6 +9,9 @@ use std::time::Duration;
 /// Longest that one expected thing may take to show.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Stall limit of the clusters that [`Play::lan`] makes.
+const STALL_MS: u64 = 4000;
+
 /// A running cluster. The daemons end before the lab they are in.
 #[derive(Debug)]
 pub struct Play {
@@ -30,13 +33,14 @@ pub fn pause(ms: u64) {
 }
 
 impl Play {
-    /// Makes a lab and starts a cluster of the profile `lan` (100 ms x 5) in it; each node shows each other up.
+    /// Makes a lab and starts a cluster of the profile `lan` (100 ms x 5) in it; each node shows each other up. A busy
+    /// machine that keeps a daemon waiting for less than [`STALL_MS`] is no news there.
     ///
     /// # Errors
     /// Fails when the lab cannot be made, a daemon does not start, or a node is not shown up.
     pub fn lan(spec: Spec) -> Result<Self> {
         let lab = Lab::new(spec)?;
-        let cluster = Cluster::new(&lab, "lan");
+        let cluster = Cluster::new(&lab, "lan").with("stall_limit_ms", STALL_MS);
         Self::up(lab, cluster)
     }
 
@@ -46,7 +50,7 @@ impl Play {
     /// As there; also where the fast path cannot be had.
     pub fn lan_by(spec: Spec, fast_path: &str) -> Result<Self> {
         let lab = Lab::new(spec)?;
-        let cluster = Cluster::new(&lab, "lan");
+        let cluster = Cluster::new(&lab, "lan").with("stall_limit_ms", STALL_MS);
         let mut play = Self::idle(lab, cluster);
         for node in 0..play.daemons.len() {
             play.launch(node, &Options { fast_path: fast_path.to_owned(), ..Options::default() })?;

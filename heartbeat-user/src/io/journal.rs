@@ -46,7 +46,7 @@ impl EventSink {
     }
 }
 
-/// What is kept in memory and who listens. Events are kept as lines: taken apart, they need some six times the memory,
+/// What is kept in memory and who listens. Events are kept as lines: taken apart, they need some five times the memory,
 /// which is locked.
 #[derive(Clone)]
 pub struct JournalView {

@@ -9,8 +9,8 @@ use std::time::Duration;
 /// Longest that one expected thing may take to show.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Stall limit of the clusters that [`Play::lan`] makes.
-const STALL_MS: u64 = 4000;
+/// Stall limit of the clusters that [`Play::lan`] makes, ms.
+pub const STALL_MS: u64 = 4000;
 
 /// A running cluster. The daemons end before the lab they are in.
 #[derive(Debug)]

@@ -50,7 +50,7 @@ impl EventSink {
 /// which is locked.
 #[derive(Clone)]
 pub struct JournalView {
-    kept: Arc<Mutex<VecDeque<Box<str>>>>,
+    kept: Arc<Mutex<VecDeque<Arc<str>>>>,
     live: broadcast::Sender<Value>,
 }
 
@@ -146,7 +146,7 @@ impl Journal {
 }
 
 /// Reads the last events of an existing file; what is not a whole line of JSON is passed over.
-fn tail(file: &Path) -> VecDeque<Box<str>> {
+fn tail(file: &Path) -> VecDeque<Arc<str>> {
     let mut kept = VecDeque::new();
     // What is no plain file is refused by `Output::open`; here it must not hang the start.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(file);
@@ -158,7 +158,7 @@ fn tail(file: &Path) -> VecDeque<Box<str>> {
                 if kept.len() == KEPT_MAX {
                     kept.pop_front();
                 }
-                kept.push_back(line.into_boxed_str());
+                kept.push_back(line.into());
             }
         }
     }
@@ -213,13 +213,15 @@ impl Writer {
             Level::Warning => log::warn!("[{}] {event}", event.id()),
             Level::Error => log::error!("[{}] {event}", event.id()),
         }
-        self.write(&record);
+        let mut line = record.to_string();
+        line.push('\n');
+        self.write(line.as_bytes());
         {
             let mut kept = self.view.kept.lock().unwrap_or_else(PoisonError::into_inner);
             if kept.len() == KEPT_MAX {
                 kept.pop_front();
             }
-            kept.push_back(record.to_string().into_boxed_str());
+            kept.push_back(line.trim_end().into());
         }
         // Nobody need be listening.
         let _ = self.view.live.send(record);
@@ -252,10 +254,8 @@ impl Writer {
     }
 
     /// Writes a line; a disk that refuses is tried again with the next event.
-    fn write(&mut self, record: &Value) {
-        let mut text = record.to_string();
-        text.push('\n');
-        if let Err(error) = self.append(text.as_bytes()) {
+    fn write(&mut self, line: &[u8]) {
+        if let Err(error) = self.append(line) {
             log::warn!("{error:#}");
             self.output = None;
             self.dropped.fetch_add(1, Ordering::Relaxed);

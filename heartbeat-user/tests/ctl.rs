@@ -18,6 +18,7 @@ use tokio::sync::{broadcast, oneshot};
 
 struct Known {
     down: Mutex<bool>,
+    paths_up: Mutex<u32>,
     mode: Mutex<Mode>,
     stream: broadcast::Sender<EventRecord>,
 }
@@ -75,7 +76,7 @@ impl Backend for Known {
             generation: None,
             controller_age_ms: None,
             flags: Vec::new(),
-            paths_up: 1,
+            paths_up: *self.paths_up.lock().unwrap(),
             paths_total: 1,
             last_heard_ms_ago: None,
             responder: None,
@@ -118,7 +119,12 @@ impl Daemon {
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let listener = Listener::bind(&directory.path().join("control.sock"), "root").unwrap();
         let (stream, _) = broadcast::channel(16);
-        let known = Arc::new(Known { down: Mutex::new(false), mode: Mutex::new(Mode::Native), stream });
+        let known = Arc::new(Known {
+            down: Mutex::new(false),
+            paths_up: Mutex::new(1),
+            mode: Mutex::new(Mode::Native),
+            stream,
+        });
         let (stop, stopped) = oneshot::channel::<()>();
         let backend: Arc<dyn Backend> = known.clone();
         let thread = std::thread::spawn(move || {
@@ -202,6 +208,10 @@ fn status_and_nodes_end_by_health() {
     let (out, _) = ended(&ctl(&daemon.socket(), &["status"]), ExitCode::Degraded);
     assert!(out.contains("net1 generic (FALLEN BACK, wanted auto: the driver has no native XDP)"), "{out}");
     ended(&ctl(&daemon.socket(), &["nodes"]), ExitCode::Ok);
+    // Up as far as this node knows, and on no path to be asked.
+    *daemon.known.paths_up.lock().unwrap() = 0;
+    ended(&ctl(&daemon.socket(), &["nodes"]), ExitCode::Degraded);
+    *daemon.known.paths_up.lock().unwrap() = 1;
     *daemon.known.down.lock().unwrap() = true;
     let (out, _) = ended(&ctl(&daemon.socket(), &["nodes", "--no-headers"]), ExitCode::Degraded);
     assert!(out.starts_with("b  ") && out.contains("down") && out.lines().count() == 1, "{out}");

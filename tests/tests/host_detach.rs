@@ -5,7 +5,7 @@ use heartbeat_common::maps;
 use heartbeat_tests::lab::bpftool::{bpftool, links_in, text};
 use heartbeat_tests::lab::crew::{Crew, heartbeatctl, heartbeatd, programs};
 use heartbeat_tests::lab::wait::root_or_skip;
-use heartbeat_tests::lab::{Cluster, Lab, Options, Spec, guard};
+use heartbeat_tests::lab::{Options, guard};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Uid, chown};
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -20,11 +20,7 @@ const SERVICE: u32 = 64_941;
 
 /// Two nodes on two networks that show each other up.
 fn pair() -> Crew {
-    let lab = Lab::new(Spec::new(2, 2)).unwrap();
-    let cluster = Cluster::new(&lab, "lan").with("stall_limit_ms", 4000);
-    let mut crew = Crew::new(lab, cluster);
-    crew.start_all(&Options::default()).unwrap();
-    crew
+    Crew::pair(2, &[("stall_limit_ms", 4000)], &Options::default()).unwrap()
 }
 
 /// The same, and then B's controller is killed.

@@ -18,11 +18,7 @@ const NOISE_MS: u64 = 250;
 
 /// Two nodes on one network that show each other up. The threshold leaves room for a busy machine.
 fn pair() -> Crew {
-    let lab = Lab::new(Spec::new(2, 1)).unwrap();
-    let cluster = Cluster::new(&lab, "lan").with("same_subnet_threshold", 10).with("stall_limit_ms", 4000);
-    let mut crew = Crew::new(lab, cluster);
-    crew.start_all(&Options::default()).unwrap();
-    crew
+    Crew::pair(1, &[("same_subnet_threshold", 10), ("stall_limit_ms", 4000)], &Options::default()).unwrap()
 }
 
 /// The pinned XDP link of a node that has one.

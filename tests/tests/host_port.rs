@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use heartbeat_common::frame::PORT;
 use heartbeat_tests::lab::crew::{Crew, Mark, PATIENCE};
 use heartbeat_tests::lab::wait::root_or_skip;
-use heartbeat_tests::lab::{Cluster, Lab, Options, Port, Spec, wait_for};
+use heartbeat_tests::lab::{Options, Port, wait_for};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,11 +16,7 @@ const B: usize = 1;
 
 /// Two nodes on two networks that show each other up. The stall limit leaves room for a restart on a busy machine.
 fn pair(options: &Options<'_>) -> Crew {
-    let lab = Lab::new(Spec::new(2, 2)).unwrap();
-    let cluster = Cluster::new(&lab, "lan").with("stall_limit_ms", 5000);
-    let mut crew = Crew::new(lab, cluster);
-    crew.start_all(options).unwrap();
-    crew
+    Crew::pair(2, &[("stall_limit_ms", 5000)], options).unwrap()
 }
 
 /// Kills B's daemon, has somebody take the port of every address, and starts B again: it is ready all the same.

@@ -12,11 +12,7 @@ const B: usize = 1;
 
 /// Two nodes on two networks that show each other up; `settings` are laid over the `lan` profile.
 fn pair(settings: &[(&str, u64)]) -> Crew {
-    let lab = Lab::new(Spec::new(2, 2)).unwrap();
-    let cluster = settings.iter().fold(Cluster::new(&lab, "lan"), |cluster, (key, value)| cluster.with(key, value));
-    let mut crew = Crew::new(lab, cluster);
-    crew.start_all(&Options::default()).unwrap();
-    crew
+    Crew::pair(2, settings, &Options::default()).unwrap()
 }
 
 fn incarnation(crew: &Crew) -> u64 {

@@ -5,7 +5,7 @@ use heartbeat_common::maps;
 use heartbeat_tests::lab::bpftool::{bpftool, links_in, pin_a_map, text};
 use heartbeat_tests::lab::crew::Crew;
 use heartbeat_tests::lab::wait::root_or_skip;
-use heartbeat_tests::lab::{Cluster, Lab, Options, Spec, wait_for};
+use heartbeat_tests::lab::{Options, wait_for};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
@@ -17,11 +17,7 @@ const B: usize = 1;
 
 /// Two nodes on one network that show each other up. The threshold leaves room for a busy machine.
 fn pair() -> Crew {
-    let lab = Lab::new(Spec::new(2, 1)).unwrap();
-    let cluster = Cluster::new(&lab, "lan").with("same_subnet_threshold", 10).with("stall_limit_ms", 4000);
-    let mut crew = Crew::new(lab, cluster);
-    crew.start_all(&Options::default()).unwrap();
-    crew
+    Crew::pair(1, &[("same_subnet_threshold", 10), ("stall_limit_ms", 4000)], &Options::default()).unwrap()
 }
 
 /// The configuration of a second controller on node B: its lock directory is its own, and so is all but the pins.

@@ -2,7 +2,7 @@
 //! said is the test's to know.
 
 use super::daemon::read_events;
-use super::{Cluster, Daemon, Lab, Options, wait_for};
+use super::{Cluster, Daemon, Lab, Options, Spec, wait_for};
 use anyhow::{Context, Result, ensure};
 use aya::programs::SchedClassifier;
 use aya::programs::tc::TcAttachType;
@@ -39,6 +39,18 @@ impl Crew {
     #[must_use]
     pub fn new(lab: Lab, cluster: Cluster) -> Self {
         Self { daemons: lab.spec().nodes.iter().map(|_| None).collect(), cluster, lab }
+    }
+
+    /// Two nodes of the profile `lan` with these settings, on so many networks, that show each other up.
+    ///
+    /// # Errors
+    /// If the lab cannot be made, or one does not start or show the other up.
+    pub fn pair(networks: usize, settings: &[(&str, u64)], options: &Options<'_>) -> Result<Self> {
+        let lab = Lab::new(Spec::new(2, networks))?;
+        let cluster = settings.iter().fold(Cluster::new(&lab, "lan"), |cluster, (key, value)| cluster.with(key, value));
+        let mut crew = Self::new(lab, cluster);
+        crew.start_all(options)?;
+        Ok(crew)
     }
 
     /// Starts a daemon on a node.

@@ -7,8 +7,7 @@ use crate::io::attach::{AttachError, Mode};
 use crate::io::failure::Failure;
 use crate::io::pins::{self, PinDir};
 use crate::io::start::{configured, key_ring};
-use crate::io::{clock, interfaces, sys};
-use anyhow::Context;
+use crate::io::{clock, hands, interfaces, manager, sys};
 use heartbeat_common::maps;
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -28,9 +27,9 @@ pub fn run(arguments: &CheckArgs) -> Result<Vec<String>, Failure> {
     clock::refuse_shifted().map_err(Failure::host)?;
     let missing = missing_capabilities();
     if nix::unistd::geteuid().is_root()
-        && let Some(user) = service_user(&arguments.config.config, || of_unit("User", &arguments.unit))
+        && let Some(user) = service_user(&arguments.config.config, || manager::of_unit("User", &arguments.unit))
     {
-        become_user(&user).map_err(Failure::host)?;
+        hands::become_user(&user).map_err(Failure::host)?;
         println!("checked as user {user}, whom {} runs as", arguments.unit);
     }
     let (config, own) = configured_in_time(arguments)?;
@@ -71,38 +70,13 @@ fn from_environment() -> Option<Watchdog> {
 }
 
 fn from_manager(unit: &str) -> Option<Watchdog> {
-    parse_time_span(&of_unit("WatchdogUSec", unit)?).ok()
-}
-
-/// Asks the service manager for a property of a unit; `None` if it does not say.
-pub(super) fn of_unit(property: &str, unit: &str) -> Option<String> {
-    let output = std::process::Command::new("systemctl")
-        .args(["show", &format!("--property={property}"), "--value", unit])
-        .stdin(std::process::Stdio::null())
-        .output()
-        .ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if !output.status.success() || text.is_empty() { None } else { Some(text) }
+    parse_time_span(&manager::of_unit("WatchdogUSec", unit)?).ok()
 }
 
 /// Says as whom root has to check: owners and modes that are right for the service are not right for root, and what
 /// root may read the service perhaps may not. That holds for the service's own configuration alone.
 fn service_user(config: &Path, unit_user: impl FnOnce() -> Option<String>) -> Option<String> {
     if config != Path::new(DEFAULT_CONFIG) { None } else { unit_user().filter(|user| user != "root") }
-}
-
-/// Becomes a user for good. Called before this process has a second thread.
-///
-/// # Errors
-/// If there is no such user, or the system refuses.
-pub(super) fn become_user(name: &str) -> anyhow::Result<()> {
-    let user = nix::unistd::User::from_name(name)
-        .with_context(|| format!("look for user {name}"))?
-        .with_context(|| format!("there is no user {name}, whom the service runs as: run `systemd-sysusers`"))?;
-    let c_name = std::ffi::CString::new(name).context("the name of a user")?;
-    nix::unistd::initgroups(&c_name, user.gid).with_context(|| format!("take the groups of user {name}"))?;
-    nix::unistd::setgid(user.gid).with_context(|| format!("become group {}", user.gid))?;
-    nix::unistd::setuid(user.uid).with_context(|| format!("become user {name}"))
 }
 
 /// What the fast path needs of the kernel and of this process: refused where it was asked for by name, a warning where
@@ -152,11 +126,8 @@ fn pin_dir_fault(root: &Path) -> Option<String> {
     if let Some(closed) = pins::closed(root) {
         return Some(closed);
     }
-    let looked = if root.exists() { root } else { root.parent().unwrap_or(root) };
-    if !looked.exists() || !sys::is_bpffs(looked).unwrap_or(false) {
-        return Some(format!("pin_dir {}: {} is not on a bpffs", root.display(), looked.display()));
-    }
-    None
+    let looked = pins::off_bpffs(root).unwrap_or_else(|_| Some(root.to_owned()))?;
+    Some(format!("pin_dir {}: {} is not on a bpffs", root.display(), looked.display()))
 }
 
 /// What the interfaces of this node have in store: absent ones, foreign programs, kernel threads.
@@ -212,11 +183,5 @@ mod tests {
         assert_eq!(service_user(own, || of("root")), None);
         assert_eq!(service_user(own, || None), None);
         assert_eq!(service_user(Path::new("/tmp/other.toml"), || panic!("nobody is asked")), None);
-    }
-
-    #[test]
-    fn a_user_that_is_missing_is_named_with_the_remedy() {
-        let error = format!("{:#}", become_user("no-such-user-here").unwrap_err());
-        assert!(error.contains("no-such-user-here") && error.contains("systemd-sysusers"), "{error}");
     }
 }

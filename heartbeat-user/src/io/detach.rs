@@ -71,8 +71,7 @@ fn open(root: &Path) -> Result<Option<PinDir>, Refusal> {
         Err(error) => return Err(Refusal::failed(format!("look at {}: {error}", root.display()))),
     };
     // Where no bpffs is seen it may be hidden, and the program runs on.
-    let looked = if found.is_some() { root } else { root.parent().unwrap_or(root) };
-    if !looked.exists() || !sys::is_bpffs(looked).map_err(failed)? {
+    if let Some(looked) = pins::off_bpffs(root).map_err(failed)? {
         return Err(Refusal::failed(format!(
             "pin_dir {}: {} is not on a bpffs, so what is pinned cannot be seen from here (inside `ip netns exec` the \
              host's is hidden: enter the network namespace alone)",

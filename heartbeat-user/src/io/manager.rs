@@ -1,5 +1,5 @@
-//! The service manager: what it is told and what is asked of it. Every call is made from the runtime's thread, never
-//! from one that must be on time: a stalled manager may block it.
+//! The service manager: what it is told and what is asked of it, by the daemon and by those who work beside it. The
+//! daemon calls from the runtime's thread, never from one that must be on time: a stalled manager may block it.
 
 use sd_notify::NotifyState;
 use std::time::Duration;
@@ -41,6 +41,17 @@ pub fn feed() {
 #[must_use]
 pub fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled()
+}
+
+/// Asks the service manager for a property of a unit; `None` if it does not say.
+pub fn of_unit(property: &str, unit: &str) -> Option<String> {
+    let output = std::process::Command::new("systemctl")
+        .args(["show", &format!("--property={property}"), "--value", unit])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if !output.status.success() || text.is_empty() { None } else { Some(text) }
 }
 
 /// Asks the manager whether this stop is the first half of a restart. Without a manager, or without an answer, it is a

@@ -7,7 +7,7 @@ use crate::io::failure::Failure;
 use crate::io::memory::Shared;
 use crate::io::pins::PinDir;
 use crate::io::state::StateDir;
-use crate::io::{hands, sys};
+use crate::io::{hands, manager, sys};
 use anyhow::{Context, bail};
 use heartbeat_common::frame::{FLAG_LEAVING, FLAG_STOPPED};
 use heartbeat_common::maps;
@@ -93,10 +93,5 @@ pub(super) fn mark(pin: &Path) -> anyhow::Result<()> {
 /// Asks the manager whether it has given the unit up; `None` if it does not say.
 fn manager_gave_up() -> Option<bool> {
     let unit = std::env::var("MONITOR_UNIT").unwrap_or_else(|_| crate::cli::DEFAULT_UNIT.to_owned());
-    let output = std::process::Command::new("systemctl")
-        .args(["show", "--property=ActiveState", "--value", &unit])
-        .stdin(std::process::Stdio::null())
-        .output()
-        .ok()?;
-    output.status.success().then(|| gave_up(&String::from_utf8_lossy(&output.stdout)))
+    manager::of_unit("ActiveState", &unit).map(|state| gave_up(&state))
 }

@@ -41,30 +41,34 @@ pub fn closed(root: &Path) -> Option<String> {
     })
 }
 
+/// Returns what should be on a bpffs and is not: `root` itself or, where that is not there, the directory above it.
+///
+/// # Errors
+/// If its file system cannot be asked.
+pub fn off_bpffs(root: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let looked = if fs::symlink_metadata(root).is_ok() { root } else { root.parent().unwrap_or(root) };
+    Ok((!looked.exists() || !sys::is_bpffs(looked)?).then(|| looked.to_owned()))
+}
+
 impl PinDir {
     /// Opens `root`, making it if need be, and the directory of this map layout in it.
     ///
     /// # Errors
     /// If it lies on no bpffs, belongs to somebody else, or is open to others.
     pub fn open(root: &Path) -> anyhow::Result<Self> {
-        let parent = root.parent().with_context(|| format!("{}: no parent directory", root.display()))?;
         if let Some(closed) = closed(root) {
             bail!(closed);
         }
-        if !root.exists() {
-            let on_bpffs = parent.exists() && sys::is_bpffs(parent)?;
-            if !on_bpffs {
-                bail!(
-                    "pin_dir {}: {} is not on a bpffs, so nothing can be pinned there (mount one with `mount -t bpf \
-                     bpf /sys/fs/bpf`; inside `ip netns exec` the host's is hidden: enter the network namespace alone)",
-                    root.display(),
-                    parent.display()
-                );
-            }
-            fs::DirBuilder::new().mode(0o700).create(root).with_context(|| format!("make {}", root.display()))?;
+        if let Some(looked) = off_bpffs(root)? {
+            bail!(
+                "pin_dir {}: {} is not on a bpffs, so nothing can be pinned there (mount one with `mount -t bpf bpf \
+                 /sys/fs/bpf`; inside `ip netns exec` the host's is hidden: enter the network namespace alone)",
+                root.display(),
+                looked.display()
+            );
         }
-        if !sys::is_bpffs(root)? {
-            bail!("pin_dir {}: not on a bpffs", root.display());
+        if !root.exists() {
+            fs::DirBuilder::new().mode(0o700).create(root).with_context(|| format!("make {}", root.display()))?;
         }
         check_owned(root)?;
         let pins = Self { root: root.to_owned(), versioned: versioned(root), held: Arc::default() };

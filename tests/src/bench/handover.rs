@@ -16,12 +16,12 @@ const LIMIT: Duration = Duration::from_secs(120);
 fn restart(daemon: Daemon, lab: &Lab, cluster: &Cluster) -> Result<Daemon> {
     let output = daemon.ctl(&["handover"])?;
     ensure!(output.status.success(), "heartbeatctl handover: {}", String::from_utf8_lossy(&output.stderr));
-    let seen = daemon.events()?.len();
+    let mut events = daemon.follow()?;
     let status = daemon.terminate(Duration::from_secs(5))?;
     ensure!(status.success(), "heartbeatd ended with {status}");
     std::thread::sleep(Duration::from_millis(200));
     let daemon = Daemon::start(lab, 1, cluster, &Options::default())?;
-    wait_event(&daemon, seen, "controller_adopted")?;
+    wait_event(&mut events, "controller_adopted")?;
     Ok(daemon)
 }
 

@@ -1,7 +1,7 @@
 //! An observer that stands still while a peer dies: when it runs again it must date the death by its kernel's stamps
 //! and accuse nobody else. It stops the observer alone; the deaths are cuts in the switch.
 
-use super::death::{side_by_side, wait_event, wait_up};
+use super::death::{PATIENCE, side_by_side, wait_event, wait_up};
 use super::{Bar, Context, Figure, Found, stats};
 use crate::lab::{Cluster, Daemon, Lab, Options, Spec};
 use crate::xdp::random::Random;
@@ -33,9 +33,9 @@ fn die(index: usize, count: usize) -> Result<Vec<Behind>> {
     let (observer, dying) = (&daemons[0], daemons[1].name());
     let mut random = Random::new(crate::xdp::now() ^ index as u64);
     let mut all = Vec::new();
+    let mut log = observer.follow()?;
     for _ in 0..count {
         wait_up(observer)?;
-        let seen = observer.events()?.len();
         let before = Duration::from_millis(1000 + random.below(2000));
         observer.stop()?;
         std::thread::sleep(before);
@@ -43,19 +43,20 @@ fn die(index: usize, count: usize) -> Result<Vec<Behind>> {
         std::thread::sleep(STOPPED.saturating_sub(before));
         let resumed = crate::lab::monotonic_ns();
         observer.resume()?;
-        let down = wait_event(observer, seen, "node_down")?;
+        let mut events = log.wait(PATIENCE, "node_down")?;
         // Long enough for a false accusation that is only late to show.
         std::thread::sleep(Duration::from_secs(1));
-        let events = observer.events()?;
-        let downs = events.iter().skip(seen).filter(|event| event["event"] == "node_down");
-        let accused = downs.filter(|event| event["node"] != dying).count();
+        events.extend(log.read()?);
+        let downs: Vec<_> = events.iter().filter(|event| event["event"] == "node_down").collect();
+        let accused = downs.iter().filter(|event| event["node"] != dying).count();
+        let down = downs.first().context("it was waited for")?;
         let at = |key: &str| down[key].as_u64().with_context(|| format!("no {key} in {down}"));
         let recorded = at("silent_since_ns")?;
         let off = span.before_ns.saturating_sub(recorded).max(recorded.saturating_sub(span.after_ns));
         let verdict_ms = at("noticed_ns")?.saturating_sub(resumed) as f64 / 1e6;
         all.push(Behind { off_ms: off as f64 / 1e6, verdict_ms, accused });
         lab.heal()?;
-        wait_event(observer, seen, "node_up")?;
+        wait_event(&mut log, "node_up")?;
     }
     Ok(all)
 }

@@ -1,6 +1,7 @@
 //! Processor time that a hypervisor withheld from this machine while something was measured: late figures have two
 //! possible authors, and this names the one that is not measured. It reads, and judges nothing.
 
+use nix::unistd::{SysconfVar, sysconf};
 use std::fs;
 
 /// Time of all processors so far: in all, and withheld by the hypervisor. In the kernel's ticks.
@@ -29,6 +30,13 @@ impl Withheld {
     #[must_use]
     pub fn percent_since(self) -> f64 {
         self.percent_until(Self::now())
+    }
+
+    /// Time withheld since then on all processors together, in ms; the kernel counts it in steps of a tick.
+    #[must_use]
+    pub fn ms_since(self) -> f64 {
+        let tick_ms = sysconf(SysconfVar::CLK_TCK).ok().flatten().map_or(10.0, |ticks| 1000.0 / ticks as f64);
+        Self::now().stolen.saturating_sub(self.stolen) as f64 * tick_ms
     }
 
     fn percent_until(self, end: Self) -> f64 {

@@ -2,6 +2,7 @@
 //! says (readiness, events, status) and believes none of it: judging is the test's work.
 
 use super::cluster::Cluster;
+use super::follow::Follower;
 use super::notify::Notify;
 use super::starve::{self, Quota};
 use super::wait::{binary, wait_for};
@@ -185,7 +186,19 @@ impl Daemon {
     /// # Errors
     /// Fails when a line is not JSON.
     pub fn events(&self) -> Result<Vec<Value>> {
-        read_events(&self.directory.join("log/events.jsonl"))
+        read_events(&self.event_log())
+    }
+
+    /// Follows the event log from where it ends now.
+    ///
+    /// # Errors
+    /// Those of [`Follower::from_end`].
+    pub fn follow(&self) -> Result<Follower> {
+        Follower::from_end(self.event_log())
+    }
+
+    fn event_log(&self) -> PathBuf {
+        self.directory.join("log/events.jsonl")
     }
 
     /// Runs `heartbeatctl` against this daemon. Its exit code is the caller's to judge.

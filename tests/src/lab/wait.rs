@@ -19,13 +19,26 @@ pub fn monotonic_ns() -> u64 {
 ///
 /// # Errors
 /// Fails after `limit` with what was waited for and the last state.
-pub fn wait_for<T, E: Display>(limit: Duration, what: &str, mut look: impl FnMut() -> Result<T, E>) -> Result<T> {
+pub fn wait_for<T, E: Display>(limit: Duration, what: &str, look: impl FnMut() -> Result<T, E>) -> Result<T> {
+    wait_every(Duration::from_millis(5), limit, what, look)
+}
+
+/// The same, asking every `pause`: where the asking itself would disturb what is measured.
+///
+/// # Errors
+/// As [`wait_for`].
+pub fn wait_every<T, E: Display>(
+    pause: Duration,
+    limit: Duration,
+    what: &str,
+    mut look: impl FnMut() -> Result<T, E>,
+) -> Result<T> {
     let end = Instant::now() + limit;
     loop {
         match look() {
             Ok(value) => return Ok(value),
             Err(state) if Instant::now() >= end => bail!("waited {limit:?} for {what}; last seen: {state:#}"),
-            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            Err(_) => std::thread::sleep(pause),
         }
     }
 }

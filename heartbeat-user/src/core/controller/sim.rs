@@ -76,6 +76,8 @@ pub struct World {
     pub decider_stopped: Vec<Span>,
     /// The decider wakes this much too late, always, ns.
     pub sloth: u64,
+    /// The pacer is this much late for one probe after the other, round and round, ns; it catches up.
+    pub jitter: Vec<u64>,
     pub events: Vec<Event>,
     bursts: Vec<(NodeId, u64)>,
     wake: u64,
@@ -106,6 +108,7 @@ impl World {
             stopped: Vec::new(),
             decider_stopped: Vec::new(),
             sloth: 0,
+            jitter: vec![0],
             events: Vec::new(),
             bursts: Vec::new(),
             wake: START,
@@ -130,7 +133,8 @@ impl World {
             let wake = within(&decider, wake).unwrap_or(wake);
             let mut next = (wake, None);
             for (index, wire) in self.wires.iter().enumerate() {
-                let send = within(&self.stopped, wire.next_send).unwrap_or(wire.next_send);
+                let late = self.jitter[(wire.paced >> 1) as usize % self.jitter.len()];
+                let send = within(&self.stopped, wire.next_send + late).unwrap_or(wire.next_send + late);
                 let echo = wire.echoes.first().copied().unwrap_or(u64::MAX);
                 for (time, what) in [(echo, 0), (wire.next_probe, 1), (send, 2)] {
                     // What the kernel and the pacer do at an instant comes before what the decider does at it.

@@ -55,6 +55,21 @@ fn the_burst_rides_on_the_last_paced_probe() {
 }
 
 #[test]
+fn a_pacer_that_catches_up_makes_no_verdict_earlier() {
+    // A late probe leaves right after the peer was heard, and the four that follow are on time: their times are over
+    // before the detection time is. That nobody is accused within it is checked with each accusation.
+    for death in 1_000..1_500 {
+        let mut world = World::new(settings(1, 1, LAN), |_| (10, 57));
+        world.jitter = vec![48 * MS, 0, 49 * MS, 0, 0];
+        world.cut(1, (death, 9_000));
+        world.run(2_500);
+        let (event, evidence) = down(&world, 0);
+        let silence = event.noticed.since(evidence.silent_since_ns).as_millis();
+        assert!((500..=700).contains(&silence), "{death}: {silence}");
+    }
+}
+
+#[test]
 fn loss_shorter_than_the_threshold_is_never_a_death() {
     for (from, length) in (0..100).step_by(9).flat_map(|from| [150, 250, 399].map(|length| (from, length))) {
         let mut world = World::new(settings(2, 2, LAN), |path| (10 + path as u64, 60));
@@ -372,9 +387,11 @@ proptest! {
         stopped in prop::collection::vec((0u64..6_000, 1u64..1_500), 0..4),
         decider in prop::collection::vec((0u64..6_000, 1u64..1_500), 0..4),
         sloth in 0u64..60,
+        jitter in prop::collection::vec(0u64..150, 1..6),
     ) {
         let mut world = World::new(settings(2, 2, LAN), |path| phases[path]);
         world.sloth = sloth * MS;
+        world.jitter = jitter.iter().map(|late| late * MS).collect();
         for (path, from, length) in cuts {
             world.wires[path].cut.push((from, from + length));
         }

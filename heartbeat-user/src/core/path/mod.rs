@@ -95,6 +95,8 @@ pub(crate) struct Changes {
 pub struct Path {
     rule: PathSettings,
     started: MonoTime,
+    /// Time of the latest observation.
+    observed: MonoTime,
     state: PathState,
     since: MonoTime,
     usable: bool,
@@ -118,6 +120,7 @@ impl Path {
         Self {
             rule: settings.sane(),
             started: now,
+            observed: now,
             state: PathState::Unknown,
             since: now,
             usable: true,
@@ -223,10 +226,20 @@ impl Path {
         self.started
     }
 
-    /// Says whether the threshold is reached.
+    /// Says whether the threshold is reached and the detection time has passed: a pacer that was late catches up, and
+    /// its probes, closer to each other than a delay, must make no verdict earlier.
     #[must_use]
-    pub const fn silent(&self) -> bool {
+    pub fn silent(&self) -> bool {
+        self.over_threshold() && self.observed >= self.silent_due()
+    }
+
+    const fn over_threshold(&self) -> bool {
         self.count() >= self.rule.threshold
+    }
+
+    /// When the peer has not been heard for the detection time.
+    fn silent_due(&self) -> MonoTime {
+        self.started.max(self.heard()) + self.rule.detection_time()
     }
 
     /// Says whether one more miss would reach it.
@@ -238,6 +251,7 @@ impl Path {
     /// Judges what can be judged at `now`.
     pub(crate) fn observe(&mut self, now: MonoTime, input: &PathInput<'_>) -> Changes {
         let mut changes = Changes::default();
+        self.observed = self.observed.max(now);
         self.round_trip = input.tick.round_trip_ns;
         self.note_usable(now, input, &mut changes);
         self.note_heard(input.tick.heard_ns, &mut changes);
@@ -260,7 +274,8 @@ impl Path {
     /// Returns when the same input would change something.
     pub(crate) fn timeout(&self) -> Option<MonoTime> {
         let aside = (self.mute && !self.aside).then(|| self.aside_due());
-        [self.probes.timeout(), self.virtual_due, self.echoes_due, aside].into_iter().flatten().min()
+        let silent = (self.over_threshold() && !self.silent()).then(|| self.silent_due());
+        [self.probes.timeout(), self.virtual_due, self.echoes_due, aside, silent].into_iter().flatten().min()
     }
 
     /// When a mute path has heard nothing for longer than a detection time.
@@ -350,7 +365,7 @@ impl Path {
 
     fn climb(&mut self, at: MonoTime, changes: &mut Changes) {
         let count = self.count();
-        if self.state == PathState::Unknown && !self.silent() {
+        if self.state == PathState::Unknown && !self.over_threshold() {
             return;
         }
         let rungs = [

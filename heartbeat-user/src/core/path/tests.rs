@@ -98,6 +98,25 @@ fn being_heard_at_or_after_departure_answers_it() {
 }
 
 #[test]
+fn probes_that_catch_up_make_no_silence_before_its_time() {
+    let mut rig = Rig::up();
+    for n in 0..5 {
+        rig.send(2 + 2 * n, 2 + n * 60);
+        rig.observe(2 + n * 60);
+    }
+    rig.observe(342);
+    assert_eq!(rig.counts(), (5, 0));
+    assert!(rig.path.suspect() && !rig.path.silent());
+    // Heard at 1, so the detection time of 500 is over at 501, and somebody has to look then.
+    assert_eq!(rig.path.timeout(), Some(MonoTime(START + 501 * US)));
+    rig.observe_ns(501 * US - 1);
+    assert!(!rig.path.silent());
+    rig.observe(501);
+    assert!(rig.path.silent());
+    assert_eq!(rig.path.timeout(), None);
+}
+
+#[test]
 fn being_heard_clears_what_was_counted() {
     let mut rig = Rig::up();
     for n in 0..3 {

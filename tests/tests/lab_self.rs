@@ -251,8 +251,6 @@ fn napi_becomes_a_thread() {
         return;
     }
     let lab = Lab::new(Spec::new(2, 1)).unwrap();
-    // A veth makes its receive path only for XDP or GRO.
-    lab.node(1).run("ethtool", &["-K", "net1", "gro", "on"]).unwrap();
     assert_eq!(lab.set_threaded_napi(B, true).unwrap(), "1");
     let threads = || {
         let all = std::fs::read_dir("/proc").unwrap().flatten();

@@ -191,7 +191,7 @@ fn fault_113_64_peers_at_10_ms_are_kept() {
         "64 paths at 10 ms: {departed:.0} probes and {echoes:.0} timely echoes a second, {share:.0} % of a processor"
     );
     // 6400 are wanted; a machine with other work loses some of its own turns, and says so.
-    assert!(departed > 2500.0, "{departed:.0} probes a second");
+    assert!(departed > 5500.0, "{departed:.0} probes a second");
     assert!(echoes > departed * 0.9, "{echoes:.0} echoes of {departed:.0} probes");
     // A node whose machine was taken away for longer than the stall limit (50 ms here) was stalled in truth, and says
     // of itself that it ran late; of a node that did not, nothing at all may be said.

@@ -1,7 +1,6 @@
 //! Deaths of machines at random phase: all ports of one cut at once in the switch. It measures from the last answer,
 //! as the observer's kernel stamped it, to the verdict; no process is killed.
 
-use super::awake::Awake;
 use super::svg::Plot;
 use super::withheld::Withheld;
 use super::{Bar, Context, Figure, Found, stats};
@@ -114,10 +113,7 @@ pub fn run(context: &Context) -> Result<Found> {
     let (steps, each) = context.choose((1, 10), (4, 84));
     let mut deaths: Vec<Death> = Vec::new();
     for step in 0..steps {
-        let more = context.step(&format!("death-{step}"), || {
-            let _awake = Awake::keep()?;
-            side_by_side(LABS, |index| die(index, each))
-        })?;
+        let more = context.step(&format!("death-{step}"), || side_by_side(LABS, |index| die(index, each)))?;
         deaths.extend(more.into_iter().flatten());
     }
     let mut raw = String::from("lab,verdict_ms,phase_ms,lateness_ms,withheld_ms\n");
@@ -174,6 +170,6 @@ pub fn run(context: &Context) -> Result<Found> {
     found
         .notes
         .push(format!("{LABS} clusters of two nodes on two networks die side by side; times are the kernel's stamps"));
-    found.notes.push(super::awake::NOTE.to_owned());
+    found.notes.push(crate::lab::awake::NOTE.to_owned());
     Ok(found)
 }

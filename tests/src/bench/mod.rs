@@ -1,7 +1,6 @@
 //! The benchmark: a table of scenarios, each with what it measures and the bars it must meet. It compares figures with
 //! bars; it never changes a bar to fit a figure.
 
-mod awake;
 mod death;
 mod fastest;
 mod handover;

@@ -1,7 +1,6 @@
 //! An observer that stands still while a peer dies: when it runs again it must date the death by its kernel's stamps
 //! and accuse nobody else. It stops the observer alone; the deaths are cuts in the switch.
 
-use super::awake::Awake;
 use super::death::{PATIENCE, side_by_side, wait_event, wait_up};
 use super::{Bar, Context, Figure, Found, stats};
 use crate::lab::{Cluster, Daemon, Lab, Options, Spec};
@@ -65,10 +64,7 @@ fn die(index: usize, count: usize) -> Result<Vec<Behind>> {
 pub fn run(context: &Context) -> Result<Found> {
     let each = context.choose(1, 25);
     let all: Vec<Behind> = context
-        .step("observer-stopped", || {
-            let _awake = Awake::keep()?;
-            side_by_side(LABS, |index| die(index, each))
-        })?
+        .step("observer-stopped", || side_by_side(LABS, |index| die(index, each)))?
         .into_iter()
         .flatten()
         .collect();

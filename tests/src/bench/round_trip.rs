@@ -1,7 +1,6 @@
 //! Round trips, idle and starved by turns in one run. It says how much longer they take when the victim is starved; how
 //! long they take at all on a wire is no question for veth pairs.
 
-use super::awake::Awake;
 use super::prober::{self, Prober, Trips};
 use super::svg::Plot;
 use super::{Bar, Context, Figure, Found, stats};
@@ -231,7 +230,6 @@ fn measure(context: &Context) -> Result<Found> {
         plot.log = [true, false];
         for Part { rate, each, length, count } in plan(context, condition) {
             let cell = context.step(&format!("round-trip-{}-{rate}", condition.short()), || {
-                let _awake = Awake::keep()?;
                 // The old ones go before new ones come: one lab at a time is enough for two CPUs.
                 drop(victims.take_if(|victims| victims.each != each));
                 let victims = match &mut victims {
@@ -261,7 +259,7 @@ fn measure(context: &Context) -> Result<Found> {
         context.plot(&format!("round-trip-{}.svg", condition.short()), &plot)?;
     }
     context.raw("round-trip.csv", &raw)?;
-    found.notes.extend(NOTES.iter().chain([&super::awake::NOTE]).map(|note| (*note).to_owned()));
+    found.notes.extend(NOTES.iter().chain([&crate::lab::awake::NOTE]).map(|note| (*note).to_owned()));
     if context.quick {
         found
             .notes

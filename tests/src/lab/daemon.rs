@@ -45,6 +45,8 @@ pub struct Options<'a> {
     pub owner: Option<(u32, u32)>,
     /// Variables of its environment.
     pub environment: Vec<(String, String)>,
+    /// Further arguments of `heartbeatd run`.
+    pub arguments: Vec<String>,
     /// How long it may take to be ready.
     pub ready_limit: Duration,
 }
@@ -61,6 +63,7 @@ impl Default for Options<'_> {
             wrapper: Vec::new(),
             owner: None,
             environment: Vec::new(),
+            arguments: Vec::new(),
             ready_limit: Duration::from_secs(10),
         }
     }
@@ -113,7 +116,7 @@ impl Daemon {
         let mut words = options.wrapper.clone();
         words.push(program.into_os_string());
         let mut command = ns.command(&words[0]);
-        command.args(&words[1..]).arg("run").arg("--config").arg(&config);
+        command.args(&words[1..]).arg("run").arg("--config").arg(&config).args(&options.arguments);
         command.env("NOTIFY_SOCKET", notify.path()).envs(options.environment.iter().cloned());
         if let Some(quota) = options.quota {
             quota.join(&mut command)?;
@@ -154,6 +157,18 @@ impl Daemon {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its thread of a name.
+    ///
+    /// # Errors
+    /// Fails when it has none.
+    pub fn thread(&self, name: &str) -> Result<u32> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).context("the daemon's threads")?;
+        let named = |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
+        let found = threads.flatten().map(|entry| entry.path()).find(|path| named(path));
+        let number = found.as_deref().and_then(Path::file_name).and_then(|number| number.to_str()?.parse().ok());
+        number.with_context(|| format!("heartbeatd of node {} has no thread {name}", self.name))
     }
 
     /// What it told the service manager.

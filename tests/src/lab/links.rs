@@ -44,6 +44,11 @@ impl Lab {
             batch += &format!("address add {address}/{length} dev {interface}\n");
         }
         batch += &format!("link set {interface} up\n");
+        if self.spec.routed {
+            let (router, bridge) = (self.router(port), format!("br-net{}", port.network + 1));
+            self.switch.ip(&format!("address add {router}/24 dev {bridge}\n"))?;
+            batch += &format!("route add 10.{}.0.0/16 via {router} dev {interface}\n", 78 + port.network);
+        }
         node.ip(&batch)?;
         if !self.spec.tx_offload || !self.spec.relays.is_empty() {
             node.run("ethtool", &["-K", &interface, "tx", "off"])?;

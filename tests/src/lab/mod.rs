@@ -10,6 +10,7 @@
 //! Faults are injected in the switch, because a firewall on a node does not see what its XDP program answers. Every
 //! switch-side end carries an XDP program that passes all, because XDP_TX on a veth is lost without one.
 
+pub mod awake;
 pub mod bpftool;
 pub mod cluster;
 pub mod crew;
@@ -43,6 +44,7 @@ pub use wait::{monotonic_ns, wait_for};
 pub use wire::Wire;
 
 use anyhow::{Context, Result, ensure};
+use awake::Awake;
 use faults::Faults;
 use guard::Guard;
 use nix::mount::{MsFlags, mount};
@@ -71,6 +73,9 @@ pub struct Spec {
     pub networks: usize,
     /// Addresses of a family that each port has, 1..=8.
     pub addresses: usize,
+    /// Whether each node has a subnet of its own on each network, 10.(77+k).(its number).0/24, and the switch routes
+    /// between them. IPv4 alone, one address a port.
+    pub routed: bool,
     /// Whether nodes have IPv4 addresses.
     pub ipv4: bool,
     /// Whether nodes have IPv6 addresses.
@@ -97,6 +102,7 @@ impl Spec {
             nodes: (0..nodes).map(name).collect(),
             networks,
             addresses: 1,
+            routed: false,
             ipv4: true,
             ipv6: false,
             mtu: 1500,
@@ -117,6 +123,8 @@ pub struct Lab {
     pass: Option<Pass>,
     nodes: Vec<NodeNs>,
     switch: NodeNs,
+    /// What nodes do late is to be their own doing.
+    _awake: Awake,
     // Last: what it removes is still held open by the fields above.
     guard: Guard,
 }
@@ -134,6 +142,10 @@ impl Lab {
             (1..=8).contains(&spec.addresses) && hosts <= 200,
             "a port has 1 to 8 addresses, a network at most 200"
         );
+        ensure!(
+            !spec.routed || (spec.ipv4 && !spec.ipv6 && spec.addresses == 1),
+            "a routed lab has one IPv4 address a port"
+        );
         ensure!(spec.nodes.iter().all(|name| (1..=6).contains(&name.len())), "node names have 1 to 6 characters");
         let guard = Guard::claim()?;
         let switch = NodeNs::create(guard.tag(), "switch")?;
@@ -149,8 +161,16 @@ impl Lab {
             pass,
             nodes,
             switch,
+            _awake: Awake::keep()?,
             guard,
         };
+        if lab.spec.routed {
+            lab.switch.sysctl("ipv4/ip_forward", "1")?;
+            // All subnets of a network share its bridge: a router would tell the nodes to do without it.
+            for conf in ["all", "default"] {
+                lab.switch.sysctl(&format!("ipv4/conf/{conf}/send_redirects"), "0")?;
+            }
+        }
         lab.make_bridges()?;
         for port in lab.ports() {
             lab.make_link(port)?;
@@ -272,7 +292,13 @@ impl Lab {
     /// The node's IPv4 address at a port.
     #[must_use]
     pub fn ipv4(&self, port: Port) -> Ipv4Addr {
-        Ipv4Addr::new(10, 77, port.network as u8 + 1, port.node as u8 + 1)
+        let (network, node) = (port.network as u8 + 1, port.node as u8 + 1);
+        if self.spec.routed { Ipv4Addr::new(10, 77 + network, node, 1) } else { Ipv4Addr::new(10, 77, network, node) }
+    }
+
+    /// The switch's address in the subnet of a port, where it routes.
+    fn router(&self, port: Port) -> Ipv4Addr {
+        Ipv4Addr::new(10, 78 + port.network as u8, port.node as u8 + 1, 254)
     }
 
     /// The node's IPv6 address at a port.
@@ -296,6 +322,9 @@ impl Lab {
     /// The subnets of a network.
     #[must_use]
     pub fn subnets(&self, network: usize) -> Vec<String> {
+        if self.spec.routed {
+            return (0..self.nodes.len()).map(|node| format!("10.{}.{}.0/24", 78 + network, node + 1)).collect();
+        }
         let four = self.spec.ipv4.then(|| format!("10.77.{}.0/24", network + 1));
         let six = self.spec.ipv6.then(|| format!("fd77:{}::/64", network + 1));
         four.into_iter().chain(six).collect()

@@ -112,6 +112,14 @@ impl Freezer {
         self.0.add(pid)
     }
 
+    /// Puts one thread into the group: the rest of its process runs on.
+    ///
+    /// # Errors
+    /// Fails when there is no such thread.
+    pub fn add_thread(&self, thread: u32) -> Result<()> {
+        self.0.write("tasks", &thread.to_string())
+    }
+
     /// Freezes the group and returns when all in it stand still.
     ///
     /// # Errors

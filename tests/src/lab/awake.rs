@@ -1,10 +1,9 @@
-//! Keeps the processors awake while lateness is measured. A virtual processor that has nothing to do is given back, and
+//! Keeps the processors awake while nodes are played on them. A virtual processor that has nothing to do is given back, and
 //! where the host is busy the hypervisor takes its time to return it: tens of milliseconds, which are the wire's and the
 //! daemon's in no figure. A loop of the class SCHED_IDLE keeps it, and gives way at once to whatever else wants to run.
 
-use super::prober::hold;
 use anyhow::{Context, Result, ensure};
-use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -29,7 +28,7 @@ impl Awake {
     /// # Errors
     /// If a thread cannot be put on its processor or into its class.
     pub fn keep() -> Result<Self> {
-        // Those of the main thread: a benchmark's own thread may be held to one.
+        // Those of the main thread: the one that calls may be held to one.
         let allowed = sched_getaffinity(Pid::this()).context("the processors there are")?;
         let mut awake = Self { done: Arc::default(), loops: Vec::new() };
         for cpu in (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)) {
@@ -60,6 +59,13 @@ impl Drop for Awake {
             let _ = thread.join();
         }
     }
+}
+
+/// Holds this thread to one processor.
+fn hold(cpu: usize) -> Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus).with_context(|| format!("cpu {cpu}"))
 }
 
 /// Puts this thread into the class SCHED_IDLE.

@@ -141,6 +141,12 @@ impl Settings {
         if same_subnet { &self.same_subnet } else { &self.cross_subnet }
     }
 
+    /// Returns the lowest hop limit that is taken: 255 within a subnet, where no router is on the way.
+    #[must_use]
+    pub const fn min_hop_limit(&self, same_subnet: bool) -> u8 {
+        if same_subnet { u8::MAX } else { self.cross_subnet_min_hop_limit }
+    }
+
     /// Returns delay x threshold of same-subnet or of cross-subnet paths.
     #[must_use]
     pub fn detection_time(&self, same_subnet: bool) -> Duration {

@@ -23,8 +23,6 @@ pub struct PathPlan {
     pub same_subnet: bool,
     /// VLAN id of the network; 0: untagged.
     pub vlan: u16,
-    /// Lowest hop limit to take: 255 within a subnet.
-    pub min_hop_limit: u8,
 }
 
 /// Why this host cannot be told to be one of the nodes.
@@ -97,7 +95,6 @@ pub fn paths_for(config: &Config, own: u16) -> Vec<PathPlan> {
             let reached = peer.addresses.iter().filter(|(id, to)| id == network_id && to.is_ipv4() == local.is_ipv4());
             for (_, to) in reached {
                 let same_subnet = network.subnets.iter().any(|subnet| subnet.contains(*local) && subnet.contains(*to));
-                let hop_limit = if same_subnet { 255 } else { config.settings.cross_subnet_min_hop_limit };
                 paths.push(PathPlan {
                     network: *network_id,
                     role: network.role,
@@ -106,7 +103,6 @@ pub fn paths_for(config: &Config, own: u16) -> Vec<PathPlan> {
                     peer: *to,
                     same_subnet,
                     vlan: network.vlan,
-                    min_hop_limit: hop_limit,
                 });
             }
         }

@@ -184,7 +184,8 @@ fn paths_join_every_pair_of_one_family_and_network() {
     let shown: Vec<String> = paths_for(&config, 10)
         .iter()
         .map(|path| {
-            let PathPlan { network, local, peer_node, peer, same_subnet, vlan, min_hop_limit, .. } = path;
+            let PathPlan { network, local, peer_node, peer, same_subnet, vlan, .. } = path;
+            let min_hop_limit = config.settings.min_hop_limit(*same_subnet);
             format!("{peer_node} {network} {local} {peer} {same_subnet} {vlan} {min_hop_limit}")
         })
         .collect();

@@ -45,7 +45,7 @@ impl PathSpec {
             remote: plan.peer,
             vlan: plan.vlan,
             answer_within: settings.path(plan.same_subnet).delay,
-            min_hop_limit: plan.min_hop_limit,
+            min_hop_limit: settings.min_hop_limit(plan.same_subnet),
         }
     }
 

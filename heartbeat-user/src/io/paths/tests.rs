@@ -277,3 +277,27 @@ fn an_incarnation_that_could_not_be_written_everywhere_is_not_taken_and_can_be_t
         }
     }
 }
+
+#[test]
+fn a_reload_reaches_the_hop_limit_of_routed_paths() {
+    // Node a and node b lie in different subnets of the second network.
+    let routed = |limit: u8| {
+        let mut config = config(100);
+        config.settings.cross_subnet_min_hop_limit = limit;
+        config.networks[1].subnets = config.networks[0].subnets.clone();
+        config
+    };
+    let (old, fresh) = (routed(64), routed(200));
+    let mut tables = Memory::default();
+    let mut paths = Paths::new(&old, 1, old_ring(), WHO).unwrap();
+    for local in LOCALS {
+        paths.open(Some(&mut tables), local, 7, true, true).unwrap();
+    }
+    let limits = |paths: &Paths, tables: &Memory| -> Vec<u32> {
+        (0..paths.len()).map(|path| tables.found(&paths.entries[path].unwrap().key).unwrap().min_hop_limit).collect()
+    };
+    assert_eq!(limits(&paths, &tables), [255, 64]);
+    assert_eq!(crate::config::paths_for(&old, 1), crate::config::paths_for(&fresh, 1), "no other plan");
+    paths.reload(Some(&mut tables), &old, &fresh, old_ring()).unwrap();
+    assert_eq!(limits(&paths, &tables), [255, 200]);
+}

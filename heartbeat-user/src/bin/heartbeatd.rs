@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use heartbeat_user::cli::{DaemonCommand, ExitCode, Heartbeatd};
+use heartbeat_user::io::check::Found;
 use heartbeat_user::io::failure::Failure;
 use heartbeat_user::io::{check, daemon, mark_left, panics};
 use heartbeat_user::keys;
@@ -24,11 +25,22 @@ fn act(command: DaemonCommand) -> Result<(), Failure> {
             daemon::run(&arguments)
         }
         DaemonCommand::Check(arguments) => {
-            for warning in check::run(&arguments)? {
+            let Found { warnings, mut faults } = check::run(&arguments);
+            for warning in warnings {
                 println!("warning: {warning}");
             }
-            println!("{}: no fault found", arguments.config.config.display());
-            Ok(())
+            // A start would end with the code of the first, and find the next at the next start.
+            let (code, last) = match (faults.first().map(|first| first.code), faults.pop()) {
+                (Some(code), Some(last)) => (code, last),
+                _ => {
+                    println!("{}: no fault found", arguments.config.config.display());
+                    return Ok(());
+                }
+            };
+            for failure in faults {
+                eprintln!("heartbeatd: {failure}");
+            }
+            Err(Failure { code, ..last })
         }
         DaemonCommand::Genkey(arguments) => {
             keys::generate(&arguments.file).map_err(Failure::making_key)?;

@@ -1,12 +1,12 @@
 //! `heartbeatd check`: finds every fault before a start or a reload, and starts nothing. What would be refused is an
 //! error; what would work less well than it could is a warning.
 
-use crate::cli::{CheckArgs, DEFAULT_CONFIG, ExitCode, Watchdog, check_watchdog, parse_time_span};
-use crate::config::{Config, FastPath};
+use crate::cli::{CheckArgs, DEFAULT_CONFIG, Watchdog, check_watchdog, parse_time_span};
+use crate::config::{Config, FastPath, load};
 use crate::io::attach::{AttachError, Mode};
 use crate::io::failure::Failure;
 use crate::io::pins::{self, PinDir};
-use crate::io::start::{configured, key_ring};
+use crate::io::start::{key_ring, own_node};
 use crate::io::{clock, hands, interfaces, manager, sys};
 use heartbeat_common::maps;
 use std::io::ErrorKind;
@@ -19,46 +19,73 @@ use std::time::Duration;
 const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// Checks everything that a start would need. Returns the warnings.
-///
-/// # Errors
-/// The first thing that a start would be refused for.
-pub fn run(arguments: &CheckArgs) -> Result<Vec<String>, Failure> {
-    clock::refuse_shifted().map_err(Failure::host)?;
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// What would work less well than it could.
+    pub warnings: Vec<String>,
+    /// What a start would be refused for, in the order in which it would look.
+    pub faults: Vec<Failure>,
+}
+
+impl Found {
+    /// Keeps the fault of a part that can be judged apart from the others.
+    fn take(&mut self, judged: Result<(), Failure>) {
+        self.faults.extend(judged.err());
+    }
+}
+
+/// Checks everything that a start would need. Without a configuration that can be read, or as a user who cannot be, there
+/// is nothing more to look at.
+#[must_use]
+pub fn run(arguments: &CheckArgs) -> Found {
+    let mut found = Found::default();
+    found.take(clock::refuse_shifted().map_err(Failure::host));
     let missing = missing_capabilities();
     if nix::unistd::geteuid().is_root()
         && let Some(user) = service_user(&arguments.config.config, || manager::of_unit("User", &arguments.unit))
     {
-        hands::become_user(&user).map_err(Failure::host)?;
+        if let Err(error) = hands::become_user(&user) {
+            found.take(Err(Failure::host(error)));
+            return found;
+        }
         println!("checked as user {user}, whom {} runs as", arguments.unit);
     }
-    let (config, own) = configured_in_time(arguments)?;
-    drop(key_ring(&config)?);
+    let config = match load(&arguments.config.config) {
+        Ok(config) => config,
+        Err(error) => {
+            found.take(Err(error.into()));
+            return found;
+        }
+    };
+    found.take(key_ring(&config).map(drop));
     let watchdog = arguments.watchdog.or_else(|| from_environment().or_else(|| from_manager(&arguments.unit)));
     if let Some(watchdog) = watchdog {
-        check_watchdog(watchdog, config.settings.hang_limit).map_err(Failure::config)?;
+        found.take(check_watchdog(watchdog, config.settings.hang_limit).map_err(Failure::config));
     }
-    let mut warnings = Vec::new();
-    kernel_needs(&config, &missing, &mut warnings)?;
-    interfaces::refuse_hidden_tags(&config, own).map_err(Failure::config)?;
-    interface_needs(&config, own, &mut warnings)?;
+    kernel_needs(&config, &missing, &mut found);
+    match own_in_time(&config, arguments.wait_address) {
+        Ok(own) => {
+            found.take(interfaces::refuse_hidden_tags(&config, own).map_err(Failure::config));
+            interface_needs(&config, own, &mut found);
+        }
+        Err(failure) => found.faults.push(failure),
+    }
     if std::fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled").is_ok_and(|text| text.trim() == "0") {
-        warnings.push(
+        found.warnings.push(
             "kernel.unprivileged_bpf_disabled = 0: any local user may load BPF programs; 1 or 2 is safer".to_owned(),
         );
     }
-    Ok(warnings)
+    found
 }
 
-/// Reads the configuration, and waits for an address as long as was asked for: a service that started before the network
-/// would otherwise use up its starts.
-fn configured_in_time(arguments: &CheckArgs) -> Result<(Config, u16), Failure> {
-    let until = clock::now() + Duration::from_secs(arguments.wait_address);
+/// Finds this node in the configuration, and waits for an address as long as was asked for: a service that started
+/// before the network would otherwise use up its starts.
+fn own_in_time(config: &Config, wait_s: u64) -> Result<u16, Failure> {
+    let until = clock::now() + Duration::from_secs(wait_s);
     loop {
-        match configured(&arguments.config.config) {
-            Err(failure) if failure.code == ExitCode::Environment && clock::now() < until => {
-                std::thread::sleep(Duration::from_millis(250));
-            }
+        match own_node(config) {
+            Err(_) if clock::now() < until => std::thread::sleep(Duration::from_millis(250)),
             other => return other,
         }
     }
@@ -81,14 +108,14 @@ fn service_user(config: &Path, unit_user: impl FnOnce() -> Option<String>) -> Op
 
 /// What the fast path needs of the kernel and of this process: refused where it was asked for by name, a warning where
 /// `auto` would do without. The pin directory is looked at in any case.
-fn kernel_needs(config: &Config, missing: &[&str], warnings: &mut Vec<String>) -> Result<(), Failure> {
+fn kernel_needs(config: &Config, missing: &[&str], found: &mut Found) {
     // One that is not ours alone is refused whatever was asked for: a start without the kernel looks there as well, for
     // what an earlier one left.
-    PinDir::open_left(&config.daemon.pin_dir).map_err(Failure::host)?;
+    found.take(PinDir::open_left(&config.daemon.pin_dir).map(drop).map_err(Failure::host));
     let wanted: Vec<FastPath> =
         config.interfaces.values().map(|over| over.fast_path).chain([config.daemon.fast_path]).collect();
     if wanted.iter().all(|wanted| *wanted == FastPath::Off) {
-        return Ok(());
+        return;
     }
     let must = wanted.iter().any(|wanted| matches!(wanted, FastPath::Native | FastPath::Generic));
     let mut faults = Vec::new();
@@ -96,12 +123,11 @@ fn kernel_needs(config: &Config, missing: &[&str], warnings: &mut Vec<String>) -
         faults.push(format!("{} missing: XDP programs cannot be loaded or attached", missing.join(" and ")));
     }
     faults.extend(pin_dir_fault(&config.daemon.pin_dir));
-    match faults.is_empty() {
-        true => Ok(()),
-        false if must => Err(Failure::host(anyhow::anyhow!(faults.join("; ")))),
-        false => {
-            warnings.push(format!("{}: fast_path = \"auto\" will answer in userspace", faults.join("; ")));
-            Ok(())
+    for fault in faults {
+        if must {
+            found.take(Err(Failure::host(anyhow::anyhow!(fault))));
+        } else {
+            found.warnings.push(format!("{fault}: fast_path = \"auto\" will answer in userspace"));
         }
     }
 }
@@ -131,13 +157,16 @@ fn pin_dir_fault(root: &Path) -> Option<String> {
 }
 
 /// What the interfaces of this node have in store: absent ones, foreign programs, kernel threads.
-fn interface_needs(config: &Config, own: u16, warnings: &mut Vec<String>) -> Result<(), Failure> {
-    let present = interfaces::by_address().map_err(Failure::host)?;
+fn interface_needs(config: &Config, own: u16, found: &mut Found) {
+    let present = match interfaces::by_address() {
+        Ok(present) => present,
+        Err(error) => return found.take(Err(Failure::host(error))),
+    };
     let addresses: Vec<IpAddr> =
         config.node(own).map_or_else(Vec::new, |node| node.addresses.iter().map(|(_, address)| *address).collect());
     for address in addresses {
         let Some(interface) = present.get(&address) else {
-            warnings.push(format!("{address}: no interface has it: its paths are down until one does"));
+            found.warnings.push(format!("{address}: no interface has it: its paths are down until one does"));
             continue;
         };
         if config.fast_path(&interface.name) != FastPath::Off
@@ -145,10 +174,10 @@ fn interface_needs(config: &Config, own: u16, warnings: &mut Vec<String>) -> Res
             && !is_ours(&config.daemon.pin_dir, interface.ifindex, program)
         {
             let foreign = AttachError::Foreign { program };
-            return Err(Failure::host(anyhow::anyhow!("interface {}: {foreign}", interface.name)));
+            found.take(Err(Failure::host(anyhow::anyhow!("interface {}: {foreign}", interface.name))));
         }
         if interfaces::threaded_napi(&interface.name) == Some(true) {
-            warnings.push(format!(
+            found.warnings.push(format!(
                 "{name}: receives on kernel threads (threaded NAPI), which busy processes delay and a realtime task \
                  starves: `echo 0 > /sys/class/net/{name}/threaded`, or raise them: \
                  `pgrep napi/{name}- | xargs -n1 chrt --fifo --pid 1`",
@@ -156,7 +185,6 @@ fn interface_needs(config: &Config, own: u16, warnings: &mut Vec<String>) -> Res
             ));
         }
     }
-    Ok(())
 }
 
 /// Says whether the XDP program of a device is held by a pin of ours. A pin that may not be opened counts as one.

@@ -68,10 +68,18 @@ type Kernel = Result<(Object, PinDir), String>;
 /// If it is faulty, or this host is not in it.
 pub fn configured(file: &Path) -> Result<(Config, u16), Failure> {
     let config = load(file)?;
+    let own = own_node(&config)?;
+    Ok((config, own))
+}
+
+/// Finds this node in the configuration by its addresses.
+///
+/// # Errors
+/// If this host is not in it, or its addresses cannot be read.
+pub fn own_node(config: &Config) -> Result<u16, Failure> {
     let present = interfaces::by_address().map_err(Failure::host)?;
     let local: Vec<IpAddr> = present.keys().copied().collect();
-    let own = find_self(&config, &local).map_err(Failure::host)?;
-    Ok((config, own))
+    find_self(config, &local).map_err(Failure::host)
 }
 
 /// Loads the cluster's key.

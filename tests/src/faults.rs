@@ -38,10 +38,13 @@ pub const FAULTS: &[Fault] = &[
     fault(
         12,
         "constant delay",
-        By(&[
-            "fault_12_a_delay_is_measured_and_a_late_echo_is_no_life_and_no_death",
-            "fault_12_late_echoes_alone_do_not_keep_a_peer_alive",
-        ]),
+        Partly(
+            &[
+                "fault_12_a_delay_is_measured_and_a_late_echo_is_no_life_and_no_death",
+                "fault_12_late_echoes_alone_do_not_keep_a_peer_alive",
+            ],
+            "`paths` shows the round trips; no warning comes at half of the time to answer",
+        ),
     ),
     fault(13, "reordering and jitter", By(&["fault_13_reordered_frames_are_each_judged_by_their_own_probe"])),
     fault(14, "duplicates", By(&["fault_14_a_duplicate_is_counted_and_changes_nothing"])),
@@ -67,7 +70,14 @@ pub const FAULTS: &[Fault] = &[
         "fragments",
         By(&["options_fragments_and_extension_headers", "program_and_responder_refuse_frames_that_are_not_plain"]),
     ),
-    fault(25, "a VLAN tag in the metadata", By(&["tags_of_every_kind", "kernel_and_reference_agree"])),
+    fault(
+        25,
+        "a VLAN tag in the metadata",
+        Partly(
+            &["fault_25_a_device_that_may_take_tags_off_is_told_at_start", "tags_of_every_kind"],
+            "XDP cannot see such a tag: it is said that it may be there",
+        ),
+    ),
     fault(26, "stacked and priority tags", By(&["tags_of_every_kind"])),
     fault(
         27,
@@ -154,8 +164,11 @@ pub const FAULTS: &[Fault] = &[
     fault(77, "pins of another layout", By(&["fault_77_pins_of_another_layout_are_removed_and_never_read"])),
     fault(
         78,
-        "a capability missing",
-        By(&["fault_78_without_its_capabilities_native_is_refused_and_auto_falls_back_by_name"]),
+        "a capability missing, a program not taken",
+        By(&[
+            "fault_78_without_its_capabilities_native_is_refused_and_auto_falls_back_by_name",
+            "fault_78_a_program_that_the_kernel_does_not_take_is_refused_or_stepped_down_from_by_name",
+        ]),
     ),
     fault(
         79,

@@ -243,6 +243,42 @@ fn fault_78_without_its_capabilities_native_is_refused_and_auto_falls_back_by_na
 }
 
 #[test]
+fn fault_78_a_program_that_the_kernel_does_not_take_is_refused_or_stepped_down_from_by_name() {
+    if !root_or_skip("fault_78_a_program_that_the_kernel_does_not_take_is_refused_or_stepped_down_from_by_name") {
+        return;
+    }
+    let (lab, cluster) = lab();
+    let file = lab.scratch().join("program.o");
+    fs::write(&file, "no program").unwrap();
+    let arguments = vec!["--bpf-object".to_owned(), file.display().to_string()];
+    assert_refused(&lab, &cluster, &Options { arguments: arguments.clone(), ..native() }, 8, &["BPF object"]);
+    let _ = fs::remove_dir(lab.pin_dir(B).join("heartbeatd"));
+    falls_back(lab, cluster, &Options { arguments, ..Options::default() }, "BPF object");
+}
+
+#[test]
+fn check_tells_every_fault_at_once() {
+    if !root_or_skip("check_tells_every_fault_at_once") {
+        return;
+    }
+    let (lab, cluster) = lab();
+    let key = lab.scratch().join("bad.key");
+    fs::write(&key, "not a key\n").unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let options = Options { key_file: Some(key), ..native() };
+    let text = cluster.with("hang_limit_s", 100).render(&lab, B, &options);
+    // Addresses that this host does not have.
+    let file = lab.node_dir(B).join("many-faults.toml");
+    fs::write(&file, text.replace("10.77.1.2", "10.77.1.9")).unwrap();
+    let (code, text) = check(&lab, &file, &DROP);
+    assert_eq!(code, Some(6), "the code of the first: {text}");
+    for word in ["bad.key:1", "watchdog", "CAP_NET_ADMIN and CAP_PERFMON and CAP_BPF missing", "is no node of"] {
+        assert!(text.contains(word), "no {word:?} in {text}");
+    }
+    assert!(!text.contains("no fault found"), "{text}");
+}
+
+#[test]
 fn a_time_namespace_with_an_offset_is_refused() {
     if !root_or_skip("a_time_namespace_with_an_offset_is_refused") {
         return;

@@ -48,7 +48,7 @@ pub const DEFAULT_UNIT: &str = "heartbeatd.service";
         "  2  the command line is wrong\n",
         "  6  the configuration or the key is wrong\n",
         "  7  another heartbeatd runs with the same directories\n",
-        "  8  this host lacks something (bpffs, a capability, an interface)\n",
+        "  8  this host lacks something (bpffs, a capability, an address)\n",
     )
 )]
 pub struct Heartbeatd {
@@ -173,7 +173,8 @@ pub struct GenkeyArgs {
         "  1  it failed; the message says why\n",
         "  2  the command line is wrong\n",
         "  3  heartbeatd is not running\n",
-        "  4  degraded (status, nodes): a node is not up, a path has failed, or a fast path has fallen back\n",
+        "  4  degraded: a node is not up or no path to it is (nodes, status), a path has failed or a fast path has\n",
+        "     fallen back (status)\n",
         "  5  permission denied\n",
     )
 )]

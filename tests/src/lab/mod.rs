@@ -124,7 +124,7 @@ pub struct Lab {
     nodes: Vec<NodeNs>,
     switch: NodeNs,
     /// What nodes do late is to be their own doing.
-    _awake: Awake,
+    awake: Mutex<Option<Awake>>,
     // Last: what it removes is still held open by the fields above.
     guard: Guard,
 }
@@ -161,7 +161,7 @@ impl Lab {
             pass,
             nodes,
             switch,
-            _awake: Awake::keep()?,
+            awake: Mutex::new(Some(Awake::keep()?)),
             guard,
         };
         if lab.spec.routed {
@@ -203,6 +203,12 @@ impl Lab {
             private(&self.pin_dir(node))?;
         }
         Ok(())
+    }
+
+    /// Keeps the processors awake no longer. A process in a cpu group that has just begun to run weighs next to nothing
+    /// there, and loses whole seconds even to loops of the class SCHED_IDLE.
+    fn let_sleep(&self) {
+        drop(self.awake.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// What it was made to.

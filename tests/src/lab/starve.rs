@@ -160,6 +160,7 @@ impl Quota {
     /// # Errors
     /// As [`Quota::set`], and without a version 1 cpu hierarchy.
     pub fn new(lab: &Lab, name: &str, run: Duration, period: Duration) -> Result<Self> {
+        lab.let_sleep();
         let quota = Self(Group::new(lab, "cpu", name)?);
         quota.set(run, period)?;
         Ok(quota)

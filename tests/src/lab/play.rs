@@ -56,6 +56,7 @@ impl Play {
             play.launch(node, &Options { fast_path: fast_path.to_owned(), ..Options::default() })?;
         }
         play.wait_up(&play.running())?;
+        play.told_up()?;
         Ok(play)
     }
 
@@ -66,6 +67,7 @@ impl Play {
     pub fn up(lab: Lab, cluster: Cluster) -> Result<Self> {
         let play = Self::start(lab, cluster)?;
         play.wait_up(&play.running())?;
+        play.told_up()?;
         Ok(play)
     }
 
@@ -255,6 +257,20 @@ impl Play {
                     let up = peer["state"] == "up" && peer["paths_up"] == peer["paths_total"];
                     ensure!(up, "node {} shows {peer}", self.name(*by));
                 }
+            }
+            Ok::<_, anyhow::Error>(())
+        })
+    }
+
+    /// Waits until every running node has written into its log that each other one is up: what is shown is known a little
+    /// before it is written, and a mark must not come between.
+    fn told_up(&self) -> Result<()> {
+        let running = self.running();
+        wait_for(PATIENCE, "all nodes to tell each other up", || {
+            for by in &running {
+                let events = self.daemon(*by)?.events()?;
+                let told = events.iter().filter(|event| name(event) == "node_up").count();
+                ensure!(told + 1 >= running.len(), "node {} has told {told} up", self.name(*by));
             }
             Ok::<_, anyhow::Error>(())
         })

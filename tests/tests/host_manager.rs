@@ -1,15 +1,14 @@
 //! What a daemon tells its service manager, and does when it is told to reload, as one with a real socket sees it. There
 //! is no service manager in the lab.
 
-use heartbeat_tests::lab::crew::Crew;
+use heartbeat_tests::lab::crew::{Crew, PATIENCE, refused};
 use heartbeat_tests::lab::wait::{root_or_skip, starvation_or_skip};
-use heartbeat_tests::lab::{Freezer, Options, wait_for};
+use heartbeat_tests::lab::{Cluster, Freezer, Lab, Options, Spec, wait_for};
 use nix::sys::signal::Signal;
 use std::time::Duration;
 
 const A: usize = 0;
 const B: usize = 1;
-const PATIENCE: Duration = Duration::from_secs(15);
 /// Longer than the hang limit of these tests, as it has to be; it is fed four times as often.
 const WATCHDOG_US: u64 = 3_000_000;
 
@@ -55,14 +54,11 @@ fn a_watchdog_shorter_than_the_hang_limit_is_refused_at_start() {
     if !root_or_skip("a_watchdog_shorter_than_the_hang_limit_is_refused_at_start") {
         return;
     }
-    let (lab, cluster) = {
-        let lab = heartbeat_tests::lab::Lab::new(heartbeat_tests::lab::Spec::new(2, 1)).unwrap();
-        let cluster = heartbeat_tests::lab::Cluster::new(&lab, "lan").with("hang_limit_s", 30);
-        (lab, cluster)
-    };
+    let lab = Lab::new(Spec::new(2, 1)).unwrap();
+    let cluster = Cluster::new(&lab, "lan").with("hang_limit_s", 30);
     let environment = vec![("WATCHDOG_USEC".to_owned(), "20000000".to_owned())];
     let options = Options { environment, ..Options::default() };
-    let ended = heartbeat_tests::lab::crew::refused(&lab, B, &cluster, &options).unwrap();
+    let ended = refused(&lab, B, &cluster, &options).unwrap();
     assert_eq!(ended.code, Some(6), "{}", ended.text);
     assert!(ended.text.contains("watchdog") && ended.text.contains("hang_limit_s"), "{}", ended.text);
 }
@@ -78,13 +74,13 @@ fn a_reload_that_is_refused_says_why_and_keeps_what_was() {
     let before = settings();
     assert!(before.is_object(), "{before}");
     let other_node = good.replace("name = \"a\"", "name = \"z\"");
-    let refused = [
+    let faulty = [
         (good.replace("stall_limit_ms = 4000", "stall_limit_ms = \"long\""), "stall_limit_ms"),
         ("nonsense".to_owned(), "heartbeatd.toml:1"),
         (other_node, "take a restart"),
         (good.replace("fast_path = \"auto\"", "fast_path = \"off\""), "take a restart"),
     ];
-    for (text, reason) in refused {
+    for (text, reason) in faulty {
         assert_ne!(text, good, "{reason}");
         let mark = crew.mark().unwrap();
         std::fs::write(&file, text).unwrap();

@@ -1,15 +1,13 @@
 //! Nodes with a router between them, real daemons: other thresholds, other hop limits, the same verdicts. The router is
 //! the switch; it judges nothing.
 
-use heartbeat_tests::lab::crew::Crew;
+use heartbeat_tests::lab::crew::{Crew, PATIENCE};
 use heartbeat_tests::lab::wait::root_or_skip;
 use heartbeat_tests::lab::{Cluster, Lab, Options, Spec, wait_for};
 use nix::sys::signal::Signal;
-use std::time::Duration;
 
 const A: usize = 0;
 const B: usize = 1;
-const PATIENCE: Duration = Duration::from_secs(15);
 
 fn pair(options: &Options<'_>) -> Crew {
     let lab = Lab::new(Spec { routed: true, ..Spec::new(2, 2) }).unwrap();

@@ -197,6 +197,18 @@ mod tests {
     }
 
     #[test]
+    fn only_what_plays_in_real_time_may_be_tried_again() {
+        let root = shell::root();
+        assert!(plays_in_real_time(&root, "napi_becomes_a_thread"));
+        for name in ["kernel_and_reference_agree", "two_hundred_starved_windows_and_nobody_down", "no_such_test"] {
+            let text = |file: &str| fs::read_to_string(root.join("tests/tests").join(file)).unwrap();
+            let there = text("xdp_differential.rs") + &text("starvation_pairs.rs");
+            assert!(name == "no_such_test" || there.contains(name), "{name} was renamed");
+            assert!(!plays_in_real_time(&root, name), "{name}");
+        }
+    }
+
+    #[test]
     fn a_second_try_counts_only_if_exactly_the_test_passes() {
         let mut tally = Tally { failed: 2, ..Tally::default() };
         let said = |text: &str| {

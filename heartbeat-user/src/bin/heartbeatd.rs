@@ -30,13 +30,11 @@ fn act(command: DaemonCommand) -> Result<(), Failure> {
                 println!("warning: {warning}");
             }
             // A start would end with the code of the first, and find the next at the next start.
-            let (code, last) = match (faults.first().map(|first| first.code), faults.pop()) {
-                (Some(code), Some(last)) => (code, last),
-                _ => {
-                    println!("{}: no fault found", arguments.config.config.display());
-                    return Ok(());
-                }
+            let Some(last) = faults.pop() else {
+                println!("{}: no fault found", arguments.config.config.display());
+                return Ok(());
             };
+            let code = faults.first().map_or(last.code, |first| first.code);
             for failure in faults {
                 eprintln!("heartbeatd: {failure}");
             }

@@ -5,7 +5,7 @@ use super::svg::Plot;
 use super::withheld::Withheld;
 use super::{Bar, Context, Figure, Found, stats};
 use crate::lab::wait::wait_every;
-use crate::lab::{Cluster, Daemon, Follower, Lab, Options, Spec};
+use crate::lab::{Cluster, Daemon, Follower, Lab, Options, Spec, awake};
 use crate::xdp::random::Random;
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -109,7 +109,7 @@ fn share(part: usize, whole: usize) -> f64 {
 }
 
 pub fn run(context: &Context) -> Result<Found> {
-    // Full: 1002 deaths in steps of 252 and less.
+    // Full: 1008 deaths in steps of 252.
     let (steps, each) = context.choose((1, 10), (4, 84));
     let mut deaths: Vec<Death> = Vec::new();
     for step in 0..steps {
@@ -170,6 +170,6 @@ pub fn run(context: &Context) -> Result<Found> {
     found
         .notes
         .push(format!("{LABS} clusters of two nodes on two networks die side by side; times are the kernel's stamps"));
-    found.notes.push(crate::lab::awake::NOTE.to_owned());
+    found.notes.push(awake::NOTE.to_owned());
     Ok(found)
 }

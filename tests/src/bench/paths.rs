@@ -152,7 +152,7 @@ fn measure(turns: usize, length: Duration) -> Result<Vec<Turn>> {
         let used = std::thread::scope(|scope| {
             scope
                 .spawn(|| {
-                    super::prober::hold(0)?;
+                    crate::lab::awake::hold(0)?;
                     bare.send(length)
                 })
                 .join()

@@ -4,15 +4,14 @@
 //! Its stamps are taken in userspace, under SCHED_FIFO, on its own CPU: what its own wake-up costs is in every round
 //! trip, idle and starved alike.
 
+use crate::lab::awake::hold;
 use crate::lab::{Cluster, Lab, Port, monotonic_ns};
 use anyhow::{Context as _, Result, ensure};
 use heartbeat_common::frame::{self, word};
 use heartbeat_user::io::realtime;
 use heartbeat_user::keys::{Keys, PathSpec, ProbeSigner};
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::time::{TimeSpec, TimeValLike};
-use nix::unistd::Pid;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
@@ -190,14 +189,4 @@ impl Prober {
         }
         Ok(())
     }
-}
-
-/// Holds the calling thread, and what it starts, to one CPU.
-///
-/// # Errors
-/// Fails when there is no such CPU.
-pub fn hold(cpu: usize) -> Result<()> {
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &cpus).with_context(|| format!("cpu {cpu}"))
 }

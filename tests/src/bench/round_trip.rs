@@ -4,6 +4,7 @@
 use super::prober::{self, Prober, Trips};
 use super::svg::Plot;
 use super::{Bar, Context, Figure, Found, stats};
+use crate::lab::awake::{self, hold};
 use crate::lab::ns::run as command;
 use crate::lab::{Cluster, Daemon, Hog, Lab, Options, Port, Spec, wait_for};
 use anyhow::{Context as _, Result, ensure};
@@ -208,7 +209,7 @@ pub fn run(context: &Context) -> Result<Found> {
     let held = std::thread::scope(|scope| {
         scope
             .spawn(|| {
-                prober::hold(prober::CPU)?;
+                hold(prober::CPU)?;
                 measure(context)
             })
             .join()
@@ -259,7 +260,7 @@ fn measure(context: &Context) -> Result<Found> {
         context.plot(&format!("round-trip-{}.svg", condition.short()), &plot)?;
     }
     context.raw("round-trip.csv", &raw)?;
-    found.notes.extend(NOTES.iter().chain([&crate::lab::awake::NOTE]).map(|note| (*note).to_owned()));
+    found.notes.extend(NOTES.iter().chain([&awake::NOTE]).map(|note| (*note).to_owned()));
     if context.quick {
         found
             .notes

@@ -2,9 +2,10 @@
 //! again. It counts who was called down, which nobody may be; no clock is scaled.
 
 use super::death::wait_up;
-use super::prober::{CPU as OWN_CPU, hold};
+use super::prober::CPU as OWN_CPU;
 use super::svg::Plot;
 use super::{Bar, Context, Figure, Found, stats};
+use crate::lab::awake::hold;
 use crate::lab::{Cluster, Daemon, Freezer, Hog, Lab, Options, Quota, Spec};
 use crate::xdp::random::Random;
 use anyhow::Result;

@@ -62,7 +62,10 @@ impl Drop for Awake {
 }
 
 /// Holds this thread to one processor.
-fn hold(cpu: usize) -> Result<()> {
+///
+/// # Errors
+/// If there is no such processor, or it is not this process's.
+pub fn hold(cpu: usize) -> Result<()> {
     let mut cpus = CpuSet::new();
     cpus.set(cpu)?;
     sched_setaffinity(Pid::from_raw(0), &cpus).with_context(|| format!("cpu {cpu}"))

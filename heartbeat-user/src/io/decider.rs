@@ -5,19 +5,19 @@ use crate::config::{Config, settings_hash};
 use crate::core::controller::{Command, Controller, Input};
 use crate::core::event::LateSource;
 use crate::core::ids::{NetworkId, NodeId, PathId};
-use crate::core::path::{Attempt, PathInput};
+use crate::core::path::PathInput;
 use crate::core::settings::{NetworkSpec, NodeSpec, PathSettings, PathSpec, Settings};
 use crate::core::time::{MonoTime, nanos};
 use crate::io::journal::EventSink;
 use crate::io::keeper;
 use crate::io::lateness::LatenessRecord;
+use crate::io::looks::Look;
 use crate::io::memory::Shared;
-use crate::io::pacer::{ATTEMPTS, Pacer, PacerCommand};
+use crate::io::pacer::{Pacer, PacerCommand};
 use crate::io::paths::{Usable, Use};
 use crate::io::snapshot::{NodeView, PathView, Snapshot};
 use crate::io::{clock, realtime};
 use anyhow::Context;
-use heartbeat_common::tick::Tick;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -190,8 +190,8 @@ struct Worker {
     /// Orders that the keeper did not take yet.
     held_back: VecDeque<keeper::Order>,
     priority: u8,
-    ticks: Vec<Tick<u64>>,
-    attempts: Vec<[Attempt; ATTEMPTS]>,
+    /// What was last seen of each path.
+    looks: Vec<Look>,
     peers: Vec<Peer>,
 }
 
@@ -260,8 +260,7 @@ impl Worker {
             keeper: None,
             held_back: VecDeque::with_capacity(ORDERS_MAX),
             priority: setup.priority,
-            ticks: vec![Tick::default(); paths],
-            attempts: vec![[Attempt::default(); ATTEMPTS]; paths],
+            looks: vec![Look::default(); paths],
             peers,
         }
     }
@@ -325,24 +324,11 @@ impl Worker {
 
     /// One round. `now` was read before anything is copied: see `PathInput`.
     fn turn(&mut self, now: MonoTime) {
-        for path in 0..self.ticks.len() {
-            if let Some(mut tick) = self.shared.tick(path as u32) {
-                self.pacer.record.merge_departures(path, &mut tick);
-                self.ticks[path] = tick;
-            }
-            self.attempts[path] = self.pacer.record.attempts(path);
+        for (path, look) in self.looks.iter_mut().enumerate() {
+            look.refresh(path, &self.shared, &self.pacer.record, self.usable.of(path));
         }
         self.report_bursts(now);
-        let inputs: Vec<PathInput<'_>> = self
-            .ticks
-            .iter()
-            .zip(&self.attempts)
-            .enumerate()
-            .map(|(path, (tick, attempts))| {
-                let Use { usable, mute, in_kernel } = self.usable.of(path);
-                PathInput { tick, attempts, usable, mute, answers_in_kernel: in_kernel }
-            })
-            .collect();
+        let inputs: Vec<PathInput<'_>> = self.looks.iter().map(Look::input).collect();
         self.controller.observe(now, &inputs);
         while let Some(event) = self.controller.poll_event() {
             self.sink.offer(event);
@@ -435,7 +421,7 @@ impl Worker {
             since: path.since(),
             misses: path.misses(),
             unsent: path.unsent(),
-            tick: self.ticks[id.index()],
+            tick: *self.looks[id.index()].tick(),
             histogram: self.shared.histogram(id.0),
             sent: self.pacer.record.sent(id.index()),
         };

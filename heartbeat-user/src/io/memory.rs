@@ -119,6 +119,12 @@ impl Shared {
         }
     }
 
+    /// Returns the lock of a path's tick. Equal to the lock of a copy that was made: nothing was written since.
+    #[must_use]
+    pub fn tick_lock(&self, path: u32) -> u64 {
+        self.tick_words(path)[0].load(Ordering::Acquire)
+    }
+
     /// Copies a path's tick, whole. `None` if a writer holds it just now: what was copied before is to be kept.
     #[must_use]
     // A caller that is optimised copies at its own speed: the test of torn copies takes 10^8 of them.

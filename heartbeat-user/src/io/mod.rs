@@ -28,6 +28,7 @@ pub mod journal;
 pub mod keeper;
 pub mod lateness;
 pub mod lock;
+pub mod looks;
 pub mod manager;
 pub mod mark_left;
 pub mod memory;

@@ -41,6 +41,8 @@ const MARK_WORDS: usize = PATHS_MAX.div_ceil(64) as usize;
 #[derive(Debug)]
 pub struct PacerRecord {
     attempts: Vec<[(AtomicU64, AtomicU64); ATTEMPTS]>,
+    /// Sequence of the newest attempt, written after it.
+    newest: Vec<AtomicU64>,
     sent: Vec<AtomicU64>,
     bursts: Vec<(AtomicU64, AtomicU64)>,
     /// Departures reported by the error queue: count, and the newest as (sequence, ns).
@@ -60,9 +62,10 @@ pub struct PacerRecord {
 }
 
 impl PacerRecord {
-    fn new(paths: usize) -> Self {
+    pub(crate) fn new(paths: usize) -> Self {
         Self {
             attempts: (0..paths).map(|_| std::array::from_fn(|_| <(AtomicU64, AtomicU64)>::default())).collect(),
+            newest: (0..paths).map(|_| AtomicU64::new(0)).collect(),
             sent: (0..paths).map(|_| AtomicU64::new(0)).collect(),
             bursts: (0..paths).map(|_| <(AtomicU64, AtomicU64)>::default()).collect(),
             departures: (0..paths).map(|_| AtomicU64::new(0)).collect(),
@@ -74,6 +77,18 @@ impl PacerRecord {
             realtime: AtomicU64::new(0),
             realtime_errno: AtomicU64::new(0),
         }
+    }
+
+    /// Sequence of the newest paced attempt of a path: where it has not changed, no attempt has.
+    #[must_use]
+    pub fn newest_attempt(&self, path: usize) -> u64 {
+        self.newest[path].load(Ordering::Acquire)
+    }
+
+    /// Number of departures of a path that no program stamped: where it has not changed, none of them has.
+    #[must_use]
+    pub fn departures(&self, path: usize) -> u64 {
+        self.departures[path].load(Ordering::Acquire)
     }
 
     /// Copies the latest paced attempts of a path. An attempt being written shows its new time with its old sequence
@@ -123,10 +138,11 @@ impl PacerRecord {
         if by == 0 { None } else { Some((ran.saturating_sub(by), ran)) }
     }
 
-    fn note_attempt(&self, path: usize, sequence: u64, now: u64) {
+    pub(crate) fn note_attempt(&self, path: usize, sequence: u64, now: u64) {
         let (cell, ns) = &self.attempts[path][(sequence >> 1) as usize % ATTEMPTS];
         ns.store(now, Ordering::Release);
         cell.store(sequence, Ordering::Release);
+        self.newest[path].store(sequence, Ordering::Release);
     }
 
     fn note_burst(&self, path: usize, now: u64, taken: bool) {
@@ -137,7 +153,7 @@ impl PacerRecord {
         at.store(now, Ordering::Release);
     }
 
-    fn note_departure(&self, path: usize, sequence: u64, now: u64) {
+    pub(crate) fn note_departure(&self, path: usize, sequence: u64, now: u64) {
         let (newest, ns) = &self.departed[path][sequence as usize % DEPARTURES];
         // A stacked device reports once more at each layer, and a parked datagram after newer ones.
         if newest.load(Ordering::Relaxed) >= sequence {
@@ -148,7 +164,8 @@ impl PacerRecord {
         ns.store(now, Ordering::Release);
         newest.store(sequence, Ordering::Release);
         let count = &self.departures[path];
-        count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        // After the slot: whoever sees the count sees the departure.
+        count.store(count.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 
     fn count_sent(&self, path: usize) {

@@ -33,7 +33,7 @@ pub struct Usable {
 }
 
 /// What one path is good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Use {
     /// Its interface runs.
     pub usable: bool,

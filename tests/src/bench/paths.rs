@@ -21,6 +21,11 @@ const ADDRESSES: usize = 8;
 const NETWORKS: usize = 2;
 const PATHS: usize = NETWORKS * ADDRESSES * ADDRESSES;
 const PERIOD: Duration = Duration::from_millis(10);
+/// One measurement of the daemon or of the bare loop: short, so that what else the machine has to do falls on both alike,
+/// and the median of many tells.
+const TURN: Duration = Duration::from_secs(5);
+/// What follows the last turn, for the size of a daemon that has settled.
+const SETTLE: Duration = Duration::from_secs(30);
 
 /// One turn.
 #[derive(Debug, Serialize, Deserialize)]
@@ -123,7 +128,7 @@ impl Bare {
     }
 }
 
-fn measure(turns: usize, length: Duration) -> Result<Vec<Turn>> {
+fn measure(turns: usize, settle: Duration) -> Result<Vec<Turn>> {
     let lab = Lab::new(Spec { addresses: ADDRESSES, ..Spec::new(2, NETWORKS) })?;
     let fast = ["same_subnet_delay_ms", "cross_subnet_delay_ms"];
     let cluster = fast.iter().fold(Cluster::new(&lab, "lan"), |cluster, key| cluster.with(key, PERIOD.as_millis()));
@@ -131,17 +136,20 @@ fn measure(turns: usize, length: Duration) -> Result<Vec<Turn>> {
     let peer_cluster = Cluster { settings: Vec::new(), ..cluster.clone() }.with("same_subnet_delay_ms", 1000);
     let peer = Daemon::start(&lab, 1, &peer_cluster, &Options { cpu: Some(1), ..Options::default() })?;
     let mut all = Vec::new();
-    for _ in 0..turns {
+    for turn in 1..=turns {
         let daemon = Daemon::start(&lab, 0, &cluster, &Options { cpu: Some(0), ..Options::default() })?;
         wait_up(&daemon)?;
         let paths = daemon.ask("status")?["paths"]["total"].as_u64();
         ensure!(paths == Some(PATHS as u64), "{paths:?} paths instead of {PATHS}");
         std::thread::sleep(Duration::from_millis(500));
         let (before, at) = (process_time(daemon.pid())?, Instant::now());
-        std::thread::sleep(length);
+        std::thread::sleep(TURN);
         let used = process_time(daemon.pid())?.saturating_sub(before);
         let percent = |used: u64, took: Duration| 100.0 * used as f64 / took.as_nanos() as f64;
         let cpu = percent(used, at.elapsed());
+        if turn == turns {
+            std::thread::sleep(settle);
+        }
         let (rss_kib, peak_kib) = (status(daemon.pid(), "VmRSS")?, status(daemon.pid(), "VmHWM")?);
         let incarnation = |daemon: &Daemon| daemon.ask("status")?["incarnation"].as_u64().context("an incarnation");
         let (own, theirs) = (incarnation(&daemon)?, incarnation(&peer)?);
@@ -153,19 +161,19 @@ fn measure(turns: usize, length: Duration) -> Result<Vec<Turn>> {
             scope
                 .spawn(|| {
                     crate::lab::awake::hold(0)?;
-                    bare.send(length)
+                    bare.send(TURN)
                 })
                 .join()
         });
         let used = used.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        all.push(Turn { daemon: cpu, bare: percent(used, length), rss_kib, peak_kib });
+        all.push(Turn { daemon: cpu, bare: percent(used, TURN), rss_kib, peak_kib });
     }
     Ok(all)
 }
 
 pub fn run(context: &Context) -> Result<Found> {
-    let (turns, length) = context.choose((2, Duration::from_secs(4)), (6, Duration::from_secs(30)));
-    let all = context.step("paths-128", || measure(turns, length))?;
+    let (turns, settle) = context.choose((2, Duration::ZERO), (30, SETTLE));
+    let all = context.step("paths-128", || measure(turns, settle))?;
     let mut raw = String::from("turn,daemon_percent,bare_percent,rss_kib,peak_kib\n");
     for (index, Turn { daemon, bare, rss_kib, peak_kib }) in all.iter().enumerate() {
         writeln!(raw, "{index},{daemon},{bare},{rss_kib},{peak_kib}")?;

@@ -105,6 +105,8 @@ pub struct Controller {
     began: MonoTime,
     /// Paths whose silence was announced by their peer.
     expected_silence: BTreeSet<PathId>,
+    /// The next observation judges every path, whether or not its facts changed: the settings did.
+    anew: bool,
 }
 
 impl Controller {
@@ -126,18 +128,24 @@ impl Controller {
             outbox: Outbox::default(),
             began: now,
             expected_silence: BTreeSet::new(),
+            anew: true,
         }
     }
 
     /// Takes in one observation, made at `now`; `inputs` are by path index. A path without input is not judged.
     pub fn observe(&mut self, now: MonoTime, inputs: &[PathInput<'_>]) {
         self.now = self.now.max(now);
-        let changes: Vec<Changes> =
-            self.paths.iter_mut().zip(inputs).map(|(path, input)| path.observe(now, input)).collect();
-        for (index, changes) in changes.into_iter().enumerate() {
+        let anew = std::mem::take(&mut self.anew);
+        let look = |(path, input): (&mut Path, &PathInput<'_>)| {
+            path.observe(now, &PathInput { changed: input.changed || anew, ..*input })
+        };
+        let looked = self.paths.iter_mut().zip(inputs).map(look).enumerate();
+        // All are judged before any is told of: what is told of one looks at others.
+        let changes: Vec<_> = looked.filter(|(_, changes)| *changes != Changes::default()).collect();
+        for (index, changes) in changes {
             self.tell_path(now, index, changes);
         }
-        self.hear(now, inputs);
+        self.hear(now, inputs, anew);
         self.judge(now);
         self.compare_settings(now);
         self.tell_lateness(now);
@@ -165,6 +173,7 @@ impl Controller {
     /// `Path::reconfigure` for what a changed rule does with it. No verdict comes of the change itself.
     pub fn reconfigure(&mut self, settings: Settings, now: MonoTime) {
         self.now = self.now.max(now);
+        self.anew = true;
         let old = std::mem::replace(&mut self.settings, settings);
         let old_paths = std::mem::take(&mut self.paths);
         let keep = |spec: &PathSpec| {
@@ -361,15 +370,17 @@ impl Controller {
         if answers { FailLocation::PeerInterface } else { FailLocation::NotDetermined }
     }
 
-    fn hear(&mut self, now: MonoTime, inputs: &[PathInput<'_>]) {
+    fn hear(&mut self, now: MonoTime, inputs: &[PathInput<'_>], anew: bool) {
         let limits = Limits { stall: self.settings.stall_limit, hang: self.settings.hang_limit };
         let mut told = Vec::new();
         let mut heard = None;
         for member in &mut self.members {
-            let mut said = Said::default();
-            for input in member.paths.iter().filter_map(|&index| inputs.get(index)) {
-                said.add(input.tick);
+            let inputs = || member.paths.iter().filter_map(|&index| inputs.get(index));
+            if !anew && !inputs().any(|input| input.changed) {
+                continue;
             }
+            let mut said = Said::default();
+            inputs().for_each(|input| said.add(input.tick));
             if member.node.listen(said, limits, &mut told) {
                 heard = heard.max(Some(member.node.heard()));
             }

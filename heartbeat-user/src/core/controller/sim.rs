@@ -47,6 +47,8 @@ fn within(spans: &[Span], now: u64) -> Option<u64> {
     spans.iter().find(|(from, to)| (START + from * MS..START + to * MS).contains(&now)).map(|(_, to)| START + to * MS)
 }
 
+type Shown = (Tick<u64>, [Attempt; ATTEMPTS], bool, bool);
+
 pub struct Wire {
     pub tick: Tick<u64>,
     pub attempts: [Attempt; ATTEMPTS],
@@ -56,6 +58,8 @@ pub struct Wire {
     next_send: u64,
     next_probe: u64,
     echoes: Vec<u64>,
+    /// What the core was shown of it last.
+    shown: Option<Shown>,
     /// Departures so far, paced ones.
     pub departures: Vec<u64>,
     /// Neither probes nor echoes pass.
@@ -95,6 +99,7 @@ impl World {
             next_send: START + phases(index).0 * MS,
             next_probe: START + phases(index).1 * MS,
             echoes: Vec::new(),
+            shown: None,
             departures: Vec::new(),
             cut: Vec::new(),
             unresolved: Vec::new(),
@@ -222,7 +227,12 @@ impl World {
     }
 
     fn observe(&mut self) {
-        observe(&mut self.core, &self.wires, self.now);
+        let news = |wire: &mut Wire| {
+            let shown = Some((wire.tick, wire.attempts, wire.usable, wire.mute));
+            std::mem::replace(&mut wire.shown, shown) != shown
+        };
+        let news: Vec<bool> = self.wires.iter_mut().map(news).collect();
+        observe(&mut self.core, &self.wires, self.now, |index| news[index]);
         while let Some(event) = self.core.poll_event() {
             if let EventBody::NodeDown { node, .. } = &event.body {
                 self.check_accusation(node.node_id);
@@ -250,13 +260,14 @@ impl World {
         assert!(burst, "{node} accused without a burst");
     }
 
-    /// Nothing changes before the core's own deadline, as long as the facts stay.
+    /// Nothing changes before the core's own deadline, as long as the facts stay; so a look that is left out where
+    /// nothing is said to have changed would have changed nothing.
     fn check_timeout(&self) {
         let timeout = self.core.poll_timeout().unwrap_or(MonoTime(self.now + 3_600_000 * MS));
         assert!(timeout.0 > self.now);
         for time in [self.now, self.now + (timeout.0 - self.now) / 2, timeout.0 - 1] {
             let mut early = self.core.clone();
-            observe(&mut early, &self.wires, time);
+            observe(&mut early, &self.wires, time, |_| true);
             assert_eq!((early.poll_event(), early.poll_command()), (None, None), "before {timeout}");
             assert_eq!(early.poll_timeout(), self.core.poll_timeout());
             let counts = |core: &Controller| core.paths().map(|(_, _, path)| path.count()).collect::<Vec<_>>();
@@ -278,15 +289,17 @@ impl World {
     }
 }
 
-fn observe(core: &mut Controller, wires: &[Wire], now: u64) {
+fn observe(core: &mut Controller, wires: &[Wire], now: u64, changed: impl Fn(usize) -> bool) {
     let inputs: Vec<PathInput<'_>> = wires
         .iter()
-        .map(|wire| PathInput {
+        .enumerate()
+        .map(|(index, wire)| PathInput {
             tick: &wire.tick,
             attempts: &wire.attempts,
             usable: wire.usable,
             mute: wire.mute,
             answers_in_kernel: false,
+            changed: changed(index),
         })
         .collect();
     core.observe(MonoTime(now), &inputs);

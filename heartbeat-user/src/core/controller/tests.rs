@@ -319,7 +319,14 @@ fn a_newer_incarnation_of_this_node_is_asked_for_once_a_value() {
         let tick = Tick { stale_newest, ..Tick::default() };
         core.observe(
             MonoTime(START),
-            &[PathInput { tick: &tick, attempts: &attempts, usable: true, mute: false, answers_in_kernel: true }],
+            &[PathInput {
+                tick: &tick,
+                attempts: &attempts,
+                usable: true,
+                mute: false,
+                answers_in_kernel: true,
+                changed: true,
+            }],
         );
         core.poll_command()
     };
@@ -339,7 +346,14 @@ fn two_nodes_of_one_identity_do_not_take_turns() {
     let mut look = |second: u64, own: u64, stale_newest, probes| {
         core.handle(Input::Incarnation { own }, MonoTime(START));
         let tick = Tick { stale_newest, probes, ..Tick::default() };
-        let input = PathInput { tick: &tick, attempts: &attempts, usable: true, mute: false, answers_in_kernel: true };
+        let input = PathInput {
+            tick: &tick,
+            attempts: &attempts,
+            usable: true,
+            mute: false,
+            answers_in_kernel: true,
+            changed: true,
+        };
         core.observe(MonoTime(START + second * 1_000 * MS), &[input]);
         let told = std::iter::from_fn(|| core.poll_event()).filter(|event| event.name() == "second_address").count();
         (core.poll_command(), told)
@@ -365,13 +379,40 @@ fn echoes_that_do_not_arrive_step_the_path_down_once() {
         let tick = Tick { heard_ns: now, echo_ns: now, echoes: n, answers: n, returned_ns: 5, ..Tick::default() };
         core.observe(
             MonoTime(now),
-            &[PathInput { tick: &tick, attempts: &attempts, usable: true, mute: false, answers_in_kernel: true }],
+            &[PathInput {
+                tick: &tick,
+                attempts: &attempts,
+                usable: true,
+                mute: false,
+                answers_in_kernel: true,
+                changed: true,
+            }],
         );
         commands.extend(std::iter::from_fn(|| core.poll_command()).map(|command| (n, command)));
     }
     assert_eq!(commands, [(6, Command::StepDown { path: PathId(0) })]);
     let lost = std::iter::from_fn(|| core.poll_event()).filter(|event| event.id() == 20_013).count();
     assert_eq!(lost, 1);
+}
+
+#[test]
+fn after_a_change_of_settings_every_path_is_judged_whether_or_not_its_facts_changed() {
+    let mut core = Controller::new(settings(1, 1, LAN), MonoTime(START));
+    let (quiet, attempts) = (Tick::default(), [Attempt::default(); ATTEMPTS]);
+    let unchanged = |tick| PathInput {
+        tick,
+        attempts: &attempts,
+        usable: true,
+        mute: false,
+        answers_in_kernel: true,
+        changed: false,
+    };
+    core.observe(MonoTime(START), &[unchanged(&quiet)]);
+    core.reconfigure(settings(1, 2, LAN), MonoTime(START));
+    let heard = Tick { heard_ns: START + 1, peer_incarnation: 7, ..Tick::default() };
+    core.observe(MonoTime(START + 2), &[unchanged(&heard); 2]);
+    assert!(core.paths().all(|(_, _, path)| path.state() == PathState::Up));
+    assert!(core.nodes().all(|(_, node)| node.verdict() == Verdict::Up));
 }
 
 proptest! {
@@ -450,7 +491,7 @@ proptest! {
                     tick.departed[words[10] as usize & 7].sequence = words[10];
                     tick.departed[words[10] as usize & 7].ns = words[11];
                     let attempts = [Attempt { sequence: words[11], ns: words[10] }; ATTEMPTS];
-                    let input = PathInput { tick: &tick, attempts: &attempts, usable: a & 1 == 0, mute: a & 2 == 2, answers_in_kernel: b & 1 == 0 };
+                    let input = PathInput { tick: &tick, attempts: &attempts, usable: a & 1 == 0, mute: a & 2 == 2, answers_in_kernel: b & 1 == 0, changed: true };
                     core.observe(MonoTime(a), &[input; 5]);
                 }
             }

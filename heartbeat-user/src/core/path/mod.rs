@@ -53,6 +53,8 @@ pub struct PathInput<'a> {
     pub mute: bool,
     /// XDP answers the peer's probes, so that echoes can be lost unseen.
     pub answers_in_kernel: bool,
+    /// Something above may differ from the observation before. False saves the work of judging the same facts again.
+    pub changed: bool,
 }
 
 /// The ladder.
@@ -111,6 +113,8 @@ pub struct Path {
     probes: Probes,
     echoes: EchoCheck,
     echoes_due: Option<MonoTime>,
+    /// When the same input would change something.
+    due: Option<MonoTime>,
     departed: u64,
     round_trip: u64,
 }
@@ -134,6 +138,7 @@ impl Path {
             probes: Probes::default(),
             echoes: EchoCheck::default(),
             echoes_due: None,
+            due: None,
             departed: 0,
             round_trip: 0,
         }
@@ -252,6 +257,9 @@ impl Path {
     pub(crate) fn observe(&mut self, now: MonoTime, input: &PathInput<'_>) -> Changes {
         let mut changes = Changes::default();
         self.observed = self.observed.max(now);
+        if !input.changed && self.due.is_none_or(|due| now < due) {
+            return changes;
+        }
         self.round_trip = input.tick.round_trip_ns;
         self.note_usable(now, input, &mut changes);
         self.note_heard(input.tick.heard_ns, &mut changes);
@@ -268,11 +276,16 @@ impl Path {
         let detection = self.rule.detection_time();
         changes.echoes_lost = self.echoes.observe(now, input.tick, input.answers_in_kernel, detection);
         self.echoes_due = self.echoes.timeout(input.tick, detection);
+        self.due = self.find_due();
         changes
     }
 
     /// Returns when the same input would change something.
-    pub(crate) fn timeout(&self) -> Option<MonoTime> {
+    pub(crate) const fn timeout(&self) -> Option<MonoTime> {
+        self.due
+    }
+
+    fn find_due(&self) -> Option<MonoTime> {
         let aside = (self.mute && !self.aside).then(|| self.aside_due());
         let silent = (self.over_threshold() && !self.silent()).then(|| self.silent_due());
         [self.probes.timeout(), self.virtual_due, self.echoes_due, aside, silent].into_iter().flatten().min()
@@ -301,6 +314,7 @@ impl Path {
             self.probes.forget();
         }
         self.rule = rule;
+        self.due = self.find_due();
     }
 
     fn note_usable(&mut self, now: MonoTime, input: &PathInput<'_>, changes: &mut Changes) {

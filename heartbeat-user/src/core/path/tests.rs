@@ -58,6 +58,7 @@ impl Rig {
             usable: self.usable,
             mute: self.mute,
             answers_in_kernel: false,
+            changed: true,
         };
         let changes = self.path.observe(MonoTime(START + ns), &input);
         changes.steps.iter().map(|step| (step.to, (step.at.0 - START) / US)).collect()
@@ -300,7 +301,14 @@ fn the_deadline_of_the_echo_check_is_the_paths_too() {
     let attempts = [Attempt::default(); ATTEMPTS];
     let mut observe = |us: u64, count| {
         let tick = Tick { answers: count, echoes: count, echo_ns: START + 400 * US, ..Tick::default() };
-        let input = PathInput { tick: &tick, attempts: &attempts, usable: true, mute: false, answers_in_kernel: true };
+        let input = PathInput {
+            tick: &tick,
+            attempts: &attempts,
+            usable: true,
+            mute: false,
+            answers_in_kernel: true,
+            changed: true,
+        };
         let lost = path.observe(MonoTime(START + us * US), &input).echoes_lost;
         (lost, path.timeout())
     };
@@ -430,6 +438,7 @@ proptest! {
         for time in times {
             let input = PathInput {
                 tick: &rig.tick, attempts: &rig.attempts, usable: rig.usable, mute: rig.mute, answers_in_kernel: true,
+                changed: true,
             };
             let _ = rig.path.observe(MonoTime(time), &input);
             prop_assert!(rig.path.misses() as usize <= DEPARTURES);

@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 /// Attempts to copy a tick or take its lock before it is given up for now. The packet path writes for some 50 ns at a
 /// time; a longer hold is a writer that lost its CPU, and no thread of ours spins until it has it back.
 const ATTEMPTS: u32 = 2_000;
-/// Time after which a lock that stood odd all the while counts as left by a writer that was killed: no writer of the
-/// kernel holds it for as long, unless its whole CPU is gone.
-const ABANDONED: Duration = Duration::from_millis(20);
+/// Time after which a lock that stood odd all the while counts as left by a writer that was killed. A writer in the kernel
+/// holds it for some 50 ns, or for as long as a hypervisor withholds its processor: hundreds of milliseconds were seen.
+/// It is waited for only where a lock was in fact left, at a start or a new incarnation.
+const ABANDONED: Duration = Duration::from_millis(500);
 
 /// One mapped array of `T`.
 struct Region {

@@ -12,15 +12,21 @@ use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Attempts to copy a tick or take its lock before it is given up for now. The packet path writes for some 50 ns at a
 /// time; a longer hold is a writer that lost its CPU, and no thread of ours spins until it has it back.
 const ATTEMPTS: u32 = 2_000;
 /// Time after which a lock that stood odd all the while counts as left by a writer that was killed. A writer in the kernel
 /// holds it for some 50 ns, or for as long as a hypervisor withholds its processor: hundreds of milliseconds were seen.
-/// It is waited for only where a lock was in fact left, at a start or a new incarnation.
-const ABANDONED: Duration = Duration::from_millis(500);
+/// It is waited for only where a lock was in fact left, at a start or a new incarnation, and by looks rather than by the
+/// clock: while this process does not run, or its whole machine does not, no time passes for the writer either.
+const ABANDONED_LOOKS: u32 = 500;
+/// From one look to the next.
+const LOOK: Duration = Duration::from_millis(1);
+/// What freeing adds to a lock: far more than releases do, so that a writer who comes back after all, and releases what is
+/// no longer its own, brings back no value that anybody has seen since.
+const FREED: u64 = (1 << 32) | 1;
 
 /// One mapped array of `T`.
 struct Region {
@@ -163,7 +169,13 @@ impl Shared {
                 let result = change(unsafe { &*words.as_ptr().cast::<Tick<Cell<u64>>>() });
                 // Only if it is still ours: one that stood for too long was taken for abandoned.
                 let (held, free) = (even.wrapping_add(1), even.wrapping_add(2));
-                let _ = lock.compare_exchange(held, free, Ordering::SeqCst, Ordering::Relaxed);
+                if let Err(found) = lock.compare_exchange(held, free, Ordering::SeqCst, Ordering::Relaxed)
+                    && found & 1 == 0
+                {
+                    // What was written is news all the same. If somebody holds the lock, its release will say so.
+                    let news = found.wrapping_add(2);
+                    let _ = lock.compare_exchange(found, news, Ordering::SeqCst, Ordering::Relaxed);
+                }
                 return Some(result);
             }
             std::hint::spin_loop();
@@ -222,14 +234,16 @@ impl Shared {
         let value = |path: u32| self.tick_words(path)[0].load(Ordering::Acquire);
         let mut taken: Vec<(u32, u64)> =
             paths.map(|path| (path, value(path))).filter(|(_, lock)| lock & 1 == 1).collect();
-        let until = Instant::now() + ABANDONED;
-        while !taken.is_empty() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
+        for _ in 0..ABANDONED_LOOKS {
+            if taken.is_empty() {
+                break;
+            }
+            std::thread::sleep(LOOK);
             taken.retain(|(path, lock)| value(*path) == *lock);
         }
         let free = |(path, lock): &&(u32, u64)| {
             let word = &self.tick_words(*path)[0];
-            word.compare_exchange(*lock, lock.wrapping_add(1), Ordering::SeqCst, Ordering::Relaxed).is_ok()
+            word.compare_exchange(*lock, lock.wrapping_add(FREED), Ordering::SeqCst, Ordering::Relaxed).is_ok()
         };
         taken.iter().filter(free).count()
     }
@@ -365,7 +379,7 @@ mod tests {
         assert_eq!(shared.with_tick(1, |_| ()), None);
         assert_eq!(shared.repair_locks(), 1);
         assert_eq!(shared.tick(1).expect("a free lock").probes, 7);
-        assert_eq!(shared.tick(1).expect("a free lock").lock, 4);
+        assert_eq!(shared.tick(1).expect("a free lock").lock, 3 + FREED);
         assert_eq!(shared.tick(0).expect("a free lock").lock, 0);
     }
 

@@ -3,7 +3,8 @@
 //!
 //! One round of its owner:
 //! 1. read the clock; if this round began late, say so by [`Input::Late`] first;
-//! 2. copy ticks and attempts, *after* the clock was read, and call [`Controller::observe`] with that time;
+//! 2. copy ticks and attempts, or find them unchanged and say so, *after* the clock was read, and call
+//!    [`Controller::observe`] with that time;
 //! 3. drain [`Controller::poll_command`] and [`Controller::poll_event`];
 //! 4. sleep until [`Controller::poll_timeout`], but never longer than half the smallest delay: the core cannot know
 //!    of probes and answers that it was not shown yet.

@@ -161,7 +161,11 @@ impl World {
                 Some((index, 1)) => {
                     self.wires[index].next_probe += self.wires[index].delay;
                     if within(&self.wires[index].cut, self.now).is_none() {
-                        self.wires[index].tick.probes += 1;
+                        let tick = &mut self.wires[index].tick;
+                        tick.probes += 1;
+                        tick.answers += 1;
+                        // The peer has had this node's answer to its probe before.
+                        tick.returned_ns = self.now - RTT;
                         self.hear(index);
                     }
                 }
@@ -298,7 +302,7 @@ fn observe(core: &mut Controller, wires: &[Wire], now: u64, changed: impl Fn(usi
             attempts: &wire.attempts,
             usable: wire.usable,
             mute: wire.mute,
-            answers_in_kernel: false,
+            answers_in_kernel: true,
             changed: changed(index),
         })
         .collect();

@@ -37,8 +37,9 @@ pub struct Attempt {
 
 /// What is known of a path at one observation.
 ///
-/// The time of the observation must be read *before* the tick is copied: were it read after, a pause in between would
-/// make time pass that the copy knows nothing of, and an answer that came meanwhile would look like silence.
+/// The time of the observation must be read *before* the tick is copied, or found unchanged since it was: were it read
+/// after, a pause in between would make time pass that the copy knows nothing of, and an answer that came meanwhile would
+/// look like silence.
 #[derive(Clone, Copy, Debug)]
 pub struct PathInput<'a> {
     /// The kernel's record, copied whole.

@@ -344,7 +344,7 @@ impl Worker {
         for peer in &mut self.peers {
             let of_path = |path: &usize| {
                 let (tried, taken) = self.pacer.record.burst(*path);
-                let Use { usable, mute, .. } = self.usable.of(*path);
+                let Use { usable, mute, .. } = self.looks[*path].used();
                 PathBurst { tried, taken, usable: usable && !mute }
             };
             if let Some(sent) = peer.bursts.news(peer.paths.iter().map(of_path)) {

@@ -61,6 +61,12 @@ impl Look {
         &self.tick
     }
 
+    /// What the path was good for.
+    #[must_use]
+    pub const fn used(&self) -> Use {
+        self.used
+    }
+
     /// What the core is to judge by.
     #[must_use]
     pub const fn input(&self) -> PathInput<'_> {

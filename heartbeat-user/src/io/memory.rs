@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Attempts to copy a tick or take its lock before it is given up for now. The packet path writes for some 50 ns at a
 /// time; a longer hold is a writer that lost its CPU, and no thread of ours spins until it has it back.
 const ATTEMPTS: u32 = 2_000;
-/// Time after which a lock that stood odd all the while counts as left by a writer that was killed. A writer in the kernel
+/// Looks in a row that find a lock odd and unmoved before it counts as left by a writer that was killed. One in the kernel
 /// holds it for some 50 ns, or for as long as a hypervisor withholds its processor: hundreds of milliseconds were seen.
 /// It is waited for only where a lock was in fact left, at a start or a new incarnation, and by looks rather than by the
 /// clock: while this process does not run, or its whole machine does not, no time passes for the writer either.
@@ -403,6 +403,18 @@ mod tests {
             stop.store(true, Ordering::Relaxed);
             assert_eq!(freed, 0);
         });
+    }
+
+    #[test]
+    fn a_writer_whose_lock_was_taken_away_still_says_that_it_wrote() {
+        let shared = shared();
+        let freed = shared.with_tick(0, |tick| {
+            assert_eq!(shared.repair_locks(), 1, "it stood for too long");
+            tick.probes.set(7);
+            shared.tick_lock(0)
+        });
+        assert_ne!(Some(shared.tick_lock(0)), freed);
+        assert_eq!(shared.tick(0).expect("a free lock").probes, 7);
     }
 
     #[test]

@@ -141,10 +141,14 @@ fn measure(turns: usize, settle: Duration) -> Result<Measured> {
     // The peer answers as ever, but asks less: its probes are not what is measured.
     let peer_cluster = Cluster { settings: Vec::new(), ..cluster.clone() }.with("same_subnet_delay_ms", 1000);
     let peer = Daemon::start(&lab, 1, &peer_cluster, &Options { cpu: Some(1), ..Options::default() })?;
-    let mut all = Vec::new();
-    for _ in 0..turns {
+    let start = || -> Result<Daemon> {
         let daemon = Daemon::start(&lab, 0, &cluster, &Options { cpu: Some(0), ..Options::default() })?;
         wait_up(&daemon)?;
+        Ok(daemon)
+    };
+    let mut all = Vec::new();
+    for _ in 0..turns {
+        let daemon = start()?;
         let paths = daemon.ask("status")?["paths"]["total"].as_u64();
         ensure!(paths == Some(PATHS as u64), "{paths:?} paths instead of {PATHS}");
         std::thread::sleep(Duration::from_millis(500));
@@ -170,8 +174,7 @@ fn measure(turns: usize, settle: Duration) -> Result<Measured> {
         let used = used.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         all.push(Turn { daemon: cpu, bare: percent(used, TURN) });
     }
-    let daemon = Daemon::start(&lab, 0, &cluster, &Options { cpu: Some(0), ..Options::default() })?;
-    wait_up(&daemon)?;
+    let daemon = start()?;
     std::thread::sleep(settle);
     let (rss_kib, peak_kib) = (status(daemon.pid(), "VmRSS")?, status(daemon.pid(), "VmHWM")?);
     Ok(Measured { turns: all, rss_kib, peak_kib })

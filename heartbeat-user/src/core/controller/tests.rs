@@ -317,17 +317,7 @@ fn a_newer_incarnation_of_this_node_is_asked_for_once_a_value() {
     let attempts = [Attempt::default(); ATTEMPTS];
     let ask = |core: &mut Controller, stale_newest| {
         let tick = Tick { stale_newest, ..Tick::default() };
-        core.observe(
-            MonoTime(START),
-            &[PathInput {
-                tick: &tick,
-                attempts: &attempts,
-                usable: true,
-                mute: false,
-                answers_in_kernel: true,
-                changed: true,
-            }],
-        );
+        core.observe(MonoTime(START), &[PathInput::fresh(&tick, &attempts)]);
         core.poll_command()
     };
     assert_eq!(ask(&mut core, 49), None);
@@ -346,14 +336,7 @@ fn two_nodes_of_one_identity_do_not_take_turns() {
     let mut look = |second: u64, own: u64, stale_newest, probes| {
         core.handle(Input::Incarnation { own }, MonoTime(START));
         let tick = Tick { stale_newest, probes, ..Tick::default() };
-        let input = PathInput {
-            tick: &tick,
-            attempts: &attempts,
-            usable: true,
-            mute: false,
-            answers_in_kernel: true,
-            changed: true,
-        };
+        let input = PathInput::fresh(&tick, &attempts);
         core.observe(MonoTime(START + second * 1_000 * MS), &[input]);
         let told = std::iter::from_fn(|| core.poll_event()).filter(|event| event.name() == "second_address").count();
         (core.poll_command(), told)
@@ -377,17 +360,7 @@ fn echoes_that_do_not_arrive_step_the_path_down_once() {
     for n in 1..30 {
         let now = START + n * 100 * MS;
         let tick = Tick { heard_ns: now, echo_ns: now, echoes: n, answers: n, returned_ns: 5, ..Tick::default() };
-        core.observe(
-            MonoTime(now),
-            &[PathInput {
-                tick: &tick,
-                attempts: &attempts,
-                usable: true,
-                mute: false,
-                answers_in_kernel: true,
-                changed: true,
-            }],
-        );
+        core.observe(MonoTime(now), &[PathInput::fresh(&tick, &attempts)]);
         commands.extend(std::iter::from_fn(|| core.poll_command()).map(|command| (n, command)));
     }
     assert_eq!(commands, [(6, Command::StepDown { path: PathId(0) })]);
@@ -399,14 +372,7 @@ fn echoes_that_do_not_arrive_step_the_path_down_once() {
 fn after_a_change_of_settings_every_path_is_judged_whether_or_not_its_facts_changed() {
     let mut core = Controller::new(settings(1, 1, LAN), MonoTime(START));
     let (quiet, attempts) = (Tick::default(), [Attempt::default(); ATTEMPTS]);
-    let unchanged = |tick| PathInput {
-        tick,
-        attempts: &attempts,
-        usable: true,
-        mute: false,
-        answers_in_kernel: true,
-        changed: false,
-    };
+    let unchanged = |tick| PathInput { changed: false, ..PathInput::fresh(tick, &attempts) };
     core.observe(MonoTime(START), &[unchanged(&quiet)]);
     core.reconfigure(settings(1, 2, LAN), MonoTime(START));
     let heard = Tick { heard_ns: START + 1, peer_incarnation: 7, ..Tick::default() };

@@ -58,6 +58,14 @@ pub struct PathInput<'a> {
     pub changed: bool,
 }
 
+#[cfg(test)]
+impl<'a> PathInput<'a> {
+    /// A path that can be used and is answered by XDP, looked at anew.
+    pub(crate) const fn fresh(tick: &'a Tick<u64>, attempts: &'a [Attempt; ATTEMPTS]) -> Self {
+        Self { tick, attempts, usable: true, mute: false, answers_in_kernel: true, changed: true }
+    }
+}
+
 /// The ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -114,8 +122,6 @@ pub struct Path {
     probes: Probes,
     echoes: EchoCheck,
     echoes_due: Option<MonoTime>,
-    /// When the same input would change something.
-    due: Option<MonoTime>,
     departed: u64,
     round_trip: u64,
 }
@@ -139,7 +145,6 @@ impl Path {
             probes: Probes::default(),
             echoes: EchoCheck::default(),
             echoes_due: None,
-            due: None,
             departed: 0,
             round_trip: 0,
         }
@@ -257,8 +262,9 @@ impl Path {
     /// Judges what can be judged at `now`.
     pub(crate) fn observe(&mut self, now: MonoTime, input: &PathInput<'_>) -> Changes {
         let mut changes = Changes::default();
+        let due = self.timeout();
         self.observed = self.observed.max(now);
-        if !input.changed && self.due.is_none_or(|due| now < due) {
+        if !input.changed && due.is_none_or(|due| now < due) {
             return changes;
         }
         self.round_trip = input.tick.round_trip_ns;
@@ -277,16 +283,11 @@ impl Path {
         let detection = self.rule.detection_time();
         changes.echoes_lost = self.echoes.observe(now, input.tick, input.answers_in_kernel, detection);
         self.echoes_due = self.echoes.timeout(input.tick, detection);
-        self.due = self.find_due();
         changes
     }
 
     /// Returns when the same input would change something.
-    pub(crate) const fn timeout(&self) -> Option<MonoTime> {
-        self.due
-    }
-
-    fn find_due(&self) -> Option<MonoTime> {
+    pub(crate) fn timeout(&self) -> Option<MonoTime> {
         let aside = (self.mute && !self.aside).then(|| self.aside_due());
         let silent = (self.over_threshold() && !self.silent()).then(|| self.silent_due());
         [self.probes.timeout(), self.virtual_due, self.echoes_due, aside, silent].into_iter().flatten().min()
@@ -315,7 +316,6 @@ impl Path {
             self.probes.forget();
         }
         self.rule = rule;
-        self.due = self.find_due();
     }
 
     fn note_usable(&mut self, now: MonoTime, input: &PathInput<'_>, changes: &mut Changes) {

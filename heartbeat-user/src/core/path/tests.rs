@@ -301,14 +301,7 @@ fn the_deadline_of_the_echo_check_is_the_paths_too() {
     let attempts = [Attempt::default(); ATTEMPTS];
     let mut observe = |us: u64, count| {
         let tick = Tick { answers: count, echoes: count, echo_ns: START + 400 * US, ..Tick::default() };
-        let input = PathInput {
-            tick: &tick,
-            attempts: &attempts,
-            usable: true,
-            mute: false,
-            answers_in_kernel: true,
-            changed: true,
-        };
+        let input = PathInput::fresh(&tick, &attempts);
         let lost = path.observe(MonoTime(START + us * US), &input).echoes_lost;
         (lost, path.timeout())
     };

@@ -9,13 +9,16 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod acceptor;
 pub mod auth;
 pub mod checksum;
 pub mod counter;
 pub mod exchange;
 pub mod frame;
+pub mod lease;
 pub mod maps;
 pub mod path;
 pub mod replay;
 pub mod siphash;
 pub mod tick;
+pub mod view;

@@ -8,6 +8,7 @@
 //! Input (burst sent, late)   --> Lateness ---------------+
 //! ```
 
+pub mod agreement;
 pub mod controller;
 pub mod echoes;
 pub mod event;

@@ -124,7 +124,7 @@ pub struct Token {
 }
 
 /// Why this node may not act.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refused {
     /// This is no page of this layout.
     NoPage,

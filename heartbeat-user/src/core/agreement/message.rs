@@ -1,11 +1,11 @@
 //! What controllers say to each other, and its form. It bounds what it reads; it believes nothing: who said it is known
 //! from the connection, and what it means is judged elsewhere.
 
-use super::document::{Document, DocumentFault, LEN_MAX, Member};
+use super::document::{ChangeId, Document, DocumentFault, LEN_MAX, Member};
 use crate::core::ids::NodeId;
 use borsh::{BorshDeserialize, BorshSerialize};
 use heartbeat_common::acceptor::{Promise, Refusal};
-use heartbeat_common::lease::NODES_MAX;
+use heartbeat_common::lease::{NODES_MAX, SLOTS};
 use heartbeat_common::view::{Ballot, Name, Order, VoteId};
 use thiserror::Error;
 
@@ -46,6 +46,44 @@ pub struct Hears {
     pub messages_pass: bool,
 }
 
+/// What can be changed in a view by request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
+pub enum Setting {
+    /// The lease, ms.
+    LeaseMs(u32),
+    /// How much of it stopping takes, ms.
+    StopMs(u32),
+    /// What a node's vote weighs, 0 or 1.
+    Weight(NodeId, u8),
+    /// The node that loses its vote first.
+    LowerPriority(Option<NodeId>),
+    /// Whether votes follow membership.
+    Dynamic(bool),
+}
+
+/// What somebody wants the next view to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
+pub enum Wish {
+    /// Without this node.
+    Without(NodeId),
+    /// With this node free to join.
+    Release(NodeId),
+    /// With this changed.
+    Change(Setting),
+}
+
+/// A wish, and whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
+pub struct Wished {
+    /// Which request it is.
+    pub id: ChangeId,
+    /// What is wished.
+    pub wish: Wish,
+}
+
+/// Most wishes in a report.
+pub const WISHES_MAX: usize = 16;
+
 /// What a node says of itself in a regroup.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub struct Report {
@@ -71,14 +109,18 @@ pub struct Report {
     pub leaving: bool,
     /// It cannot apply what was decided.
     pub cannot_apply: bool,
-    /// It only wants to join, and never to form.
-    pub join_only: bool,
+    /// It wants to be a member, and may be proposed as one.
+    pub joins: bool,
     /// What it hears, by node.
     pub hears: Vec<Hears>,
     /// Incarnations that it knows to have stopped, by node.
     pub stopped: Vec<Member>,
     /// Ungraceful ends within the last hour that it remembers, by node.
     pub ends: Vec<(NodeId, u8)>,
+    /// What it was asked for, by its own number.
+    pub wishes: Vec<Wished>,
+    /// The newest state of each vote that it remembers, by vote.
+    pub remembers: Vec<(VoteId, u64)>,
 }
 
 /// A message between controllers.
@@ -194,7 +236,10 @@ impl Report {
         let short = [self.hears.len(), self.stopped.len(), self.ends.len()].into_iter().all(|len| len <= NODES_MAX);
         let sorted = self.hears.is_sorted_by(|one, next| one.peer.node < next.peer.node)
             && self.stopped.is_sorted_by(|one, next| one.node < next.node)
-            && self.ends.is_sorted_by(|(one, _), (next, _)| one < next);
+            && self.ends.is_sorted_by(|(one, _), (next, _)| one < next)
+            && self.wishes.is_sorted_by(|one, next| one.id < next.id)
+            && self.remembers.is_sorted_by(|(one, _), (next, _)| one < next);
+        let short = short && self.wishes.len() <= WISHES_MAX && self.remembers.len() <= SLOTS;
         if short && sorted { Ok(()) } else { Err(MessageFault::Lists) }
     }
 }
@@ -225,10 +270,12 @@ mod tests {
             settings: 5,
             leaving: false,
             cannot_apply: false,
-            join_only: false,
+            joins: false,
             hears: vec![hears(2), hears(3)],
             stopped: Vec::new(),
             ends: vec![(NodeId(9), 2)],
+            wishes: Vec::new(),
+            remembers: vec![(VoteId([1, 2]), 9)],
         }
     }
 

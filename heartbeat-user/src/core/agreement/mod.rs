@@ -7,11 +7,34 @@
 //!              Register (heartbeat_common::acceptor) <-- ballots upon the view before <--------+
 //! ```
 
+mod ballots;
+pub mod build;
+pub mod closing;
 pub mod document;
+mod ending;
+mod ends;
+mod engine;
+pub mod event;
 pub mod grant;
+mod hear;
+mod install;
 pub mod message;
+mod owed;
+mod peer;
 pub mod proposer;
+mod regroup;
+mod report;
+mod requests;
 pub mod select;
+mod status;
 pub mod stops;
+#[cfg(test)]
+mod tests;
+pub mod types;
 pub mod voter;
 pub mod votes;
+
+pub use engine::Agreement;
+pub use event::AgreementEvent;
+pub use install::mark;
+pub use status::{Life, Stage, Status};

@@ -128,15 +128,34 @@ impl Stops {
         self.debts.iter().filter(|(_, debt)| debt.known.is_none()).map(|(member, _)| *member)
     }
 
+    /// Says whether the view owes nobody at all.
+    #[must_use]
+    pub fn owes_nothing(&self) -> bool {
+        self.debts.is_empty()
+    }
+
     /// Says whether the view is in force here.
     #[must_use]
     pub fn in_force(&self) -> bool {
         self.waited_for().next().is_none()
     }
 
+    /// Returns when the next wait is over, at the earliest, from now.
+    #[must_use]
+    pub fn remaining(&self, now: Clocks) -> Option<Duration> {
+        let open = self.debts.values().filter(|debt| debt.known.is_none());
+        let left = open.map(|debt| {
+            let wait = debt.wait.saturating_sub(now.since(debt.learned));
+            let stop = debt.fenced.map_or(wait, |fenced| self.stop_time.saturating_sub(now.since(fenced)));
+            wait.min(stop)
+        });
+        left.min()
+    }
+
+    /// What was only waited for can be proved later on; a proof counts for others, a wait does not.
     fn prove(&mut self, how: How, whom: impl Fn(Member) -> bool) {
         for (member, debt) in &mut self.debts {
-            if debt.known.is_none() && whom(*member) {
+            if matches!(debt.known, None | Some(How::Waited)) && whom(*member) {
                 debt.known = Some(how);
             }
         }

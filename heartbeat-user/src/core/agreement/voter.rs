@@ -159,6 +159,12 @@ impl Voter {
         !self.forfeited && self.settled() && !self.state.register.has_accepted()
     }
 
+    /// Returns the sequence of the newest state known to be on disk.
+    #[must_use]
+    pub const fn durable(&self) -> u64 {
+        self.durable
+    }
+
     /// Says whether the disk failed it.
     #[must_use]
     pub const fn forfeited(&self) -> bool {
@@ -209,10 +215,12 @@ impl Voter {
         effects
     }
 
-    /// Installs a view that was decided, if it is newer. What was to be answered about the older one is not said any
-    /// more: nothing of its register counts from here on.
+    /// Installs a view that was decided, if it is newer, or wins over one of the same order, as only forced ones meet.
+    /// What was to be answered about the older one is not said any more: nothing of its register counts from here on.
     pub fn install(&mut self, document: &Document) -> Vec<Effect> {
-        if self.forfeited || document.order <= self.state.installed.order {
+        let (old, new) = (self.state.register.view, document.name());
+        let wins = new.order > old.order || new.order == old.order && new.digest < old.digest;
+        if self.forfeited || !wins {
             return Vec::new();
         }
         let mut effects = vec![Effect::ClearGrants];

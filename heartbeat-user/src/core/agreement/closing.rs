@@ -1,0 +1,422 @@
+//! What the reports of one regroup come to: who stays, who comes, who goes and why, and whether votes for that are
+//! there. The same reports give the same answer on every node; time and the own place in it come in as flags. It asks
+//! nobody and decides nothing: a set is proposed, and the votes decide.
+
+use super::document::{Document, Holder, Member, Reason, Removal};
+use super::event::JoinFault;
+use super::message::{Health, Hears, Report, Wish, Wished};
+use super::select::{Candidate, select};
+use crate::core::ids::NodeId;
+use heartbeat_common::lease::NODES_MAX;
+use heartbeat_common::view::Name;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// What is judged.
+pub struct Scene<'a> {
+    /// The view to be followed.
+    pub view: &'a Document,
+    /// Its name.
+    pub name: Name,
+    /// The newest report of each node in this regroup, the own one among them.
+    pub reports: BTreeMap<NodeId, &'a Report>,
+    /// For so long a joiner and every member must have heard each other.
+    pub detection: Duration,
+    /// Hash of the settings that a joiner must have.
+    pub settings: u64,
+    /// Reports were waited for long enough.
+    pub opened: bool,
+    /// And once more as long: whoever comes back with a vote had time to qualify.
+    pub opened_twice: bool,
+    /// Something was begun upon this view, and has to be decided, be it the same members again.
+    pub must_decide: bool,
+    /// Nodes whose quarantine is over.
+    pub released: BTreeSet<NodeId>,
+}
+
+/// What it comes to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Somebody has not reported yet, and is waited for.
+    NotYet(Vec<NodeId>),
+    /// Nothing changes.
+    Same {
+        /// Members that are not connected with everybody, and stay for want of others.
+        apart: Vec<NodeId>,
+    },
+    /// Votes are missing.
+    Waits {
+        /// Weight that is there.
+        available: u32,
+        /// Who has the rest.
+        missing: Vec<NodeId>,
+    },
+    /// A new view may be proposed.
+    Propose(Plan),
+}
+
+/// A view to be proposed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// Its members, by node.
+    pub members: Vec<Member>,
+    /// Members whose controllers make no progress.
+    pub stalled: BTreeSet<NodeId>,
+    /// Who goes, and why, by member.
+    pub removals: Vec<Removal>,
+    /// The wish that it fulfils.
+    pub wish: Option<Wished>,
+    /// Who may propose it, the first in rank first.
+    pub ranks: Vec<NodeId>,
+}
+
+/// Who may join.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Joiners {
+    fit: Vec<Member>,
+    /// They are heard, and want time.
+    pending: Vec<NodeId>,
+}
+
+/// Judges a scene.
+#[must_use]
+pub fn judge(scene: &Scene<'_>) -> Verdict {
+    Judge::new(scene).verdict()
+}
+
+/// Says why a node that wants to join may not, by what it says and what the view holds.
+#[must_use]
+pub fn join_fault(view: &Document, report: &Report, settings: u64) -> Option<JoinFault> {
+    let node = report.author.node;
+    if report.author.incarnation <= view.admitted_of(node) {
+        Some(JoinFault::LeftOut)
+    } else if view.quarantined.iter().any(|one| one.node == node) {
+        Some(JoinFault::Quarantined)
+    } else if report.settings != settings {
+        Some(JoinFault::Settings)
+    } else {
+        None
+    }
+}
+
+/// Says whether somebody is a member of a view, under this very incarnation.
+#[must_use]
+pub fn is_member(view: &Document, member: Member) -> bool {
+    view.incarnation_of(member.node) == Some(member.incarnation)
+}
+
+/// Says whether a wish would change anything in the view.
+#[must_use]
+pub fn applies(view: &Document, wish: Wish) -> bool {
+    match wish {
+        Wish::Without(node) => view.incarnation_of(node).is_some() && view.members.len() > 1,
+        Wish::Release(node) => view.quarantined.iter().any(|one| one.node == node),
+        Wish::Change(setting) => super::build::changed(view, setting).is_some(),
+    }
+}
+
+struct Judge<'a> {
+    scene: &'a Scene<'a>,
+    /// The wish that is fulfilled by the next view.
+    wish: Option<Wished>,
+    /// Members that are to go by judgement: hung, or unable to apply what was decided.
+    condemned: BTreeMap<NodeId, Reason>,
+    /// So many may go by judgement at once.
+    limit: usize,
+}
+
+impl<'a> Judge<'a> {
+    fn new(scene: &'a Scene<'a>) -> Self {
+        let wishes = scene.reports.values().filter(|report| is_member(scene.view, report.author));
+        let wish = wishes.flat_map(|report| &report.wishes).copied();
+        let wish = wish.filter(|wished| applies(scene.view, wished.wish)).min_by_key(|wished| wished.id);
+        let limit = (scene.view.members.len() / 4).max(1);
+        let mut judge = Self { scene, wish, condemned: BTreeMap::new(), limit };
+        let reason = |member: &Member| Some((member.node, judge.condemnation(*member)?));
+        judge.condemned = scene.view.members.iter().filter_map(reason).take(limit).collect();
+        judge
+    }
+
+    fn verdict(&self) -> Verdict {
+        let waited: Vec<NodeId> = self.holders().filter(|node| !self.accounted(*node)).collect();
+        if !waited.is_empty() && !self.scene.opened {
+            return Verdict::NotYet(waited);
+        }
+        let (staying, cut) = self.staying();
+        if self.quorate(&staying) { self.successor(staying, &cut) } else { self.gathered() }
+    }
+
+    /// The members that stay are a majority: whoever is fit joins them.
+    fn successor(&self, staying: Vec<Member>, cut: &BTreeSet<NodeId>) -> Verdict {
+        let scene = self.scene;
+        let joiners = self.joiners(&staying);
+        let changed = staying != scene.view.members || self.wish.is_some() || !scene.released.is_empty();
+        if !changed && !joiners.pending.is_empty() && !scene.opened {
+            return Verdict::NotYet(joiners.pending);
+        }
+        if !changed && !scene.must_decide && joiners.fit.is_empty() {
+            return Verdict::Same { apart: self.apart(&staying) };
+        }
+        let mut members = staying;
+        members.extend(joiners.fit);
+        members.sort_unstable();
+        Verdict::Propose(self.plan(members, cut))
+    }
+
+    /// The members that stay are too few: those who hold votes and came back are counted in.
+    fn gathered(&self) -> Verdict {
+        let scene = self.scene;
+        let back = |report: &&&Report| {
+            report.joins && join_fault(scene.view, report, scene.settings).is_none() && report.view == scene.name
+        };
+        let mut candidates = self.candidates();
+        candidates.extend(scene.reports.values().filter(back).map(|report| report.author));
+        candidates.sort_unstable();
+        candidates.dedup_by_key(|member| member.node);
+        let members = self.select(&candidates, true);
+        let outside = |node: &NodeId| !members.iter().any(|member| member.node == *node);
+        if !self.quorate(&members) {
+            return Verdict::Waits {
+                available: self.weight(&members),
+                missing: self.weighty().filter(outside).collect(),
+            };
+        }
+        // Who is heard, and could be in the same view a moment later, is waited for: one view, not two.
+        let gone = |node: NodeId| self.all_say(node, |hears| matches!(hears.health, Health::Down | Health::Left));
+        let wants = scene.reports.values().filter(back).map(|report| report.author.node);
+        let all: BTreeSet<NodeId> = self.holders().chain(wants).collect();
+        let coming: Vec<NodeId> = all.into_iter().filter(|node| outside(node) && !gone(*node)).collect();
+        if !coming.is_empty() && !scene.opened_twice {
+            return Verdict::NotYet(coming);
+        }
+        Verdict::Propose(self.plan(members, &BTreeSet::new()))
+    }
+
+    fn plan(&self, members: Vec<Member>, cut: &BTreeSet<NodeId>) -> Plan {
+        let scene = self.scene;
+        let stalled: BTreeSet<NodeId> =
+            members.iter().map(|member| member.node).filter(|node| self.is_stalled(*node)).collect();
+        let left = scene.view.members.iter().filter(|member| !members.contains(member));
+        let removals = left.map(|member| self.removal(*member, &members, cut)).collect();
+        let mut ranks: Vec<Member> = members.clone();
+        let reported = |member: &Member| scene.reports.get(&member.node).is_some_and(|one| one.author == *member);
+        ranks.sort_by_key(|member| {
+            let node = member.node;
+            (!reported(member), stalled.contains(&node), !is_member(scene.view, *member), node)
+        });
+        let ranks = ranks.into_iter().map(|member| member.node).collect();
+        Plan { members, stalled, removals, wish: self.wish, ranks }
+    }
+
+    /// Members and holders of votes with weight: all whose word counts.
+    fn holders(&self) -> impl Iterator<Item = NodeId> {
+        let members = self.scene.view.members.iter().map(|member| member.node);
+        members.chain(self.weighty()).collect::<BTreeSet<_>>().into_iter()
+    }
+
+    fn weighty(&self) -> impl Iterator<Item = NodeId> {
+        self.scene.view.votes.iter().filter(|vote| vote.weight > 0).filter_map(|vote| match vote.holder {
+            Holder::Node(node) => Some(node),
+            Holder::Witness(_) => None,
+        })
+    }
+
+    /// What those say of a node whose word counts, members and holders of votes: each that has reported, but itself.
+    fn words(&self, node: NodeId) -> impl Iterator<Item = (&'a Report, Option<&'a Hears>)> {
+        let view = self.scene.view;
+        let counts = move |report: &&Report| is_member(view, report.author) || view.weight_of(report.vote) > 0;
+        let others = self.scene.reports.values().copied().filter(counts);
+        others.filter(move |report| report.author.node != node).map(move |report| (report, edge(report, node)))
+    }
+
+    /// Says whether all others say so of a node, and at least one does.
+    fn all_say(&self, node: NodeId, so: impl Fn(&Hears) -> bool) -> bool {
+        let mut words = self.words(node).peekable();
+        words.peek().is_some() && words.all(|(_, hears)| hears.is_some_and(&so))
+    }
+
+    fn one_says(&self, node: NodeId, so: impl Fn(&Hears) -> bool) -> bool {
+        self.words(node).any(|(_, hears)| hears.is_some_and(&so))
+    }
+
+    fn accounted(&self, node: NodeId) -> bool {
+        let incarnation = self.scene.view.incarnation_of(node);
+        let known = |hears: &Hears| match hears.health {
+            Health::Unknown => false,
+            Health::Up => incarnation.is_some_and(|old| hears.peer.incarnation > old),
+            Health::Stalled | Health::Hung | Health::Left | Health::Down => true,
+        };
+        self.scene.reports.contains_key(&node) || self.all_say(node, known)
+    }
+
+    /// Says whether a node's controller makes no progress; a report in this regroup shows that it does.
+    fn is_stalled(&self, node: NodeId) -> bool {
+        !self.scene.reports.contains_key(&node)
+            && self.one_says(node, |hears| matches!(hears.health, Health::Stalled | Health::Hung))
+    }
+
+    fn condemnation(&self, member: Member) -> Option<Reason> {
+        if let Some(report) = self.scene.reports.get(&member.node) {
+            return (report.author == member && report.cannot_apply).then_some(Reason::CannotApply);
+        }
+        let hung = |hears: &Hears| hears.health == Health::Hung;
+        let not_heard = |hears: &Hears| matches!(hears.health, Health::Down | Health::Unknown);
+        let all = self.all_say(member.node, |hears| hung(hears) || not_heard(hears));
+        (all && self.one_says(member.node, hung)).then_some(Reason::Hung)
+    }
+
+    /// Says whether this incarnation has gone, or goes, by its own word, a newer one's, or an operator's.
+    fn gone(&self, member: Member) -> Option<Reason> {
+        if matches!(self.wish, Some(Wished { wish: Wish::Without(node), .. }) if node == member.node) {
+            return Some(Reason::Fenced);
+        }
+        let newer = |hears: &Hears| hears.peer.incarnation > member.incarnation;
+        let left = |hears: &Hears| hears.health == Health::Left && hears.peer.incarnation == member.incarnation;
+        let report = self.scene.reports.get(&member.node);
+        if report.is_some_and(|report| report.author.incarnation > member.incarnation)
+            || self.one_says(member.node, newer)
+        {
+            Some(Reason::Restarted)
+        } else if report.is_some_and(|report| report.leaving) || self.one_says(member.node, left) {
+            Some(Reason::Left)
+        } else {
+            None
+        }
+    }
+
+    /// The members that may stay.
+    fn candidates(&self) -> Vec<Member> {
+        let may = |member: &&Member| {
+            let heard = self.scene.reports.contains_key(&member.node) || self.one_says(member.node, is_heard);
+            heard && self.gone(**member).is_none() && !self.condemned.contains_key(&member.node)
+        };
+        self.scene.view.members.iter().filter(may).copied().collect()
+    }
+
+    /// Returns the members that stay, and whom they go without for want of messages alone. Of those no more go at once
+    /// than may by judgement.
+    fn staying(&self) -> (Vec<Member>, BTreeSet<NodeId>) {
+        let candidates = self.candidates();
+        let strict = self.select(&candidates, true);
+        let heard = self.select(&candidates, false);
+        let cut: BTreeSet<NodeId> =
+            heard.iter().filter(|member| !strict.contains(member)).map(|member| member.node).collect();
+        let too_many = !cut.is_empty() && cut.len() + self.condemned.len() > self.limit;
+        if too_many && self.quorate(&heard) { (heard, BTreeSet::new()) } else { (strict, cut) }
+    }
+
+    fn select(&self, candidates: &[Member], messages: bool) -> Vec<Member> {
+        let low = self.scene.view.quorum.lower_priority;
+        let weighed = |member: &Member| Candidate { weight: self.weight_of(*member), low: low == Some(member.node) };
+        let weighed: Vec<Candidate> = candidates.iter().map(weighed).collect();
+        let row = |a: &Member| {
+            let to = |bit: usize, b: &Member| u64::from(a != b && self.hears(*a, *b, messages)) << bit;
+            candidates.iter().take(NODES_MAX).enumerate().fold(0, |set, (bit, b)| set | to(bit, b))
+        };
+        let rows: Vec<u64> = candidates.iter().map(row).collect();
+        let chosen = select(&weighed, &rows);
+        let inside = |(bit, member): (usize, &Member)| (chosen.set >> bit & 1 == 1).then_some(*member);
+        candidates.iter().take(NODES_MAX).enumerate().filter_map(inside).collect()
+    }
+
+    /// Says whether `a` hears `b`, by its own report; the other side's stands for one that has not reported.
+    fn hears(&self, a: Member, b: Member, messages: bool) -> bool {
+        let (from, to) = match self.scene.reports.get(&a.node) {
+            Some(report) => (Some(*report), b),
+            None => (self.scene.reports.get(&b.node).copied(), a),
+        };
+        // Neither has reported: both are stalled, or wait for the same cure; who hears them keeps them.
+        let Some(report) = from else { return true };
+        let Some(hears) = edge(report, to.node) else { return false };
+        let joins = !is_member(self.scene.view, a) || !is_member(self.scene.view, b);
+        let long = if joins { millis(self.scene.detection) } else { 1 };
+        hears.peer.incarnation == to.incarnation
+            && is_heard(hears)
+            && hears.both_ways_ms >= long
+            && (hears.messages_pass || !messages)
+    }
+
+    fn both_hear(&self, a: Member, b: Member) -> bool {
+        self.hears(a, b, true) && self.hears(b, a, true)
+    }
+
+    fn joiners(&self, staying: &[Member]) -> Joiners {
+        let scene = self.scene;
+        let wants = scene.reports.values().filter(|report| {
+            report.joins && !report.leaving && join_fault(scene.view, report, scene.settings).is_none()
+        });
+        let with_all = |joiner: &Member| staying.iter().all(|one| self.both_hear(*one, *joiner));
+        let (fit, rest): (Vec<Member>, Vec<Member>) = wants.map(|report| report.author).partition(with_all);
+        let room = NODES_MAX.saturating_sub(scene.view.members.len());
+        let fit = self.select(&fit, true).into_iter().take(room).collect();
+        Joiners { fit, pending: rest.into_iter().map(|member| member.node).collect() }
+    }
+
+    fn weight_of(&self, member: Member) -> u32 {
+        let view = self.scene.view;
+        if let Some(report) = self.scene.reports.get(&member.node) {
+            return view.weight_of(report.vote);
+        }
+        let vote = view.votes.iter().find(|vote| vote.holder == Holder::Node(member.node));
+        vote.map_or(0, |vote| u32::from(vote.weight))
+    }
+
+    /// The weight of a set, and of members that go by their own or an operator's word and still vote.
+    fn weight(&self, set: &[Member]) -> u32 {
+        let parting = |report: &&&Report| {
+            !set.contains(&report.author)
+                && is_member(self.scene.view, report.author)
+                && matches!(self.gone(report.author), Some(Reason::Left | Reason::Fenced))
+        };
+        let outside = self.scene.reports.values().filter(parting);
+        let inside: u32 = set.iter().map(|member| self.weight_of(*member)).sum();
+        inside + outside.map(|report| self.scene.view.weight_of(report.vote)).sum::<u32>()
+    }
+
+    fn quorate(&self, set: &[Member]) -> bool {
+        !set.is_empty() && self.scene.view.is_majority(self.weight(set))
+    }
+
+    /// Members that are not connected with every other one, where all stay nevertheless.
+    fn apart(&self, staying: &[Member]) -> Vec<NodeId> {
+        let lone = |a: &&Member| staying.iter().any(|b| a.node != b.node && !self.both_hear(**a, *b));
+        staying.iter().filter(lone).map(|member| member.node).collect()
+    }
+
+    fn removal(&self, member: Member, members: &[Member], cut: &BTreeSet<NodeId>) -> Removal {
+        let place = |report: &Report| members.iter().position(|one| *one == report.author);
+        let words: Vec<(usize, &Hears)> =
+            self.words(member.node).filter_map(|(report, hears)| Some((place(report)?, hears?))).collect();
+        let down = !words.is_empty() && words.iter().all(|(_, hears)| hears.health == Health::Down);
+        let by_facts = if down {
+            Reason::Down
+        } else if cut.contains(&member.node) {
+            Reason::NoMessages
+        } else {
+            Reason::NotConnected
+        };
+        let reason = self.gone(member).or_else(|| self.condemned.get(&member.node).copied()).unwrap_or(by_facts);
+        let nearest = words.iter().min_by_key(|(_, hears)| hears.silent_ms).map(|(_, hears)| **hears);
+        let accuses = |hears: &Hears| hears.health != Health::Up || !hears.messages_pass || hears.both_ways_ms == 0;
+        let judges = words.iter().filter(|(_, hears)| accuses(hears));
+        Removal {
+            member,
+            reason,
+            silent_ms: nearest.map_or(0, |hears| hears.silent_ms),
+            controller_age_ms: nearest.map_or(0, |hears| hears.controller_age_ms),
+            judges: judges.fold(0, |set, (place, _)| set | 1 << (place % NODES_MAX)),
+        }
+    }
+}
+
+fn edge(report: &Report, node: NodeId) -> Option<&Hears> {
+    report.hears.iter().find(|hears| hears.peer.node == node)
+}
+
+const fn is_heard(hears: &Hears) -> bool {
+    matches!(hears.health, Health::Up | Health::Stalled | Health::Hung)
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}

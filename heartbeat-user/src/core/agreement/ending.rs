@@ -1,0 +1,154 @@
+//! How a node's part ends: it leaves, or a view or a fence put it out. What it runs stops first, and only then is
+//! anything said to have stopped.
+
+use super::closing::is_member;
+use super::document::{Document, Removal};
+use super::engine::Agreement;
+use super::event::AgreementEvent;
+use super::install::out_of;
+use super::message::Message;
+use super::types::{Command, Ending};
+use crate::core::ids::NodeId;
+use crate::core::time::MonoTime;
+use heartbeat_common::lease::hold;
+use std::time::Duration;
+
+/// Where this node is going.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Course {
+    /// On.
+    Runs,
+    /// It leaves.
+    Leaving {
+        since: MonoTime,
+        ending: Ending,
+        /// All that it ran has stopped.
+        stopped: bool,
+        /// The view without it was decided, though it cannot be written here.
+        decided: bool,
+    },
+    /// It is out.
+    Out {
+        since: MonoTime,
+        fenced: bool,
+        /// All that it ran has stopped.
+        stopped: bool,
+    },
+    /// The last command was given.
+    Ended,
+}
+
+impl Agreement {
+    /// Begins to leave: no new acts, everything stops, and the others are asked for a view without this node.
+    pub(super) fn leave(&mut self, ending: Ending) {
+        if self.course != Course::Runs {
+            return;
+        }
+        self.course = Course::Leaving { since: self.now.mono, ending, stopped: false, decided: false };
+        self.hold(hold::LEAVING, true);
+        self.commands.extend([Command::StopServices, Command::Burst]);
+        self.report_now();
+    }
+
+    /// A newer view has left this incarnation out. Who leaves anyway goes on leaving.
+    pub(super) fn left_out(&mut self, view: &Document) {
+        if self.course != Course::Runs {
+            return;
+        }
+        let silent = removal_of(view, self.setup.own.node).map_or(0, |removal| removal.silent_ms);
+        self.go_out(false);
+        let silent = Duration::from_millis(u64::from(silent));
+        self.tell(AgreementEvent::Hole { view: view.order, silent });
+    }
+
+    /// Goes out: stops what it runs, at once.
+    pub(super) fn go_out(&mut self, fenced: bool) {
+        if matches!(self.course, Course::Out { .. } | Course::Ended) {
+            return;
+        }
+        let stopped = matches!(self.course, Course::Leaving { stopped: true, .. });
+        self.course = Course::Out { since: self.now.mono, fenced, stopped };
+        self.attempt = None;
+        self.hold(hold::STOPPING, true);
+        if !stopped {
+            self.commands.push_back(Command::StopServices);
+        }
+        if fenced {
+            // Why is said by the view that ordered it.
+            let held = self.held_order();
+            self.send_all(&Message::Fetch(held));
+        }
+    }
+
+    pub(super) fn services_stopped(&mut self) {
+        match &mut self.course {
+            Course::Leaving { stopped, .. } | Course::Out { stopped, .. } => *stopped = true,
+            Course::Runs | Course::Ended => {}
+        }
+    }
+
+    pub(super) fn run_course(&mut self) {
+        match self.course {
+            Course::Leaving { since, ending, stopped: true, decided } => self.run_leaving(since, ending, decided),
+            Course::Out { since, fenced, stopped: true } => {
+                let told = self.held.as_ref().is_some_and(|held| !is_member(&held.document, self.setup.own));
+                if told || self.passed(since) >= self.setup.timing.stage {
+                    self.say_why(fenced);
+                    self.end(Ending::Out);
+                }
+            }
+            Course::Runs | Course::Leaving { .. } | Course::Out { .. } | Course::Ended => {}
+        }
+    }
+
+    /// Takes note of a view that cannot be written, as the disk failed: it may be the one without this node.
+    pub(super) fn handed_over(&mut self, view: &Document) {
+        let out = self.forfeited() && view.order > self.held_order() && out_of(view, self.setup.own);
+        if let Course::Leaving { decided, .. } = &mut self.course {
+            *decided |= out;
+        }
+    }
+
+    fn run_leaving(&mut self, since: MonoTime, ending: Ending, decided: bool) {
+        let held = self.membership().filter(|_| !decided);
+        let alone = held.is_none_or(|held| held.document.members.len() == 1);
+        if !alone && self.passed(since) < self.setup.timing.leave {
+            return;
+        }
+        if let Some(view) = held.map(|held| held.name.order) {
+            self.tell(AgreementEvent::NodeLeftView { view, member: self.setup.own, handed_over: false });
+        }
+        self.end(ending);
+    }
+
+    fn say_why(&mut self, fenced: bool) {
+        let held = self.held.as_ref().filter(|held| !is_member(&held.document, self.setup.own));
+        let view = held.map(|held| held.name.order).unwrap_or_default();
+        let removal = held.and_then(|held| removal_of(&held.document, self.setup.own.node));
+        let stayed = held.iter().flat_map(|held| &held.document.members).map(|member| member.node).collect();
+        self.tell(if fenced {
+            AgreementEvent::Fenced { by: self.page.fenced_by, view, reason: removal.map(|removal| removal.reason) }
+        } else {
+            AgreementEvent::LeftOut { view, removal, stayed }
+        });
+    }
+
+    fn end(&mut self, ending: Ending) {
+        self.answer_all_at_end();
+        self.course = Course::Ended;
+        self.commands.push_back(Command::Exit(ending));
+    }
+
+    pub(super) fn course_timeout(&self) -> Option<MonoTime> {
+        let timing = &self.setup.timing;
+        match self.course {
+            Course::Leaving { since, stopped: true, .. } => Some(since + timing.leave),
+            Course::Out { since, stopped: true, .. } => Some(since + timing.stage),
+            Course::Runs | Course::Leaving { .. } | Course::Out { .. } | Course::Ended => None,
+        }
+    }
+}
+
+fn removal_of(view: &Document, node: NodeId) -> Option<Removal> {
+    view.removals.iter().find(|removal| removal.member.node == node).copied()
+}

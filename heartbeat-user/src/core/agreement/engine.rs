@@ -1,0 +1,319 @@
+//! The agreement as a whole: facts, messages and reports of work done in; work to do, answers and events out. It does no
+//! I/O and reads no clock; whoever owns it brings the time and carries out the commands, in their order.
+//!
+//! What it does with them is in its neighbours: `regroup` (when and whom to ask, what reports come to), `ballots` (one
+//! decision), `install` (a view on disk, and what the page holds of it), `owed` (who must have stopped, fences),
+//! `ending` (leaving, being left out), `requests`.
+
+use super::ballots::Attempt;
+use super::closing::is_member;
+use super::document::{Document, Holder, Member};
+use super::ending::Course;
+use super::ends::Ends;
+use super::event::AgreementEvent;
+use super::install::Page;
+use super::message::Message;
+use super::owed::Fences;
+use super::peer::Peer;
+use super::regroup::Regroup;
+use super::requests::Requests;
+use super::status::{Life, Stage, Status};
+use super::stops::{Clocks, Stops};
+use super::types::{Adopted, Command, Input, PeerFacts, Setup, Times};
+use super::voter::{State, Voter};
+use crate::core::ids::NodeId;
+use crate::core::time::MonoTime;
+use heartbeat_common::lease::{NODES_MAX, hold};
+use heartbeat_common::view::{Name, Order, VoteId};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// A view on this node's disk.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Held {
+    pub document: Document,
+    pub name: Name,
+    /// When it was on disk, or this controller took it up.
+    pub since: Clocks,
+    pub mono: MonoTime,
+    /// It has come into force here, and that was said.
+    pub in_force: bool,
+}
+
+/// One node's part in the agreement.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Agreement {
+    pub(super) setup: Setup,
+    pub(super) now: Times,
+    pub(super) peers: BTreeMap<NodeId, Peer>,
+    /// The ticks were looked at since this node last ran late.
+    pub(super) looked: bool,
+    pub(super) voter: Option<Voter>,
+    /// Since when the newest state is being written.
+    pub(super) writing: Option<MonoTime>,
+    pub(super) held: Option<Held>,
+    pub(super) page: Page,
+    pub(super) stops: Stops,
+    pub(super) fences: Fences,
+    pub(super) regroup: Regroup,
+    pub(super) attempt: Option<Attempt>,
+    pub(super) ends: Ends,
+    pub(super) requests: Requests,
+    pub(super) course: Course,
+    pub(super) commands: VecDeque<Command>,
+    pub(super) events: VecDeque<AgreementEvent>,
+}
+
+impl Agreement {
+    /// Begins without a state on disk: the node waits for a view, or for [`super::types::Request::Init`].
+    #[must_use]
+    pub fn new(setup: Setup, now: Times) -> Self {
+        let others = setup.configured.iter().map(|one| one.node).filter(|node| *node != setup.own.node);
+        let peers = others.take(NODES_MAX - 1).map(|node| (node, Peer::new(node, now.mono))).collect();
+        let regroup = Regroup::new(&setup, now.mono);
+        let mut this = Self {
+            setup,
+            now,
+            peers,
+            looked: false,
+            voter: None,
+            writing: None,
+            held: None,
+            page: Page::default(),
+            stops: Stops::default(),
+            fences: Fences::default(),
+            regroup,
+            attempt: None,
+            ends: Ends::default(),
+            requests: Requests::default(),
+            course: Course::Runs,
+            commands: VecDeque::new(),
+            events: VecDeque::new(),
+        };
+        this.begin_backoff();
+        this
+    }
+
+    /// Takes up the state that is on disk. `adopted`: the page, where it is one of this incarnation that goes on; else
+    /// the page is empty. The commands that follow have to be carried out before the first message is sent.
+    #[must_use]
+    pub fn resume(setup: Setup, state: State, adopted: Option<Adopted>, now: Times) -> Self {
+        let mut this = Self::new(setup, now);
+        this.voter = Some(Voter::resume(state));
+        this.take_up(adopted);
+        this
+    }
+
+    /// Takes in whatever happened by `now`.
+    pub fn handle(&mut self, input: Input, now: Times) {
+        self.now = Times {
+            mono: now.mono.max(self.now.mono),
+            boot_ns: now.boot_ns.max(self.now.boot_ns),
+            raw_ns: now.raw_ns.max(self.now.raw_ns),
+        };
+        if self.course == Course::Ended {
+            return;
+        }
+        match input {
+            Input::Facts(facts) => self.look(&facts),
+            Input::Message(from, message) => self.hear(from, *message),
+            Input::Connected(peer) => self.connected(peer),
+            Input::Lost(_) | Input::Tick => {}
+            Input::Written(sequence) => {
+                let effects = self.voter.as_mut().map(|voter| voter.written(sequence)).unwrap_or_default();
+                self.writing = None;
+                self.carry_out(effects);
+            }
+            Input::WriteFailed => self.forfeit(),
+            Input::StandingDone(order) => self.page.standing = order,
+            Input::Page(view) => self.look_at_page(&view),
+            Input::ServicesStopped => self.services_stopped(),
+            Input::Request(number, request) => self.request(number, request),
+            Input::Late => self.late(),
+            Input::Slept => self.slept(),
+            Input::ClockOut(out) => self.clock_out(out),
+        }
+        self.step();
+    }
+
+    /// Returns the next command, oldest first. All have to be taken after each [`Self::handle`].
+    #[must_use]
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// Returns the next event, oldest first.
+    #[must_use]
+    pub fn poll_event(&mut self) -> Option<AgreementEvent> {
+        self.events.pop_front()
+    }
+
+    /// Returns when [`Self::handle`] with [`Input::Tick`] would change anything, CLOCK_MONOTONIC; a time that has passed
+    /// means at once. `None`: nothing is pending. What follows from facts alone comes with [`Input::Facts`].
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<MonoTime> {
+        if self.course == Course::Ended {
+            return None;
+        }
+        let waits = self.stops.remaining(self.now.clocks()).map(|left| self.now.mono + left);
+        let regroup = [self.regroup_timeout(), self.attempt_timeout(), self.fence_timeout()];
+        regroup.into_iter().chain([self.requests_timeout(), self.course_timeout(), waits]).flatten().min()
+    }
+
+    /// Returns the setup in force.
+    #[must_use]
+    pub const fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// Returns how the agreement stands.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let view = self.held.as_ref().map(|held| held.document.clone());
+        Status {
+            life: self.life(),
+            in_force: self.page.in_force,
+            owed: self.stops.waited_for().collect(),
+            stage: self.stage(),
+            turn: self.regroup.turn,
+            waits_for: self.regroup.waits_for.clone(),
+            last_disk: view.as_ref().and_then(only_voter),
+            view,
+            acting: self.page.acting,
+            forfeited: self.forfeited(),
+            granting: self.page.granting,
+        }
+    }
+
+    /// Everything that time and facts lead to, in an order in which nothing has to be done twice.
+    fn step(&mut self) {
+        self.prove_stops();
+        self.come_into_force();
+        self.give_grants();
+        self.send_fences();
+        self.run_regroup();
+        self.run_attempt();
+        self.run_requests();
+        self.run_course();
+    }
+
+    fn look(&mut self, facts: &[PeerFacts]) {
+        for fact in facts {
+            if let Some(peer) = self.peers.get_mut(&fact.node) {
+                peer.look(*fact, self.now.mono);
+            }
+        }
+        self.looked = true;
+        self.tell_control();
+    }
+
+    /// What was seen and not seen before says nothing about now: messages that came meanwhile are not read yet.
+    pub(super) fn late(&mut self) {
+        self.looked = false;
+        for peer in self.peers.values_mut() {
+            peer.message_at = self.now.mono;
+        }
+        self.regroup.begin_again(self.now.mono);
+    }
+
+    fn life(&self) -> Life {
+        match (&self.course, &self.held) {
+            (Course::Out { .. } | Course::Ended, _) => Life::Out,
+            (Course::Leaving { .. }, _) => Life::Leaving,
+            (Course::Runs, None) => Life::NoView,
+            (Course::Runs, Some(held)) if !is_member(&held.document, self.setup.own) => Life::Observer,
+            (Course::Runs, Some(_)) if self.page.in_force == Order::NONE => Life::Installed,
+            (Course::Runs, Some(_)) => Life::Member,
+        }
+    }
+
+    fn stage(&self) -> Stage {
+        let held = self.held.as_ref().map(|held| held.name);
+        let installing = self.voter.as_ref().is_some_and(|voter| held != Some(voter.state().register.view));
+        if self.attempt.is_some() {
+            Stage::Pruning
+        } else if installing || !self.stops.in_force() {
+            Stage::Cleanup
+        } else {
+            self.regroup.stage()
+        }
+    }
+
+    /// Returns the held view, if this node is a member of it.
+    pub(super) fn membership(&self) -> Option<&Held> {
+        self.held.as_ref().filter(|held| is_member(&held.document, self.setup.own))
+    }
+
+    pub(super) fn held_order(&self) -> Order {
+        self.held.as_ref().map_or(Order::NONE, |held| held.name.order)
+    }
+
+    pub(super) fn own_vote(&self) -> VoteId {
+        self.voter.as_ref().filter(|voter| !voter.forfeited()).map_or(VoteId::NONE, |voter| voter.state().vote)
+    }
+
+    pub(super) fn forfeited(&self) -> bool {
+        self.voter.as_ref().is_some_and(Voter::forfeited)
+    }
+
+    pub(super) fn send(&mut self, to: NodeId, message: Message) {
+        self.commands.push_back(Command::Send(to, Box::new(message)));
+    }
+
+    pub(super) fn send_all(&mut self, message: &Message) {
+        let sends = self.peers.keys().map(|node| Command::Send(*node, Box::new(message.clone())));
+        self.commands.extend(sends);
+    }
+
+    pub(super) fn tell(&mut self, event: AgreementEvent) {
+        self.events.push_back(event);
+    }
+
+    fn tell_control(&mut self) {
+        let (now, limit) = (self.now.mono, self.setup.timing.control_limit);
+        let Some(held) = &self.held else { return };
+        let members: Vec<Member> = held.document.members.clone();
+        for member in members {
+            let Some(peer) = self.peers.get_mut(&member.node) else { continue };
+            let able = peer.facts.both_ways_since.is_some() && peer.facts.incarnation == member.incarnation;
+            let lost = able && !peer.messages_pass(now, limit);
+            if lost == peer.control_lost || !lost && !able {
+                continue;
+            }
+            peer.control_lost = lost;
+            let node = member.node;
+            let event =
+                if lost { AgreementEvent::ControlLost { node } } else { AgreementEvent::ControlRestored { node } };
+            self.tell(event);
+        }
+    }
+
+    pub(super) fn hold(&mut self, bit: u64, on: bool) {
+        let bits = if on { self.page.hold | bit } else { self.page.hold & !bit };
+        if bits != self.page.hold {
+            self.page.hold = bits;
+            self.commands.push_back(Command::Hold(bits));
+        }
+    }
+
+    fn clock_out(&mut self, out: bool) {
+        if out && self.page.hold & hold::CLOCK == 0 {
+            self.tell(AgreementEvent::ClockOutOfBounds);
+        }
+        self.hold(hold::CLOCK, out);
+    }
+
+    /// Time that has passed since then on this node's own clock.
+    pub(super) fn passed(&self, since: MonoTime) -> Duration {
+        self.now.mono.since(since)
+    }
+}
+
+/// Returns the node whose disk alone is the cluster: the only one with a vote.
+pub(super) fn only_voter(view: &Document) -> Option<NodeId> {
+    let mut voters = view.votes.iter().filter(|vote| vote.weight > 0);
+    match (voters.next()?.holder, voters.next()) {
+        (Holder::Node(node), None) => Some(node),
+        _ => None,
+    }
+}

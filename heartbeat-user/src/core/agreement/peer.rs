@@ -1,0 +1,124 @@
+//! What is known of one peer: the facts of the ticks, its newest report, and whether its messages pass. It concludes
+//! nothing about membership.
+
+use super::document::Member;
+use super::event::JoinFault;
+use super::message::{Health, Hears, Report};
+use super::types::PeerFacts;
+use crate::core::ids::NodeId;
+use crate::core::time::MonoTime;
+use std::time::Duration;
+
+/// A peer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Peer {
+    pub facts: PeerFacts,
+    /// Its newest report, of its own hand or passed on.
+    pub report: Option<Report>,
+    /// When the newest message of its present incarnation came, or the time for it began.
+    pub message_at: MonoTime,
+    /// Since when it is heard, and not both ways.
+    pub apart_since: Option<MonoTime>,
+    /// Its messages do not pass, and that was told.
+    pub control_lost: bool,
+    /// When a view was last sent to it, or asked of it, unasked.
+    pub pushed: Option<MonoTime>,
+    pub fetched: Option<MonoTime>,
+    /// Why it was last told to be refused, and under which incarnation.
+    pub refused: Option<(u64, JoinFault)>,
+}
+
+impl Peer {
+    pub fn new(node: NodeId, now: MonoTime) -> Self {
+        let facts = PeerFacts {
+            node,
+            incarnation: 0,
+            incarnation_since: now,
+            older_heard: MonoTime::ZERO,
+            health: Health::Unknown,
+            heard: MonoTime::ZERO,
+            both_ways_since: None,
+            controller_age: None,
+            stopped: false,
+            fence_acked: 0,
+            gated: false,
+            quorate: false,
+        };
+        Self {
+            facts,
+            report: None,
+            message_at: now,
+            apart_since: None,
+            control_lost: false,
+            pushed: None,
+            fetched: None,
+            refused: None,
+        }
+    }
+
+    /// Takes in what the ticks say. A newer incarnation inherits nothing.
+    pub fn look(&mut self, facts: PeerFacts, now: MonoTime) {
+        let newer = facts.incarnation > self.facts.incarnation;
+        if self.report.as_ref().is_some_and(|report| report.author.incarnation < facts.incarnation) {
+            self.report = None;
+        }
+        // The time for messages begins where they can pass, and its controller can send them.
+        let able = |facts: &PeerFacts| facts.both_ways_since.is_some() && facts.health == Health::Up;
+        if newer || able(&facts) && !able(&self.facts) {
+            self.message_at = now;
+        }
+        let one_way = facts.health == Health::Up && facts.both_ways_since.is_none();
+        self.apart_since = if one_way { self.apart_since.filter(|_| !newer).or(Some(now)) } else { None };
+        self.facts = PeerFacts { fence_acked: facts.fence_acked.max(self.facts.fence_acked), ..facts };
+    }
+
+    pub const fn member(&self) -> Member {
+        Member { node: self.facts.node, incarnation: self.facts.incarnation }
+    }
+
+    /// Takes a report, its own or one passed on. Returns whether it is the newest, and not of an older incarnation.
+    pub fn take(&mut self, report: &Report) -> bool {
+        let known = self.report.as_ref().map_or((0, 0), |known| (known.author.incarnation, known.serial));
+        let new = (report.author.incarnation, report.serial);
+        let fresh = new > known && report.author.incarnation >= self.facts.incarnation;
+        if fresh {
+            self.report = Some(report.clone());
+        }
+        fresh
+    }
+
+    /// Says whether its messages pass, or its controller is too stalled to send any.
+    pub fn messages_pass(&self, now: MonoTime, limit: Duration) -> bool {
+        self.facts.health != Health::Up || now.since(self.message_at) < limit
+    }
+
+    /// Says whether an older incarnation is still heard beside the present one: two nodes have one identity.
+    pub fn doubled(&self, now: MonoTime, detection: Duration) -> bool {
+        let older = self.facts.older_heard;
+        older > self.facts.incarnation_since && now.since(older) < detection
+    }
+
+    /// Says whether the present incarnation has been heard alone for so long that the older ones are surely over.
+    pub fn ripened(&self, now: MonoTime, delay: Duration) -> bool {
+        let alone = self.facts.incarnation_since.max(self.facts.older_heard);
+        self.facts.incarnation != 0 && self.facts.heard != MonoTime::ZERO && now.since(alone) >= delay
+    }
+
+    /// Returns the edge to it, as this node sees it.
+    pub fn hears(&self, now: MonoTime, limit: Duration) -> Hears {
+        let both = self.facts.both_ways_since.map_or(0, |since| millis(now.since(since)).max(1));
+        let heard = self.facts.heard;
+        Hears {
+            peer: self.member(),
+            health: self.facts.health,
+            both_ways_ms: both,
+            silent_ms: if heard == MonoTime::ZERO { u32::MAX } else { millis(now.since(heard)) },
+            controller_age_ms: self.facts.controller_age.map_or(0, millis),
+            messages_pass: self.messages_pass(now, limit),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,5 @@
+//! Clusters in memory: how they form, change, split and come back, and each rule that keeps two of them from acting.
+
+mod life;
+mod rules;
+mod world;

@@ -1,0 +1,577 @@
+//! A cluster in memory: messages in a queue, disks as states, kernels that give grants and date them, time that passes
+//! when it is told to. Loss, cuts, stalls and crashes are the test's. What may never happen is looked for at each step.
+
+use crate::core::agreement::document::{Document, Member, QuorumTerms};
+use crate::core::agreement::message::{Health, Message};
+use crate::core::agreement::types::{
+    Adopted, Bank, Command, Configured, Ending, Input, Outcome, PageView, PeerFacts, QuarantineTerms, Request, Setup,
+    Standing, Times, Timing,
+};
+use crate::core::agreement::voter::State;
+use crate::core::agreement::{Agreement, AgreementEvent, Life};
+use crate::core::ids::NodeId;
+use crate::core::time::MonoTime;
+use heartbeat_common::lease::{Refused, Token};
+use heartbeat_common::view::{Order, VoteId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// One round of everybody, ms; also the way of a message.
+pub const ROUND: u64 = 10;
+pub const DETECTION: u64 = 500;
+pub const LEASE: u64 = 500;
+
+/// What a node's kernel goes on with while its controller does not run.
+#[derive(Clone, Debug, Default)]
+pub struct Kernel {
+    pub up: bool,
+    pub granting: u64,
+    pub standing: Option<Standing>,
+    pub bank: Option<Bank>,
+    pub dates: BTreeMap<u16, u64>,
+    pub own_date: u64,
+    pub carry_until: u64,
+    pub in_force: Order,
+    pub cleared: u64,
+    pub hold: u64,
+    pub fenced: u64,
+    pub stopped: bool,
+}
+
+impl Kernel {
+    fn lease_until(&self) -> u64 {
+        let Some(bank) = &self.bank else { return 0 };
+        let act = bank.act.as_millis() as u64;
+        let mut dates: Vec<(u64, u32)> = bank
+            .slots
+            .iter()
+            .map(|slot| (self.dates.get(&slot.node.0).map_or(0, |date| date + act), u32::from(slot.weight)))
+            .collect();
+        let own = if bank.own_mark != 0 && self.granting == bank.own_mark { u64::MAX } else { self.own_date + act };
+        dates.push((if bank.own_mark == 0 || own == act { 0 } else { own }, u32::from(bank.own_weight)));
+        dates.sort_unstable_by(|one, next| next.cmp(one));
+        let mut sum = 0;
+        for (until, weight) in dates {
+            sum += weight;
+            if sum * 2 > bank.total_weight {
+                return until.max(self.carry_until);
+            }
+        }
+        self.carry_until
+    }
+
+    pub fn acting(&self, incarnation: u64, now: u64) -> Result<Token, Refused> {
+        match &self.bank {
+            _ if !self.up || self.stopped => Err(Refused::Nobody),
+            _ if self.fenced >= incarnation => Err(Refused::Fenced),
+            _ if self.hold != 0 => Err(Refused::Held(self.hold)),
+            Some(bank) if bank.member && self.in_force == Order::NONE => Err(Refused::NotInForce),
+            Some(bank) if bank.member && now < self.lease_until() => Ok(Token { order: self.in_force.0, incarnation }),
+            Some(bank) if bank.member => Err(Refused::Expired),
+            Some(_) | None => Err(Refused::NoMember),
+        }
+    }
+}
+
+/// What a kernel knows of a peer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    incarnation: u64,
+    since: u64,
+    heard: u64,
+    both_since: Option<u64>,
+    older: u64,
+    acked: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    pub incarnation: u64,
+    pub generation: u32,
+    pub agreement: Option<Agreement>,
+    pub disk: Option<Vec<u8>>,
+    /// What is being written, and until when.
+    writes: VecDeque<(u64, State)>,
+    /// Writes do not return.
+    pub disk_hangs: bool,
+    /// The next write fails.
+    pub disk_fails: bool,
+    pub kernel: Kernel,
+    pub stalled_since: Option<u64>,
+    pub events: Vec<AgreementEvent>,
+    pub log: Vec<Command>,
+    pub ended: Option<Ending>,
+    seen: BTreeMap<u16, Seen>,
+}
+
+pub struct World {
+    pub now: u64,
+    pub nodes: BTreeMap<u16, Node>,
+    queue: VecDeque<(u64, Member, u16, Message)>,
+    /// Frames from the one do not reach the other.
+    pub deaf: BTreeSet<(u16, u16)>,
+    /// Messages from the one do not reach the other.
+    pub mute: BTreeSet<(u16, u16)>,
+    /// Messages that are lost by their content.
+    pub lose: fn(&Message, u16, u16) -> bool,
+    /// Every document ever installed, by order.
+    pub views: BTreeMap<Order, Document>,
+    pub dynamic: bool,
+    pub gated: bool,
+    /// No fence arrives anywhere.
+    pub no_fences: bool,
+}
+
+impl World {
+    pub fn new(nodes: u16) -> Self {
+        let nodes = (1..=nodes).map(|node| (node, Node::default())).collect();
+        Self {
+            now: 1_000,
+            nodes,
+            queue: VecDeque::new(),
+            deaf: BTreeSet::new(),
+            mute: BTreeSet::new(),
+            lose: |_, _, _| false,
+            views: BTreeMap::new(),
+            dynamic: true,
+            gated: false,
+            no_fences: false,
+        }
+    }
+
+    /// A cluster of so many nodes, all of them members, that act.
+    pub fn formed(nodes: u16) -> Self {
+        let mut world = Self::new(nodes);
+        for node in 1..=nodes {
+            world.start(node);
+        }
+        world.request(1, 1, Request::Init { instance: [7, 7] });
+        world.run_until(20_000, |world| world.settled(nodes));
+        world
+    }
+
+    /// All of 1 to `nodes` are members of one view that is in force, and act.
+    pub fn settled(&self, nodes: u16) -> bool {
+        (1..=nodes).all(|node| {
+            let Some(agreement) = &self.nodes[&node].agreement else { return false };
+            let status = agreement.status();
+            let view = status.view.as_ref().map(|view| (view.members.len(), view.order));
+            let first = self.nodes[&1].agreement.as_ref().and_then(|one| one.status().view).map(|view| view.order);
+            view.is_some_and(|(members, order)| {
+                members == usize::from(nodes) && status.in_force == order && Some(order) == first
+            }) && self.acting(node).is_ok()
+        })
+    }
+
+    pub fn setup(&self, node: u16) -> Setup {
+        let this = &self.nodes[&node];
+        let configured = self.nodes.keys().map(|node| Configured { node: NodeId(*node), weight: 1 }).collect();
+        Setup {
+            own: Member { node: NodeId(node), incarnation: this.incarnation },
+            generation: this.generation,
+            configured,
+            settings: 5,
+            lease_ms: LEASE as u32,
+            stop_ms: 0,
+            quorum: QuorumTerms { dynamic: self.dynamic, lower_priority: None },
+            timing: Timing {
+                tick: Duration::from_millis(50),
+                opening: Duration::from_millis(500),
+                stage: Duration::from_millis(500),
+                pruning: Duration::from_millis(500),
+                control_limit: Duration::from_millis(1_000),
+                detection: Duration::from_millis(DETECTION),
+                delay: Duration::from_millis(100),
+                leave: Duration::from_secs(5),
+            },
+            quarantine: QuarantineTerms { threshold: 3, duration: Duration::from_secs(7_200) },
+            own_ends: 0,
+            join_only: false,
+            fresh_vote: VoteId([u64::from(node), self.now]),
+            seed: u64::from(node) * 77,
+        }
+    }
+
+    /// Starts a node under a new incarnation, with what its disk holds.
+    pub fn start(&mut self, node: u16) {
+        let now = self.now;
+        let this = self.nodes.get_mut(&node).unwrap();
+        this.incarnation += 10;
+        this.generation = 0;
+        this.kernel = Kernel { up: true, ..Kernel::default() };
+        this.stalled_since = None;
+        this.ended = None;
+        this.seen.clear();
+        self.boot(node, None, now);
+    }
+
+    /// Starts a node's controller anew, under the incarnation and with the page that are there.
+    pub fn restart_controller(&mut self, node: u16) {
+        let this = self.nodes.get_mut(&node).unwrap();
+        this.generation += 1;
+        this.stalled_since = None;
+        let kernel = &this.kernel;
+        let bank = kernel.bank.as_ref().map_or((0, 0), |bank| (bank.view.order.0, bank.view.digest[0]));
+        let adopted = Adopted { bank, in_force: kernel.in_force, cleared: kernel.cleared };
+        self.boot(node, Some(adopted), self.now);
+    }
+
+    fn boot(&mut self, node: u16, adopted: Option<Adopted>, now: u64) {
+        let setup = self.setup(node);
+        let this = self.nodes.get_mut(&node).unwrap();
+        this.writes.clear();
+        let agreement = match &this.disk {
+            Some(bytes) => {
+                let state: State = borsh::from_slice(bytes).unwrap();
+                state.check().unwrap();
+                Agreement::resume(setup, state, adopted, times(now))
+            }
+            None => Agreement::new(setup, times(now)),
+        };
+        this.agreement = Some(agreement);
+        self.carry_out(node);
+    }
+
+    /// A node's controller dies; its kernel answers on.
+    pub fn kill_controller(&mut self, node: u16) {
+        let now = self.now;
+        let this = self.nodes.get_mut(&node).unwrap();
+        this.agreement = None;
+        this.writes.clear();
+        this.stalled_since = Some(now);
+    }
+
+    /// A node loses power.
+    pub fn crash(&mut self, node: u16) {
+        let this = self.nodes.get_mut(&node).unwrap();
+        this.agreement = None;
+        this.writes.clear();
+        this.kernel = Kernel::default();
+    }
+
+    /// Its controller stops making progress, or goes on.
+    pub fn stall(&mut self, node: u16, stalled: bool) {
+        let now = self.now;
+        self.nodes.get_mut(&node).unwrap().stalled_since = stalled.then_some(now);
+    }
+
+    /// Nothing passes between these and the others.
+    pub fn split(&mut self, side: &[u16]) {
+        let nodes: Vec<u16> = self.nodes.keys().copied().collect();
+        for a in &nodes {
+            for b in nodes.iter().filter(|b| side.contains(a) != side.contains(b)) {
+                self.deaf.insert((*a, *b));
+                self.mute.insert((*a, *b));
+            }
+        }
+    }
+
+    pub fn heal(&mut self) {
+        self.deaf.clear();
+        self.mute.clear();
+    }
+
+    pub fn acting(&self, node: u16) -> Result<Token, Refused> {
+        let this = &self.nodes[&node];
+        this.kernel.acting(this.incarnation, self.now)
+    }
+
+    pub fn life(&self, node: u16) -> Option<Life> {
+        self.nodes[&node].agreement.as_ref().map(|agreement| agreement.status().life)
+    }
+
+    pub fn view(&self, node: u16) -> Document {
+        self.nodes[&node].agreement.as_ref().unwrap().status().view.unwrap()
+    }
+
+    pub fn members(&self, node: u16) -> Vec<u16> {
+        self.view(node).members.iter().map(|member| member.node.0).collect()
+    }
+
+    pub fn member(&self, node: u16) -> Member {
+        Member { node: NodeId(node), incarnation: self.nodes[&node].incarnation }
+    }
+
+    pub fn request(&mut self, node: u16, number: u64, request: Request) {
+        self.input(node, Input::Request(number, request));
+    }
+
+    pub fn outcome(&self, node: u16, number: u64) -> Option<Outcome> {
+        self.nodes[&node].log.iter().find_map(|command| match command {
+            Command::Answer(answered, outcome) if *answered == number => Some(outcome.clone()),
+            _ => None,
+        })
+    }
+
+    /// Lets so many ms pass.
+    pub fn run(&mut self, ms: u64) {
+        for _ in 0..ms / ROUND {
+            self.round();
+        }
+    }
+
+    /// Lets time pass until it is so; fails after so many ms.
+    pub fn run_until(&mut self, ms: u64, so: impl Fn(&Self) -> bool) -> u64 {
+        let start = self.now;
+        while !so(self) {
+            assert!(self.now < start + ms, "not so after {ms} ms: {}", self.describe());
+            self.round();
+        }
+        self.now - start
+    }
+
+    pub fn describe(&self) -> String {
+        let line = |(node, this): (&u16, &Node)| {
+            let status = this.agreement.as_ref().map(Agreement::status);
+            let short = status.map(|status| {
+                let view = status.view.map(|view| (view.order, view.members, view.owed));
+                (status.life, status.stage, status.turn, status.waits_for, status.in_force, view)
+            });
+            let last: Vec<_> = this.events.iter().rev().take(6).collect();
+            format!("\n{node}: {short:?} acting {:?}\n  {last:?}", self.acting(*node))
+        };
+        self.nodes.iter().map(line).collect()
+    }
+
+    fn hears(&self, a: u16, b: u16) -> bool {
+        self.nodes[&a].kernel.up && self.nodes[&b].kernel.up && !self.deaf.contains(&(b, a))
+    }
+
+    fn round(&mut self) {
+        self.now += ROUND;
+        self.deliver();
+        self.exchange();
+        let nodes: Vec<u16> = self.nodes.keys().copied().collect();
+        for node in nodes {
+            if self.nodes[&node].stalled_since.is_some() || self.nodes[&node].agreement.is_none() {
+                continue;
+            }
+            self.write(node);
+            let facts = self.facts(node);
+            self.input(node, Input::Facts(facts));
+            let this = &self.nodes[&node];
+            let acting = this.kernel.acting(this.incarnation, self.now);
+            self.input(node, Input::Page(PageView { acting, fenced: this.kernel.fenced, fenced_by: None }));
+        }
+        self.check();
+    }
+
+    fn deliver(&mut self) {
+        type Queue = VecDeque<(u64, Member, u16, Message)>;
+        let (due, later): (Queue, Queue) = self.queue.drain(..).partition(|(at, ..)| *at <= self.now);
+        self.queue = later;
+        for (_, from, to, message) in due {
+            let this = &self.nodes[&to];
+            let lost = self.mute.contains(&(from.node.0, to)) || !self.nodes[&from.node.0].kernel.up || !this.kernel.up;
+            if lost || this.agreement.is_none() || (self.lose)(&message, from.node.0, to) {
+                continue;
+            }
+            if this.stalled_since.is_some() {
+                self.queue.push_back((self.now + ROUND, from, to, message));
+                continue;
+            }
+            let read = Message::decode(&message.encode()).unwrap();
+            self.input(to, Input::Message(from, Box::new(read)));
+        }
+    }
+
+    /// What kernels see of each other, and the grants that they date.
+    fn exchange(&mut self) {
+        let nodes: Vec<u16> = self.nodes.keys().copied().collect();
+        for a in &nodes {
+            for b in nodes.iter().filter(|b| *b != a) {
+                if !self.hears(*a, *b) {
+                    self.nodes.get_mut(a).unwrap().seen.entry(*b).or_default().both_since = None;
+                    continue;
+                }
+                let (both, now) = (self.hears(*b, *a), self.now);
+                let grant = if both { self.grant(*b, *a) } else { 0 };
+                let incarnation = self.nodes[b].incarnation;
+                let this = self.nodes.get_mut(a).unwrap();
+                let seen = this.seen.entry(*b).or_default();
+                if incarnation > seen.incarnation {
+                    *seen = Seen { incarnation, since: now, acked: seen.acked, ..Seen::default() };
+                }
+                seen.heard = now;
+                seen.both_since = if both { seen.both_since.or(Some(now)) } else { None };
+                let slots = this.kernel.bank.iter().flat_map(|bank| &bank.slots);
+                let expected = slots.filter(|slot| slot.node.0 == *b).map(|slot| slot.expected).next();
+                if grant != 0 && expected == Some(grant) {
+                    this.kernel.dates.insert(*b, now);
+                }
+            }
+        }
+    }
+
+    fn grant(&self, of: u16, to: u16) -> u64 {
+        let kernel = &self.nodes[&of].kernel;
+        let Some(standing) = &kernel.standing else { return 0 };
+        let goes =
+            standing.mark != 0 && standing.mark == kernel.granting && kernel.fenced < self.nodes[&of].incarnation;
+        let word = standing.grants.iter().find(|(node, _)| node.0 == to).map_or(0, |(_, word)| *word);
+        if goes { word } else { 0 }
+    }
+
+    fn facts(&self, node: u16) -> Vec<PeerFacts> {
+        let this = &self.nodes[&node];
+        let fact = |(peer, seen): (&u16, &Seen)| {
+            let other = &self.nodes[peer];
+            let silent = self.now - seen.heard.max(1_000);
+            let stalled = other.stalled_since.map_or(0, |since| self.now - since);
+            let health = match () {
+                () if seen.heard == 0 && silent < DETECTION => Health::Unknown,
+                () if silent >= DETECTION => Health::Down,
+                () if other.kernel.stopped => Health::Left,
+                () if stalled > 10_000 => Health::Hung,
+                () if stalled > 300 => Health::Stalled,
+                () => Health::Up,
+            };
+            PeerFacts {
+                node: NodeId(*peer),
+                incarnation: seen.incarnation,
+                incarnation_since: ms(seen.since),
+                older_heard: ms(seen.older),
+                health,
+                heard: ms(seen.heard),
+                both_ways_since: seen.both_since.map(ms),
+                controller_age: Some(Duration::from_millis(stalled)),
+                stopped: other.kernel.stopped && self.hears(node, *peer),
+                fence_acked: seen.acked,
+                gated: self.gated,
+                quorate: self.hears(node, *peer) && self.acting(*peer).is_ok(),
+            }
+        };
+        this.seen.iter().map(fact).collect()
+    }
+
+    fn write(&mut self, node: u16) {
+        let this = self.nodes.get_mut(&node).unwrap();
+        if this.disk_hangs {
+            return;
+        }
+        let now = self.now;
+        let Some((_, state)) = this.writes.pop_front_if(|(due, _)| *due <= now) else { return };
+        if std::mem::take(&mut this.disk_fails) {
+            self.input(node, Input::WriteFailed);
+            return;
+        }
+        state.check().unwrap();
+        let sequence = state.sequence;
+        this.disk = Some(borsh::to_vec(&state).unwrap());
+        self.input(node, Input::Written(sequence));
+    }
+
+    pub fn input(&mut self, node: u16, input: Input) {
+        let now = times(self.now);
+        let Some(agreement) = &mut self.nodes.get_mut(&node).unwrap().agreement else { return };
+        agreement.handle(input, now);
+        self.carry_out(node);
+    }
+
+    fn carry_out(&mut self, node: u16) {
+        loop {
+            let Some(agreement) = &mut self.nodes.get_mut(&node).unwrap().agreement else { return };
+            let events: Vec<_> = std::iter::from_fn(|| agreement.poll_event()).collect();
+            let command = agreement.poll_command();
+            self.nodes.get_mut(&node).unwrap().events.extend(events);
+            let Some(command) = command else { return };
+            if !matches!(command, Command::Send(..)) {
+                self.nodes.get_mut(&node).unwrap().log.push(command.clone());
+            }
+            self.one(node, command);
+        }
+    }
+
+    fn one(&mut self, node: u16, command: Command) {
+        let (now, from) = (self.now, self.member(node));
+        let this = self.nodes.get_mut(&node).unwrap();
+        let kernel = &mut this.kernel;
+        match command {
+            Command::Send(to, message) => self.queue.push_back((now + ROUND, from, to.0, *message)),
+            Command::Write(state) => this.writes.push_back((now + ROUND, *state)),
+            Command::ClearGrants(mark) => {
+                kernel.own_date = now;
+                kernel.granting = 0;
+                kernel.cleared = mark;
+            }
+            Command::Install(bank) => {
+                let until = kernel.lease_until();
+                let member = kernel.bank.as_ref().is_some_and(|bank| bank.member);
+                kernel.carry_until = if bank.carry && member && until != u64::MAX { until } else { 0 };
+                kernel.dates.clear();
+                kernel.own_date = 0;
+                self.views.entry(bank.view.order).or_insert_with(|| {
+                    let bytes = this.disk.as_ref().unwrap();
+                    borsh::from_slice::<State>(bytes).unwrap().installed
+                });
+                kernel.bank = Some(*bank);
+            }
+            Command::SetGranting(mark) => kernel.granting = mark,
+            Command::InForce(order) => kernel.in_force = order,
+            Command::Hold(bits) => kernel.hold = bits,
+            Command::Standing(standing) => {
+                let order = standing.view.order;
+                kernel.standing = Some(*standing);
+                self.input_later(node, Input::StandingDone(order));
+            }
+            Command::Fence(victim, view) => self.fence(node, victim, view.order),
+            Command::StopServices => self.input_later(node, Input::ServicesStopped),
+            Command::Exit(ending) => {
+                this.ended = Some(ending);
+                this.agreement = None;
+                kernel.stopped = true;
+            }
+            Command::Burst | Command::Answer(..) => {}
+        }
+    }
+
+    fn input_later(&mut self, node: u16, input: Input) {
+        let now = times(self.now);
+        if let Some(agreement) = &mut self.nodes.get_mut(&node).unwrap().agreement {
+            agreement.handle(input, now);
+        }
+    }
+
+    fn fence(&mut self, from: u16, victim: Member, order: Order) {
+        if self.no_fences || !self.hears(victim.node.0, from) || !self.hears(from, victim.node.0) {
+            return;
+        }
+        let there = self.nodes.get_mut(&victim.node.0).unwrap();
+        let newer = there.kernel.bank.as_ref().is_none_or(|bank| !bank.member || order > bank.view.order);
+        if there.incarnation == victim.incarnation && newer {
+            there.kernel.fenced = victim.incarnation;
+            there.kernel.granting = 0;
+        }
+        if there.kernel.fenced >= victim.incarnation || there.incarnation > victim.incarnation {
+            let seen = self.nodes.get_mut(&from).unwrap().seen.entry(victim.node.0).or_default();
+            seen.acked = seen.acked.max(victim.incarnation);
+        }
+    }
+
+    /// Whoever acts under a token is a member of every view, not older, under which somebody acts; one order has one view.
+    fn check(&self) {
+        let acting: Vec<(u16, Token)> =
+            self.nodes.keys().filter_map(|node| Some((*node, self.acting(*node).ok()?))).collect();
+        for (a, one) in &acting {
+            for (b, other) in acting.iter().filter(|(_, other)| other.order >= one.order) {
+                let view = &self.views[&Order(other.order)];
+                let inside = view.incarnation_of(NodeId(*a)) == Some(one.incarnation);
+                assert!(inside, "{a} acts in {one:?} and {b} in {other:?}: {}", self.describe());
+            }
+        }
+        for this in self.nodes.values() {
+            let held = this.agreement.as_ref().and_then(|agreement| agreement.status().view);
+            if let Some(view) = held.filter(|view| view.order.force() == 0) {
+                assert_eq!(self.views.get(&view.order), Some(&view), "two views of one order");
+            }
+        }
+    }
+}
+
+const fn ms(ms: u64) -> MonoTime {
+    MonoTime(ms * 1_000_000)
+}
+
+pub fn times(now: u64) -> Times {
+    Times { mono: ms(now), boot_ns: now * 1_000_000, raw_ns: now * 1_000_000 }
+}

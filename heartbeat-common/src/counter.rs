@@ -58,4 +58,11 @@ counters! {
     Internal = "internal", "a map entry was missing: a defect of heartbeat";
     Departed = "departed", "own probe that left the host";
     DepartedUnknown = "departed_unknown", "own probe that left, but for a path that is not configured";
+    Fenced = "fenced", "authentic fence of this incarnation by a view without it: obeyed and acknowledged";
+    FenceAcked = "fence_acked", "authentic fence of an older incarnation of this node: acknowledged";
+    FenceTakenAck = "fence_taken_ack", "authentic acknowledgement of an own fence";
+    DropFenceIncarnation = "drop_fence_incarnation", "a fence of, or for, an incarnation that is not this node's to stop";
+    DropFenceView = "drop_fence_view", "a fence of a view that this node holds as a member, or has outrun";
+    DropFenceTag = "drop_fence_tag", "the tag of a fence or of its acknowledgement is wrong";
+    DropFenceLimit = "drop_fence_limit", "a fence beyond the rate at which fences are acknowledged";
 }

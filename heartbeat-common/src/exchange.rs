@@ -1,11 +1,13 @@
-//! What becomes of one frame on a configured path: authenticate, record in the tick, answer.
-//! It is the packet path's whole logic after the headers were parsed, for XDP and the userspace responder.
-//! It sends nothing, reads no clock and takes no lock: `record` wants the tick's lock held, `authenticate` does not.
+//! What becomes of one frame on a configured path: authenticate, record in the tick and in the lease, answer.
+//! It is the packet path's whole logic after the headers were parsed, for XDP and the userspace responder; fences are
+//! told in `fence`. It sends nothing, reads no clock and takes no lock: `record` wants the tick's lock held,
+//! `authenticate` does not.
 
 use crate::auth;
 use crate::checksum;
 use crate::counter::Counter;
 use crate::frame::{self, Kind, Words, word};
+use crate::lease;
 use crate::path::{PathConf, SLOT0, SLOT1, Slot};
 use crate::siphash::{Key, Midstate};
 use crate::tick::{Cached, DEPARTURES, Tick};
@@ -211,28 +213,46 @@ fn slot_of(conf: &PathConf, slot: u64) -> &Slot {
     if slot == 0 { &conf.slots[0] } else { &conf.slots[1] }
 }
 
-/// Records a good frame that came at `now` in the tick, whose lock is held. What may have changed since
-/// `authenticate` looked, on another CPU, is judged again.
+/// Records a good frame that came at `now` in the tick, whose lock is held, and in the lease's page. What may have
+/// changed since `authenticate` looked, on another CPU, is judged again.
 ///
 /// # Errors
-/// Returns the counter of what the frame turned out to be; the tick is then unchanged.
+/// Returns the counter of what the frame turned out to be; the tick is then unchanged, but that a stale probe came.
 #[inline(always)]
-pub fn record<W: Words>(
+pub fn record<W: Words, P: lease::Words>(
     frame: &W,
     good: &Authentic,
     conf: &PathConf,
     tick: &Tick<Cell<u64>>,
+    page: &P,
     now: u64,
 ) -> Result<Outcome, Counter> {
-    if good.echo { record_echo(frame, good, conf, tick, now) } else { record_probe(frame, good, conf, tick, now) }
+    if good.echo {
+        record_echo(frame, good, conf, tick, page, now)
+    } else {
+        record_probe(frame, good, conf, tick, page, now)
+    }
+}
+
+/// Renews the lease by the grant in a good frame that names this incarnation, if it brings one. The date is this node's
+/// own stamp that the granter returned: a probe brings back when its last echo had come, an echo when its probe was
+/// sent. When the frame itself came says nothing: it may have been under way for long.
+#[inline(always)]
+pub fn renew<W: Words, P: lease::Words>(frame: &W, echo: bool, conf: &PathConf, page: &P, now: u64) {
+    let grant = frame.get(word::GRANT);
+    if grant != 0 {
+        let date = frame.get(if echo { word::SENT } else { word::STAMP });
+        lease::renew(page, conf.vote_slot as usize, grant, date, now);
+    }
 }
 
 #[inline(always)]
-fn record_probe<W: Words>(
+fn record_probe<W: Words, P: lease::Words>(
     frame: &W,
     good: &Authentic,
     conf: &PathConf,
     tick: &Tick<Cell<u64>>,
+    page: &P,
     now: u64,
 ) -> Result<Outcome, Counter> {
     let prober = frame.get(word::PROBER_INCARNATION);
@@ -245,6 +265,7 @@ fn record_probe<W: Words>(
             return Ok(Outcome::Answer(Answer { notice: 0, counter: Counter::AnsweredHandshake }));
         }
         Standing::Stale => {
+            raise(&tick.older_heard_ns, now);
             let last = tick.stale_answered_ns.get();
             if last != 0 && now.saturating_sub(last) < STALE_GAP_NS {
                 return Err(Counter::DropStaleLimit);
@@ -274,15 +295,17 @@ fn record_probe<W: Words>(
     if newest {
         keep_standing(frame, good, conf, tick, now);
     }
+    renew(frame, false, conf, page, now);
     Ok(Outcome::Answer(Answer { notice: 0, counter: Counter::Answered }))
 }
 
 #[inline(always)]
-fn record_echo<W: Words>(
+fn record_echo<W: Words, P: lease::Words>(
     frame: &W,
     good: &Authentic,
     conf: &PathConf,
     tick: &Tick<Cell<u64>>,
+    page: &P,
     now: u64,
 ) -> Result<Outcome, Counter> {
     let sequence = frame.get(word::SEQUENCE);
@@ -314,6 +337,8 @@ fn record_echo<W: Words>(
         raise(&tick.stale_newest, frame.get(word::NOTICE));
     }
     keep_state(frame, good, conf, tick);
+    // A late one too: it is dated by its probe, and no less true for having been under way.
+    renew(frame, true, conf, page, now);
     let timely = round_trip <= conf.answer_within_ns;
     // A late echo's age was true when it was written; taken for new it would hide a controller that hangs.
     if adopted || newest && timely {
@@ -380,12 +405,16 @@ fn raise(cell: &Cell<u64>, value: u64) {
 /// Turns a probe, found good, into its echo, in place, and returns the sum for its UDP checksum
 /// (see [`checksum`]). `received` and `hold_us` are of this host's clock, `age` is from
 /// [`frame::age_since`], `flags` are the dynamic flags without kind.
+///
+/// Whether the grant goes with it is read here, after the probe came and before the echo leaves: its date, which is when
+/// the probe was sent, lies before an acceptance that clears the grants.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "inlined: the kernel passes at most five")]
-pub fn write_echo<W: Words>(
+pub fn write_echo<W: Words, P: lease::Words>(
     frame: &mut W,
     good: &Authentic,
     conf: &PathConf,
+    page: &P,
     answer: Answer,
     received: u64,
     age: u64,
@@ -395,23 +424,32 @@ pub fn write_echo<W: Words>(
     let keys = slot_of(conf, good.slot);
     let mut flags = flags;
     let mut digest = keys.own_digest;
+    let mut sum = keys.echo_sum;
     let mut index = 0;
     while index < frame::STANDING_WORDS {
         frame.set(word::STANDING + index, conf.standing[index]);
         index += 1;
     }
-    if answer.notice != 0 {
-        flags |= frame::FLAG_STALE;
+    let fenced = lease::fenced(page, conf.standing[0]);
+    if answer.notice != 0 || fenced || page.get(lease::word::GRANTING) != conf.grant_mark {
+        // Rare, or short: the standing is not the one that was hashed beforehand.
+        if answer.notice != 0 {
+            flags |= frame::FLAG_STALE;
+        }
+        if fenced {
+            flags |= frame::FLAG_FENCED;
+        }
+        frame.set(word::GRANT, 0);
         frame.set(word::NOTICE, answer.notice);
         digest = auth::standing_digest(keys.own_standing_key, &auth::standing_of(frame));
+        sum = checksum::add(sum, answer.notice).wrapping_sub(checksum::of(conf.standing[word::GRANT - word::STANDING]));
     }
     let dynamic = frame::dynamic(Kind::Echo, age, hold_us, flags);
     frame.set(word::STAMP, received);
     frame.set(word::DYNAMIC, dynamic);
     let tag = auth::tag(good.shared, received, digest, dynamic);
     frame.set(word::TAG, tag);
-    checksum::add(keys.echo_sum, answer.notice)
-        .wrapping_add(checksum::of(frame.get(word::PROBER_INCARNATION)))
+    sum.wrapping_add(checksum::of(frame.get(word::PROBER_INCARNATION)))
         .wrapping_add(checksum::of(frame.get(word::RESPONDER_INCARNATION)))
         .wrapping_add(checksum::of(frame.get(word::SEQUENCE)))
         .wrapping_add(checksum::of(frame.get(word::SENT)))

@@ -12,10 +12,12 @@
 //!       7  probe: receive stamp of the responder's last echo, brought back | echo: receive time, the responder's clock
 //!       8  dynamic: age u24 x 2^20 ns | hold u24 us | flags u8 | zero u8
 //!  9..=15  standing of the frame's author: incarnation; generation, standing flags, versions spoken;
-//!          view number; view digest; grant; settings hash; notice (newest incarnation known, in a stale echo)
+//!          order of its view; digest of that; grant; settings hash; notice (newest incarnation known, in a stale echo)
 //!      16  tag
 //!      17  second half of a fence's 128-bit tag, else zero
 //! ```
+//!
+//! A fence and its acknowledgement use the same words otherwise: see [`crate::fence`].
 
 /// UDP port of every probe, echo and fence, source and destination alike (3343, as WSFC's).
 pub const PORT: u16 = 3343;
@@ -58,11 +60,11 @@ pub mod word {
     pub const STANDING: usize = 9;
     /// Generation, standing flags, versions: second word of the standing.
     pub const IDENTITY: usize = 10;
-    /// View number.
+    /// Order of the view that the author has installed ([`crate::view::Order`]).
     pub const VIEW_NUMBER: usize = 11;
-    /// View digest.
+    /// First word of that view's digest.
     pub const VIEW_DIGEST: usize = 12;
-    /// Grant.
+    /// The grant that the author's vote gives the reader ([`crate::lease`]); 0: none.
     pub const GRANT: usize = 13;
     /// Settings hash.
     pub const SETTINGS: usize = 14;
@@ -82,9 +84,9 @@ pub enum Kind {
     Probe = 0,
     /// The answer to a probe. It is never answered.
     Echo = 1,
-    /// The order that stops a node. Layout kept, not sent by this version.
+    /// The order that stops a node ([`crate::fence`]).
     Fence = 2,
-    /// The kernel's acknowledgement of a fence. Layout kept, not sent by this version.
+    /// The kernel's acknowledgement of a fence. It is never answered.
     FenceAck = 3,
 }
 
@@ -105,6 +107,12 @@ pub const FLAG_QUORATE: u8 = 1 << 7;
 
 /// Standing flag: echoes of this node come from userspace on this path, not from XDP.
 pub const STANDING_USERSPACE: u16 = 1 << 0;
+/// Standing flag: the author's disk state is good, and it votes.
+pub const STANDING_VOTES: u16 = 1 << 1;
+/// Standing flag: the author has no quorum and asks.
+pub const STANDING_WAITS: u16 = 1 << 2;
+/// Standing flag: whatever the author runs asks its kernel before it acts, and needs no time to stop.
+pub const STANDING_GATED: u16 = 1 << 3;
 
 /// Largest age and hold that fit; both saturate there. An age of this value means "not known".
 pub const U24_MAX: u64 = 0x00ff_ffff;

@@ -9,6 +9,12 @@
 //! receipt. The lease itself runs on CLOCK_BOOTTIME, by an offset that is fixed in the bank: the true offset only grows
 //! (by sleeps), so no date is taken for later than it was.
 
+mod control;
+
+pub use control::{Bank, Vote, begin, clear_grants, grant, install, is_of, until};
+
+use core::cell::Cell;
+
 /// Words of the page.
 pub const WORDS: usize = 512;
 /// Bytes of the page.
@@ -106,12 +112,36 @@ pub mod hold {
 }
 
 /// Access to the words of a page, wherever it is mapped. Every access is one of a whole word, `get` with acquire order
-/// and `set` with release order where threads share the page.
+/// and `set` with release order where threads share the page. What is provided serves a page that one thread has alone;
+/// where it is shared, `raise` and `clear` are atomic, and full barriers.
 pub trait Words {
     /// Returns word `index`, which is below [`WORDS`].
     fn get(&self, index: usize) -> u64;
     /// Replaces word `index`, which is below [`WORDS`].
     fn set(&self, index: usize, value: u64);
+    /// Raises word `index` to `value` unless it is as high. It may fail where others do the same all the time, so who
+    /// depends on it reads again.
+    fn raise(&self, index: usize, value: u64) {
+        if value > self.get(index) {
+            self.set(index, value);
+        }
+    }
+    /// Makes word `index` 0.
+    fn clear(&self, index: usize) {
+        self.set(index, 0);
+    }
+}
+
+/// A page in the memory of one thread.
+impl Words for [Cell<u64>; WORDS] {
+    #[inline(always)]
+    fn get(&self, index: usize) -> u64 {
+        self[index].get()
+    }
+    #[inline(always)]
+    fn set(&self, index: usize, value: u64) {
+        self[index].set(value);
+    }
 }
 
 /// What an outward act carries: a receiver keeps the highest order seen and refuses lower ones.
@@ -222,7 +252,7 @@ fn granted<W: Words>(page: &W, bank: usize, now: u64) -> bool {
     let mut slot = 0;
     while slot < used {
         if counts(page, bank, page.get(bank + bank::DATES + slot), now) {
-            sum += weight(page, bank, slot);
+            sum = u64::saturating_add(sum, weight(page, bank, slot));
         }
         slot += 1;
     }
@@ -269,6 +299,19 @@ pub fn renew<W: Words>(page: &W, slot: usize, grant: u64, date: u64, now: u64) {
         // Two CPUs may do so at once: what is lost is the newer date, and the lease is shorter for it, never longer.
         page.set(bank + bank::DATES + slot, date);
     }
+}
+
+/// Says whether an incarnation of this node was fenced: everything under it is over.
+#[inline(always)]
+pub fn fenced<W: Words>(page: &W, incarnation: u64) -> bool {
+    page.get(word::FENCED) >= incarnation
+}
+
+/// Says whether the own vote grants under `mark` at this moment. Whoever sends a grant asks this after it has the stamp
+/// that goes with it: the other way round, the last grant would date a newer stamp.
+#[inline(always)]
+pub fn grants<W: Words>(page: &W, mark: u64, incarnation: u64) -> bool {
+    page.get(word::GRANTING) == mark && !fenced(page, incarnation)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub mod auth;
 pub mod checksum;
 pub mod counter;
 pub mod exchange;
+pub mod fence;
 pub mod frame;
 pub mod lease;
 pub mod maps;

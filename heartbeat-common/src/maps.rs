@@ -1,7 +1,7 @@
 //! Names, sizes and small values of the shared maps. It holds layouts only.
 
 /// Version of the map layout; part of the pin directory's name. Raise it with every change of a layout here.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 /// Most paths one node may have.
 pub const PATHS_MAX: u32 = 1024;
 /// Path configurations: two for each path, so that one is replaced while the other is read.
@@ -18,7 +18,7 @@ pub const BUCKETS: usize = 36;
 pub const ROUTES: &str = "ROUTES";
 /// Map of [`RouteKey::hint`] to [`Hint`].
 pub const HINTS: &str = "HINTS";
-/// Map of configuration index to [`crate::path::PathConf`].
+/// Map of configuration index to [`crate::path::PathConf`]. It holds keys.
 pub const CONFS: &str = "CONFS";
 /// Map of path index to [`crate::tick::Tick`], mmapped by the controller.
 pub const TICKS: &str = "TICKS";
@@ -28,11 +28,13 @@ pub const HISTOGRAMS: &str = "HISTOGRAMS";
 pub const OWN: &str = "OWN";
 /// Per-CPU counters, by [`crate::counter::Counter`].
 pub const COUNTERS: &str = "COUNTERS";
+/// The one page of the lease ([`crate::lease`]), mmapped by the controller and by whoever acts on it.
+pub const LEASE: &str = "LEASE";
 /// Every map, in the order above.
-pub const ALL: [&str; 7] = [ROUTES, HINTS, CONFS, TICKS, HISTOGRAMS, OWN, COUNTERS];
+pub const ALL: [&str; 8] = [ROUTES, HINTS, CONFS, TICKS, HISTOGRAMS, OWN, COUNTERS, LEASE];
 /// The maps that are pinned and outlive a controller. No keys, but `TICKS` caches MAC states, which forge a tag of
 /// their path as a key does: whoever may open the pins may do that, and a new controller clears the caches.
-pub const PINNED: [&str; 4] = [TICKS, HISTOGRAMS, OWN, COUNTERS];
+pub const PINNED: [&str; 5] = [TICKS, HISTOGRAMS, OWN, COUNTERS, LEASE];
 
 /// Name of the XDP program.
 pub const XDP_PROGRAM: &str = "heartbeat_xdp";

@@ -29,6 +29,17 @@ pub struct Slot {
     pub echo_sum: u64,
 }
 
+/// The keys of fences and their acknowledgements, of one slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct FenceKeys {
+    /// Of what the peer sends.
+    pub theirs: Key,
+    /// Of what this node sends.
+    pub mine: Key,
+}
+
 /// One path as the packet path sees it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -56,4 +67,13 @@ pub struct PathConf {
     pub flags: u32,
     /// Index of the path.
     pub path: u32,
+    /// Mark of the view in which the grant in `standing` is given: it is sent only while the page grants under the very
+    /// same. 0: this node's vote grants in no view.
+    pub grant_mark: u64,
+    /// Slot of the peer's vote in the page.
+    pub vote_slot: u32,
+    /// Zero.
+    pub zero: u32,
+    /// Keys of fences, by key slot; read on the cold path alone.
+    pub fences: [FenceKeys; 2],
 }

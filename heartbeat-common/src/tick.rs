@@ -104,6 +104,19 @@ pub struct Tick<C> {
     pub mine: Cached<C>,
     /// The newest departures.
     pub departed: [Departure<C>; DEPARTURES],
+    /// When an authentic probe of an older incarnation of the peer came: while it does, the older has not stopped, or
+    /// somebody replays it.
+    pub older_heard_ns: C,
+    /// When a fence of the peer's was last acknowledged.
+    pub fence_answered_ns: C,
+    /// Highest incarnation of the peer that it acknowledged to be fenced; 0: none.
+    pub fence_acked: C,
+    /// The incarnation of the peer that acknowledged it. The same one: its kernel obeyed. A newer one: it knows of it.
+    pub fence_acked_by: C,
+    /// [`crate::fence::GATED`], or 0.
+    pub fence_acked_flags: C,
+    /// When the acknowledgement came.
+    pub fence_acked_ns: C,
 }
 
 impl<C: fmt::Debug> fmt::Debug for Cached<C> {
@@ -148,6 +161,12 @@ impl<C: fmt::Debug> fmt::Debug for Tick<C> {
             .field("theirs", &self.theirs)
             .field("mine", &self.mine)
             .field("departed", &self.departed)
+            .field("older_heard_ns", &self.older_heard_ns)
+            .field("fence_answered_ns", &self.fence_answered_ns)
+            .field("fence_acked", &self.fence_acked)
+            .field("fence_acked_by", &self.fence_acked_by)
+            .field("fence_acked_flags", &self.fence_acked_flags)
+            .field("fence_acked_ns", &self.fence_acked_ns)
             .finish_non_exhaustive()
     }
 }

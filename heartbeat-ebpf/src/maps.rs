@@ -4,12 +4,16 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use core::cell::Cell;
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xchg};
 use heartbeat_common::counter::Counter;
+use heartbeat_common::lease;
 use heartbeat_common::maps::{CONFS_MAX, HINTS_MAX, Hint, Histogram, Own, PATHS_MAX, ROUTES_MAX, Route, RouteKey};
 use heartbeat_common::path::PathConf;
 use heartbeat_common::tick::Tick;
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+/// Attempts to raise a word that other CPUs raise at the same time.
+const RAISES: u32 = 16;
 const COUNTER_COUNT: usize = Counter::ALL.len();
 
 #[btf_map]
@@ -26,6 +30,8 @@ static HISTOGRAMS: Array<Histogram, { PATHS_MAX as usize }, MMAPABLE> = Array::n
 static OWN: Array<Own, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, COUNTER_COUNT> = PerCpuArray::new();
+#[btf_map]
+static LEASE: Array<[u64; lease::WORDS], 1, MMAPABLE> = Array::new();
 
 /// Finds the index of a triple's path and its configuration: by the hint where that is right, else by the route table.
 #[inline(always)]
@@ -92,6 +98,55 @@ pub fn own() -> (u64, u8) {
         },
         None => (0, 0),
     }
+}
+
+/// The lease's page. Every access is one of a whole word.
+pub struct Page(*mut u64);
+
+impl lease::Words for Page {
+    #[inline(always)]
+    fn get(&self, index: usize) -> u64 {
+        // SAFETY: an aligned word of a live entry, which has `WORDS` of them: the verifier sees to that as well.
+        unsafe { self.0.add(index).read_volatile() }
+    }
+    #[inline(always)]
+    fn set(&self, index: usize, value: u64) {
+        // SAFETY: as above.
+        unsafe { self.0.add(index).write_volatile(value) }
+    }
+    #[inline(always)]
+    fn raise(&self, index: usize, value: u64) {
+        let mut attempt = 0;
+        while attempt < RAISES {
+            let known = self.get(index);
+            if known >= value {
+                return;
+            }
+            // SAFETY: as above.
+            let (_, raised) = unsafe {
+                atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+                    self.0.add(index),
+                    known,
+                    value,
+                )
+            };
+            if raised {
+                return;
+            }
+            attempt += 1;
+        }
+    }
+    #[inline(always)]
+    fn clear(&self, index: usize) {
+        // SAFETY: as above.
+        unsafe { atomic_xchg::<u64, { AtomicOrdering::SeqCst }>(self.0.add(index), 0) };
+    }
+}
+
+/// Returns the lease's page.
+#[inline(always)]
+pub fn page() -> Option<Page> {
+    LEASE.get_ptr_mut(0).map(|page| Page(page.cast()))
 }
 
 /// Counts one event on this CPU.

@@ -196,8 +196,9 @@ fn mapped(address: u32) -> [u64; 2] {
     [0, (address as u64) << 32 | 0xffff_0000]
 }
 
+/// Says whether an address stands for an IPv4 one.
 #[inline(always)]
-fn is_mapped(address: [u64; 2]) -> bool {
+pub fn is_mapped(address: [u64; 2]) -> bool {
     address[0] == 0 && address[1] as u32 == 0xffff_0000
 }
 

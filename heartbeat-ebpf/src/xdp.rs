@@ -1,15 +1,19 @@
 //! From a received frame to its verdict: find the path, authenticate, record, answer in place.
-//! It touches the packet and the maps; it decides nothing about anybody's membership.
+//! It touches the packet and the maps; it decides nothing about anybody's membership, and obeys a fence.
 
 use crate::packet::{self, Bytes, Payload, Plain, Shape, read, write};
 use crate::{lock, maps};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::XdpContext;
+use core::cell::Cell;
 use heartbeat_common::checksum;
 use heartbeat_common::counter::Counter;
 use heartbeat_common::exchange::{self, Outcome};
+use heartbeat_common::fence;
 use heartbeat_common::frame;
 use heartbeat_common::maps::RouteKey;
+use heartbeat_common::path::PathConf;
+use heartbeat_common::tick::Tick;
 
 /// Hop limit of every echo: the highest, so that a same-subnet prober can require it (RFC 5881, section 5).
 const HOP_LIMIT: u8 = 255;
@@ -49,6 +53,7 @@ pub fn receive(ctx: &XdpContext) -> Verdict {
             maps::count(counter);
             match counter {
                 Counter::Answered | Counter::AnsweredHandshake | Counter::AnsweredStale => Verdict::Answered,
+                Counter::Fenced | Counter::FenceAcked => Verdict::Answered,
                 _ => Verdict::Consumed,
             }
         }
@@ -72,11 +77,23 @@ fn exchange_frame(frame: &Plain, ifindex: u32) -> Result<Counter, Counter> {
     }
     // SAFETY: `plain` checked the UDP header and the heartbeat behind it.
     let mut payload = Payload(unsafe { frame.udp.add(8) });
-    let good = exchange::authenticate(&payload, conf, tick)?;
+    let good = match exchange::authenticate(&payload, conf, tick) {
+        Ok(good) => good,
+        Err(Counter::DropReserved) if fence::is_fence(&payload) => {
+            let counter = judge_fence(payload.0, conf, tick);
+            if matches!(counter, Counter::Fenced | Counter::FenceAcked) {
+                acknowledge(payload.0, conf);
+                turn_acknowledgement(frame.ethernet, frame.ip, frame.udp, conf);
+            }
+            return Ok(counter);
+        }
+        Err(counter) => return Err(counter),
+    };
+    let page = maps::page().ok_or(Counter::Internal)?;
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let Some(held) = lock::take(&tick.lock) else { return Err(Counter::Contended) };
-    let outcome = exchange::record(&payload, &good, conf, tick, now);
+    let outcome = exchange::record(&payload, &good, conf, tick, &page, now);
     if let Ok(Outcome::Taken(_, round_trip)) = outcome {
         maps::count_round_trip(path, round_trip);
     }
@@ -86,11 +103,50 @@ fn exchange_frame(frame: &Plain, ifindex: u32) -> Result<Counter, Counter> {
         Outcome::Answer(answer) => {
             let (progress, flags) = maps::own();
             let age = frame::age_since(progress, now);
-            let sum = exchange::write_echo(&mut payload, &good, conf, answer, now, age, 0, flags);
+            let sum = exchange::write_echo(&mut payload, &good, conf, &page, answer, now, age, 0, flags);
             turn_round(frame, sum);
             Ok(answer.counter)
         }
     }
+}
+
+/// Judges a fence or its acknowledgement. A function of its own, as the two below are, so that the path of every other
+/// frame is as short as without it; three, because the stacks of a chain of calls have 512 bytes together. What they take
+/// and return fits into registers.
+#[inline(never)]
+fn judge_fence(payload: *mut u8, conf: &PathConf, tick: &Tick<Cell<u64>>) -> Counter {
+    let payload = Payload(payload);
+    let Some(page) = maps::page() else { return Counter::Internal };
+    let good = match fence::authenticate(&payload, conf, &page) {
+        Ok(good) => good,
+        Err(counter) => return counter,
+    };
+    // SAFETY: a helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let Some(held) = lock::take(&tick.lock) else { return Counter::Contended };
+    let outcome = fence::record(&payload, &good, conf, tick, &page, now);
+    held.release();
+    match outcome {
+        Ok(counter) | Err(counter) => counter,
+    }
+}
+
+/// Makes the acknowledgement of a fence that was found good.
+#[inline(never)]
+fn acknowledge(payload: *mut u8, conf: &PathConf) -> u32 {
+    fence::write_ack(&mut Payload(payload), conf);
+    0
+}
+
+/// Turns an acknowledgement round. Its addresses are those that its path was found by.
+#[inline(never)]
+fn turn_acknowledgement(ethernet: *mut u8, ip: *mut u8, udp: *mut u8, conf: &PathConf) -> u32 {
+    let (source, destination) = (conf.key.source, conf.key.destination);
+    let ipv6 = !packet::is_mapped(source);
+    // SAFETY: `plain` checked the UDP header and the heartbeat behind it.
+    let sum = fence::ack_sum(&Payload(unsafe { udp.add(8) }), conf);
+    turn_round(&Plain { ethernet, ip, udp, ipv6, vlan: 0, hop_limit: 0, source, destination }, sum);
+    0
 }
 
 /// Swaps MAC and IP addresses (the ports are equal), sets the hop limit and writes the checksums in full.

@@ -18,7 +18,7 @@ mod derive;
 mod path;
 
 pub use derive::KeyRing;
-pub use path::{PathSpec, ProbeSigner, address_words, path_conf, route_key};
+pub use path::{FenceSigner, PathSpec, ProbeSigner, address_words, path_conf, route_key};
 
 use crate::config::{FileError, open_regular, read_limited};
 use std::fmt;

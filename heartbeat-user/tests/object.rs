@@ -8,8 +8,9 @@ mod btf;
 
 use btf::{Btf, Map, Member};
 use heartbeat_common::counter::Counter;
+use heartbeat_common::lease;
 use heartbeat_common::maps::{self, Hint, Histogram, Own, Route, RouteKey};
-use heartbeat_common::path::{PathConf, Slot};
+use heartbeat_common::path::{FenceKeys, PathConf, Slot};
 use heartbeat_common::siphash::{Key, Midstate};
 use heartbeat_common::tick::{Cached, Departure, Tick};
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
@@ -89,6 +90,7 @@ fn its_maps_are_those_of_heartbeat_common() {
         (maps::HISTOGRAMS.to_owned(), map::<u32, Histogram>(ARRAY, maps::PATHS_MAX, MMAPABLE)),
         (maps::OWN.to_owned(), map::<u32, Own>(ARRAY, 1, MMAPABLE)),
         (maps::COUNTERS.to_owned(), map::<u32, u64>(PER_CPU_ARRAY, counters, 0)),
+        (maps::LEASE.to_owned(), map::<u32, [u64; lease::WORDS]>(ARRAY, 1, MMAPABLE)),
     ]);
     assert_eq!(types().maps(), expected);
     let mut all = maps::ALL.to_vec();
@@ -121,7 +123,9 @@ fn a_route_lies_as_in_heartbeat_common() {
 fn a_path_configuration_lies_as_in_heartbeat_common() {
     same_layout!(PathConf as PathConf, "PathConf", {
         key, cluster, theirs_ids, mine_ids, standing, answer_within_ns, slots, min_hop_limit, vlan, flags, path,
+        grant_mark, vote_slot, zero, fences,
     });
+    same_layout!(FenceKeys as FenceKeys, "FenceKeys", { theirs, mine });
     same_layout!(Slot as Slot, "Slot", { theirs, mine, standing_key, own_digest, own_standing_key, echo_sum });
     same_layout!(Key as Key, "Key", { k });
     same_layout!(Midstate as Midstate, "Midstate", { v });
@@ -133,7 +137,8 @@ fn a_tick_lies_as_in_heartbeat_common() {
         lock, heard_ns, peer_incarnation, probe_ns, probe_top, probe_bits, echo_ns, echo_top, echo_bits,
         round_trip_ns, answered_ns, returned_ns, peer_stamp, peer_dynamic, peer_dynamic_ns, stale_newest,
         stale_answered_ns, handshake_incarnation, handshake_sequence, probes, answers, echoes, late_echoes,
-        departures, standing, standing_digest, standing_mark, theirs, mine, departed,
+        departures, standing, standing_digest, standing_mark, theirs, mine, departed, older_heard_ns,
+        fence_answered_ns, fence_acked, fence_acked_by, fence_acked_flags, fence_acked_ns,
     });
     same_layout!(Cached<u64> as Cached, "Cached_3C_u64_3E_", { prober, responder, base, lanes });
     same_layout!(Departure<u64> as Departure, "Departure_3C_u64_3E_", { sequence, ns });

@@ -17,6 +17,8 @@ const PATHS: u16 = 8;
 const ROUND: u64 = 4096;
 /// Least number of times that each counter must be hit in 10^7 frames.
 const LEAST: u64 = 10_000;
+/// The mark under which the paths' grants are given.
+const MARK: u64 = 44;
 /// Workers: one program, one set of maps and one reference each.
 const WORKERS: u64 = 2;
 
@@ -48,6 +50,9 @@ impl Worker {
                 let mut settings = world::settings(&mut random, index);
                 settings.vlan = if index % 4 < 2 { 0 } else { index };
                 settings.min_hop_limit = if index < 4 { 255 } else { 64 };
+                settings.grant_mark = MARK;
+                // One of them beyond the page's slots.
+                settings.vote_slot = [0, 1, 2, 94, 95, 96, 3, 4][usize::from(index)];
                 settings
             })
             .collect();
@@ -68,6 +73,7 @@ impl Worker {
     fn step(&mut self) {
         let path = self.random.below(u64::from(PATHS)) as usize;
         match self.random.below(400) {
+            17..=19 => self.set_page(),
             0 => self.reconfigure(path),
             1 => self.restart_peer(path),
             2 => self.set_own(),
@@ -122,6 +128,28 @@ impl Worker {
         self.paths[path].sequence[0] = self.random.below(4);
     }
 
+    /// Installs another view, or makes the page another incarnation's.
+    fn set_page(&mut self) {
+        let random = &mut self.random;
+        let grants: Vec<(u32, u64)> = (0..usize::from(PATHS))
+            .map(|path| (self.both.node.paths[path].0.vote_slot, self.paths[path].author[4]))
+            .collect();
+        let own = self.both.node.paths[0].0.standing[0];
+        self.both.set_page(|page| {
+            page.incarnation = random.pick(&[own, own, own, own, own - 1, 0]);
+            page.fenced = random.pick(&[0, 0, own - 1, own]);
+            page.granting = random.pick(&[MARK, MARK, MARK, 0, MARK + 1]);
+            page.ahead = random.one_in(16);
+            page.order = random.below(6);
+            page.member = !random.one_in(3);
+            for (slot, grant) in grants {
+                if let Some(vote) = page.votes.get_mut(slot as usize) {
+                    *vote = (if random.one_in(4) { 0 } else { grant }, random.pick(&[0, now() - 500_000]));
+                }
+            }
+        });
+    }
+
     fn set_own(&mut self) {
         self.both.node.flags = self.random.word() as u8 & !3;
         self.both.node.progress_ns = match self.random.below(4) {
@@ -155,7 +183,8 @@ impl Worker {
         }
         self.frames += 1;
         let (judged, _) = self.both.receive(&bytes).unwrap_or_else(|fault| panic!("frame {}: {fault:#}", self.frames));
-        let taken = judged.counted.is_some_and(|counter| counter <= Counter::EchoLate);
+        let fences = [Counter::Fenced, Counter::FenceAcked, Counter::FenceTakenAck, Counter::DropFenceLimit];
+        let taken = judged.counted.is_some_and(|counter| counter <= Counter::EchoLate || fences.contains(&counter));
         self.authentic += u64::from(taken);
         assert!(authentic || !taken, "a frame that nobody signed was taken: {}", hex(&bytes));
         if authentic {
@@ -178,8 +207,11 @@ impl Worker {
         if settings.slots[usize::from(slot)].is_none() && !self.random.one_in(8) {
             slot ^= 1;
         }
-        let echo = self.random.one_in(3);
-        let mut heartbeat = if echo { self.echo(&settings, path, slot) } else { self.probe(&settings, path, slot) };
+        let mut heartbeat = match self.random.below(24) {
+            0 | 1 => self.fence(&settings, path, slot),
+            2..=9 => self.echo(&settings, path, slot),
+            _ => self.probe(&settings, path, slot),
+        };
         let mut signer = settings.slots[usize::from(slot)];
         let mut authentic = true;
         match self.random.below(64) {
@@ -199,6 +231,17 @@ impl Worker {
         if !authentic && signer == settings.slots[usize::from(slot)] {
             let bit = self.random.below(64);
             payload[(128 + bit / 8) as usize] ^= 1 << (bit % 8);
+        }
+        // A fence without the second half of its tag is a kind that nobody knows.
+        if heartbeat.words[8] >> 49 & 1 == 1 {
+            match self.random.below(16) {
+                0..=3 => payload[136..].fill(0),
+                4 => {
+                    payload[128 + self.random.below(16) as usize] ^= 1;
+                    authentic = false;
+                }
+                _ => {}
+            }
         }
         let mut frame = Frame::to_node(&settings, &payload);
         if self.random.one_in(6) {
@@ -232,6 +275,25 @@ impl Worker {
         };
         probe.words[8] = random.word() & 0x00fc_ffff_ffff_ffff;
         probe
+    }
+
+    /// A fence of this node or, less often, an acknowledgement of one of its own.
+    fn fence(&mut self, settings: &Settings, path: usize, slot: u8) -> Heartbeat {
+        let (random, own, peer) = (&mut self.random, settings.standing[0], self.paths[path].author[0]);
+        if random.one_in(3) {
+            let victim = peer.saturating_sub(random.below(3)) + u64::from(random.one_in(8));
+            let mut ack = Heartbeat::acknowledgement(settings, slot, peer, victim);
+            ack.words[3] = if random.one_in(8) { random.pick(&[own + 1, 0]) } else { own };
+            ack.words[15] = random.below(4);
+            return ack;
+        }
+        let victim = random.pick(&[own, own, own, own - 1, own + 1]);
+        let order = (self.both.node.page.order + random.below(3)).saturating_sub(1);
+        let mut fence = Heartbeat::fence(settings, slot, peer, victim, order);
+        if random.one_in(16) {
+            fence.words[random.pick(&[3, 4, 7, 9, 10, 15])] = random.below(2);
+        }
+        fence
     }
 
     fn echo(&mut self, settings: &Settings, path: usize, slot: u8) -> Heartbeat {

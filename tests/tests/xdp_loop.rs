@@ -28,6 +28,8 @@ fn mirrored(settings: &Settings, standing: [u64; 7]) -> Settings {
         mine: keys.theirs,
         peer_standing: keys.own_standing,
         own_standing: keys.peer_standing,
+        their_fences: keys.own_fences,
+        own_fences: keys.their_fences,
     };
     Settings {
         own: settings.peer,

@@ -1,12 +1,14 @@
 //! Two nodes, A and B, that probe and answer each other in memory; and whoever would pass for one of them.
 
+mod grants;
+
 use super::*;
 use crate::auth::{
     AddressWords, address_words, exchange_base, standing_digest, standing_of, tag, with_incarnations, with_probe,
 };
 use crate::frame::{WORDS, dynamic, head, ids, to_bytes};
 use crate::siphash::Key;
-use crate::{checksum, path};
+use crate::{checksum, lease, path};
 use std::string::String;
 use std::{format, vec};
 
@@ -21,6 +23,7 @@ const B: u64 = 70;
 struct Node {
     conf: PathConf,
     tick: Tick<Cell<u64>>,
+    page: [Cell<u64>; lease::WORDS],
 }
 
 /// Who the two ends are, and under which keys they speak.
@@ -79,10 +82,9 @@ impl Node {
             min_hop_limit: 255,
             vlan: 0,
             flags: path::SLOT0,
-            key: crate::maps::RouteKey::default(),
-            path: 0,
+            ..PathConf::default()
         };
-        Self { conf, tick: Tick::default() }
+        Self { conf, tick: Tick::default(), page: [const { Cell::new(0) }; lease::WORDS] }
     }
 
     /// A probe of this node's.
@@ -113,17 +115,17 @@ impl Node {
 
     fn take(&self, frame: &Frame, now: u64) -> Result<Outcome, Counter> {
         let good = authenticate(frame, &self.conf, &self.tick)?;
-        record(frame, &good, &self.conf, &self.tick, now)
+        record(frame, &good, &self.conf, &self.tick, &self.page, now)
     }
 
     /// Takes a probe at `now` and returns how it was answered, and the echo.
     fn answer(&self, frame: &Frame, now: u64) -> Result<(Counter, Frame), Counter> {
         let good = authenticate(frame, &self.conf, &self.tick)?;
-        let Outcome::Answer(answer) = record(frame, &good, &self.conf, &self.tick, now)? else {
+        let Outcome::Answer(answer) = record(frame, &good, &self.conf, &self.tick, &self.page, now)? else {
             panic!("an echo was to be answered");
         };
         let mut echo = *frame;
-        let sum = write_echo(&mut echo, &good, &self.conf, answer, now, 3, 4, frame::FLAG_QUORATE);
+        let sum = write_echo(&mut echo, &good, &self.conf, &self.page, answer, now, 3, 4, frame::FLAG_QUORATE);
         assert_eq!(checksum::fold(sum), checksum::fold(full_sum(&self.conf, &echo)), "the sum is the echo's");
         Ok((answer.counter, echo))
     }
@@ -235,12 +237,14 @@ fn nothing_comes_back_to_its_author() {
 }
 
 #[test]
-fn fences_are_not_taken_yet() {
+fn a_fence_is_taken_for_nothing_else() {
     let (a, b) = acquainted();
     for kind in [2, 3] {
         let mut frame = a.probe(B, 10, 1);
         frame[word::DYNAMIC] |= kind << 48;
         assert_eq!(b.take(&a.sign(frame), 1), Err(Counter::DropKind));
+        frame[word::TAG_HIGH] = 1;
+        assert_eq!(b.take(&a.sign(frame), 1), Err(Counter::DropReserved));
     }
 }
 
@@ -451,20 +455,20 @@ fn what_changed_since_authentication_is_judged_again() {
     // Two CPUs find the same frame good; one is recorded.
     let next = a.probe(B, 12, 1);
     let good = authenticate(&next, &b.conf, &b.tick).unwrap();
-    record(&next, &good, &b.conf, &b.tick, 5001).unwrap();
+    record(&next, &good, &b.conf, &b.tick, &b.page, 5001).unwrap();
     let facts = b.facts();
-    assert_eq!(record(&next, &good, &b.conf, &b.tick, 5002), Err(Counter::DropReplay));
+    assert_eq!(record(&next, &good, &b.conf, &b.tick, &b.page, 5002), Err(Counter::DropReplay));
     assert_eq!(b.facts(), facts);
     let good = authenticate(&echo, &a.conf, &a.tick).unwrap();
-    record(&echo, &good, &a.conf, &a.tick, 5003).unwrap();
+    record(&echo, &good, &a.conf, &a.tick, &a.page, 5003).unwrap();
     let facts = a.facts();
-    assert_eq!(record(&echo, &good, &a.conf, &a.tick, 5004), Err(Counter::DropReplay));
+    assert_eq!(record(&echo, &good, &a.conf, &a.tick, &a.page, 5004), Err(Counter::DropReplay));
     assert_eq!(a.facts(), facts);
     // Or a newer incarnation came in between.
     let (_, echo) = b.answer(&a.probe(B, 14, 1), 5000).unwrap();
     let good = authenticate(&echo, &a.conf, &a.tick).unwrap();
     a.answer(&Node::new(Who { id: 2, peer: 1, ..NODE_A }, B + 1).probe(A, 2, 1), 5005).unwrap();
-    assert_eq!(record(&echo, &good, &a.conf, &a.tick, 5006), Err(Counter::DropIncarnation));
+    assert_eq!(record(&echo, &good, &a.conf, &a.tick, &a.page, 5006), Err(Counter::DropIncarnation));
 }
 
 #[test]

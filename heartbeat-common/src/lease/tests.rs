@@ -1,17 +1,7 @@
 use super::*;
-use core::cell::Cell;
 use proptest::prelude::*;
 
-struct Page([Cell<u64>; WORDS]);
-
-impl Words for Page {
-    fn get(&self, index: usize) -> u64 {
-        self.0[index].get()
-    }
-    fn set(&self, index: usize, value: u64) {
-        self.0[index].set(value);
-    }
-}
+type Page = [Cell<u64>; WORDS];
 
 const ACT: u64 = 400;
 const OFFSET: u64 = 10_000;
@@ -20,7 +10,7 @@ const MARK: u64 = 77;
 
 /// Three votes of weight one: the own one, and slots 1 and 2. Nothing is dated.
 fn page() -> Page {
-    let page = Page([const { Cell::new(0) }; WORDS]);
+    let page = [const { Cell::new(0) }; WORDS];
     for (index, value) in [
         (word::MAGIC, MAGIC),
         (word::INCARNATION, 5),
@@ -189,7 +179,7 @@ proptest! {
     /// Whatever stands in the page, judging it ends and says something.
     #[test]
     fn no_page_can_do_harm(words in proptest::collection::vec(any::<u64>(), WORDS), now in any::<u64>()) {
-        let page = Page(core::array::from_fn(|index| Cell::new(words[index])));
+        let page: Page = core::array::from_fn(|index| Cell::new(words[index]));
         let _ = acting(&page, now);
         page.set(word::MAGIC, MAGIC);
         let _ = acting(&page, now);

@@ -129,3 +129,21 @@ proptest! {
         prop_assert_eq!(tag_words(Key { k: [k0, k1] }, &words), expected);
     }
 }
+
+/// The 128-bit form: its first published vector, and the published crate for whole words.
+#[test]
+fn tags_of_128_bits() {
+    let key = Key { k: [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908] };
+    let bytes = [0xa3, 0x81, 0x7f, 0x04, 0xba, 0x25, 0xa8, 0xe6, 0x6d, 0xf6, 0x72, 0x14, 0xc7, 0x55, 0x02, 0x93];
+    let published = bytes.chunks(8).map(|half| u64::from_le_bytes(half.try_into().unwrap()));
+    assert!(Midstate::new_128(key).finish_128(0).into_iter().eq(published));
+    let mut state = Midstate::new_128(key);
+    let mut hash = siphasher::sip128::SipHasher24::new_with_keys(key.k[0], key.k[1]);
+    for count in 1..40_u64 {
+        let word = count.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        state = state.absorb(word);
+        std::hash::Hasher::write(&mut hash, &word.to_le_bytes());
+        let tag = siphasher::sip128::Hasher128::finish128(&hash);
+        assert_eq!(state.finish_128((count * 8) as u8), [tag.h1, tag.h2], "{count} words");
+    }
+}

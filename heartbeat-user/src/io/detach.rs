@@ -137,6 +137,7 @@ fn take_off(pins: &PinDir) -> anyhow::Result<Vec<PathBuf>> {
         }
     }
     for directory in directories {
+        pins::end_lease(&directory);
         removed.extend(pins::listed(&directory)?);
         pins::remove_tree(&directory)?;
         removed.push(directory);

@@ -17,7 +17,7 @@ use crate::io::memory::Shared;
 use crate::io::nic::{Nic, NicView};
 use crate::io::object::Object;
 use crate::io::pacer::{Pacer, PacerCommand};
-use crate::io::paths::{Paths, Who};
+use crate::io::paths::{Announced, Paths, Who};
 use crate::io::pins::PinDir;
 use crate::io::responder::Responder;
 use crate::io::sys;
@@ -296,6 +296,16 @@ impl Fabric {
     /// If a table cannot be written.
     pub fn change_paths(&mut self, config: &Config, who: Who) -> anyhow::Result<()> {
         self.paths.change(self.object.as_mut(), config, who)
+    }
+
+    /// Says of the view what is now to be said, in every table and then in every probe.
+    ///
+    /// # Errors
+    /// If a table cannot be written.
+    pub fn announce(&mut self, announced: Announced) -> anyhow::Result<()> {
+        self.paths.announce(self.object.as_mut(), announced)?;
+        self.pacer.tell(PacerCommand::Signers(self.paths.signers()));
+        Ok(())
     }
 
     /// The configuration in force.

@@ -10,7 +10,7 @@ use crate::io::fabric::Fabric;
 use crate::io::journal::EventSink;
 use crate::io::memory::Shared;
 use crate::io::pacer::{Pacer, PacerCommand};
-use crate::io::paths::Who;
+use crate::io::paths::{Announced, Who};
 use crate::io::state::{State, StateDir};
 use crate::io::{clock, decider, nics};
 use crate::keys::Keys;
@@ -42,6 +42,9 @@ pub enum Order {
     StepDown(usize),
     /// Read the configuration again. The answer says what changed, or why nothing did.
     Reload(tokio::sync::oneshot::Sender<Result<String, String>>),
+    /// Say this of the view from now on, in tables and probes. Told is whether it worked; only after that may the page
+    /// grant under the new mark.
+    Announce(Announced, Box<dyn FnOnce(bool) + Send>),
     /// Show the interfaces.
     Show(SyncSender<nics::View>),
     /// Take every program off.
@@ -172,20 +175,22 @@ impl Worker {
     /// has left would be believed.
     fn repair_own(&self) {
         let (shared, state) = (&self.kept.shared, &self.kept.state);
+        let flags = shared.wanted_flags();
         let found = shared.own();
         let wanted = Own {
             abi: maps::ABI.into(),
             progress_ns: found.progress_ns,
-            flags: 0,
+            flags: flags.into(),
             incarnation: state.incarnation,
             generation: state.generation,
             boot: state.boot,
             state_id: state.state_id,
             plan: self.plan,
         };
-        if found != wanted {
+        // Flags that this process changed in between are not somebody else's: the next look tells.
+        if found != wanted && shared.wanted_flags() == flags {
             shared.set_identity(&wanted);
-            shared.set_flags(0);
+            shared.set_flags(flags);
             self.kept.sink.now(EventBody::TableRepaired { table: maps::OWN.to_owned(), count: 1 });
         }
     }
@@ -230,6 +235,13 @@ impl Worker {
                 });
                 let _ = answer.send(result.map_err(|error| format!("{error:#}")));
             }
+            Order::Announce(announced, done) => {
+                let said = self.kept.fabric.announce(announced);
+                if let Err(error) = &said {
+                    log::error!("what is to be said of the view could not be written: {error:#}");
+                }
+                done(said.is_ok());
+            }
             Order::Show(answer) => {
                 let _ = answer.try_send(nics::view(&self.kept.fabric));
             }
@@ -255,6 +267,8 @@ impl Worker {
             kept.state = state;
         }
         let new = kept.state.incarnation;
+        // The lease and the grants of the old incarnation end before anything says that there is a new one.
+        kept.shared.page().take_on(new, kept.state.boot, false);
         let own = Own { incarnation: new, generation: 1, ..kept.shared.own() };
         kept.shared.set_identity(&own);
         let config = kept.fabric.config().clone();
@@ -318,14 +332,16 @@ impl Worker {
         }
         // The kernel says it in every echo from now on, and a probe on each path says it at once.
         let all: Vec<u32> = (0..kept.shared.paths()).collect();
-        kept.shared.set_flags(kept.shared.flags() | FLAG_LEAVING);
+        kept.shared.change_flags(0, FLAG_LEAVING);
         kept.pacer.tell(PacerCommand::Burst(all.clone()));
         let delay = kept.fabric.config().settings.same_subnet.delay;
         std::thread::sleep(delay.min(Duration::from_millis(200)));
+        // Nobody acts any more by the time that it is said, nor by a page that nobody looks after.
+        kept.shared.page().close();
         // On disk before it is said: what has said "stopped" must not come back as the same incarnation.
         let state = State { left: true, ..kept.state };
         match kept.state_dir.write(&state) {
-            Ok(()) => kept.shared.set_flags(kept.shared.flags() | FLAG_LEAVING | FLAG_STOPPED),
+            Ok(()) => kept.shared.change_flags(0, FLAG_LEAVING | FLAG_STOPPED),
             Err(error) => log::error!("{error:#}: this node leaves without saying that it stopped"),
         }
         kept.pacer.tell(PacerCommand::Burst(all));

@@ -7,7 +7,7 @@ use crate::io::failure::Failure;
 use crate::io::memory::Shared;
 use crate::io::pins::PinDir;
 use crate::io::state::StateDir;
-use crate::io::{hands, manager, sys};
+use crate::io::{hands, manager, page, sys};
 use anyhow::{Context, bail};
 use heartbeat_common::frame::{FLAG_LEAVING, FLAG_STOPPED};
 use heartbeat_common::maps;
@@ -79,11 +79,13 @@ pub(super) fn pin_dir(config: Option<&Config>) -> anyhow::Result<PathBuf> {
     Ok(noted.unwrap_or_else(|| PathBuf::from(PIN_DIR)))
 }
 
-/// Sets in the pinned record of this node that it has left and stopped: every echo says so from then on.
+/// Sets in the pinned record of this node that it has left and stopped: every echo says so from then on. The lease ends
+/// before: who acts by it must not outlive what is said.
 ///
 /// # Errors
-/// If the record cannot be opened or mapped.
+/// If the record or the lease's page cannot be opened or mapped.
 pub(super) fn mark(pin: &Path) -> anyhow::Result<()> {
+    page::close_pinned(&pin.with_file_name(maps::LEASE))?;
     let fd = sys::object_get(pin).with_context(|| format!("open {}", pin.display()))?;
     let shared = Shared::of_own(fd.as_fd())?;
     shared.set_flags(shared.flags() | FLAG_LEAVING | FLAG_STOPPED);

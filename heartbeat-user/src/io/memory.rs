@@ -1,7 +1,8 @@
-//! The memory that the kernel's packet path and this process share: ticks, histograms and the own record, mmapped
-//! from the maps, or private memory of the same layout where no map can be had. It copies and stores words; it judges
-//! nothing.
+//! The memory that the kernel's packet path and this process share: ticks, histograms, the own record and the lease's
+//! page (of which `page` tells), mmapped from the maps, or private memory of the same layout where no map can be had. It
+//! copies and stores words; it judges nothing.
 
+use crate::io::page::Page;
 use anyhow::{Context, bail};
 use heartbeat_common::counter::Counter;
 use heartbeat_common::maps::{BUCKETS, Histogram, Own, PATHS_MAX};
@@ -11,7 +12,7 @@ use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 /// Attempts to copy a tick or take its lock before it is given up for now. The packet path writes for some 50 ns at a
@@ -29,8 +30,8 @@ const LOOK: Duration = Duration::from_millis(1);
 const FREED: u64 = (1 << 32) | 1;
 
 /// One mapped array of `T`.
-struct Region {
-    start: NonNull<u8>,
+pub(super) struct Region {
+    pub(super) start: NonNull<u8>,
     bytes: NonZeroUsize,
 }
 
@@ -41,7 +42,7 @@ unsafe impl Sync for Region {}
 
 impl Region {
     /// Maps a map's values, or private zeroed memory if `fd` is `None`.
-    fn new(fd: Option<BorrowedFd<'_>>, bytes: usize) -> anyhow::Result<Self> {
+    pub(super) fn new(fd: Option<BorrowedFd<'_>>, bytes: usize) -> anyhow::Result<Self> {
         let page = 4096;
         let bytes = NonZeroUsize::new(bytes.next_multiple_of(page)).context("an empty map")?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
@@ -62,11 +63,14 @@ impl Drop for Region {
     }
 }
 
-/// Ticks, histograms and the own record.
+/// Ticks, histograms, the own record and the lease's page.
 pub struct Shared {
     ticks: Region,
     histograms: Region,
     own: Region,
+    page: Page,
+    /// The dynamic flags that this process means the own record to have.
+    wanted_flags: AtomicU8,
     /// Counters of the userspace responder; the kernel's own are per CPU in their map.
     counters: Vec<AtomicU64>,
     paths: u32,
@@ -80,6 +84,8 @@ pub struct MapFds<'a> {
     pub histograms: BorrowedFd<'a>,
     /// `OWN`.
     pub own: BorrowedFd<'a>,
+    /// `LEASE`.
+    pub lease: BorrowedFd<'a>,
 }
 
 impl Shared {
@@ -93,11 +99,12 @@ impl Shared {
         let histograms = Region::new(maps.map(|maps| maps.histograms), entries * size_of::<Histogram>())
             .context("map HISTOGRAMS")?;
         let own = Region::new(maps.map(|maps| maps.own), size_of::<Own>()).context("map OWN")?;
+        let page = maps.map_or_else(Page::private, |maps| Page::of_map(maps.lease))?;
         let counters = Counter::ALL.iter().map(|_| AtomicU64::new(0)).collect();
         if paths > PATHS_MAX {
             bail!("{paths} paths are more than the {PATHS_MAX} that the maps hold");
         }
-        Ok(Self { ticks, histograms, own, counters, paths })
+        Ok(Self { ticks, histograms, own, page, wanted_flags: AtomicU8::new(0), counters, paths })
     }
 
     /// Maps the own record alone, for a process that is not the controller.
@@ -107,7 +114,15 @@ impl Shared {
     pub fn of_own(fd: BorrowedFd<'_>) -> anyhow::Result<Self> {
         let own = Region::new(Some(fd), size_of::<Own>()).context("map OWN")?;
         let empty = || Region::new(None, 1);
-        Ok(Self { ticks: empty()?, histograms: empty()?, own, counters: Vec::new(), paths: 0 })
+        let (ticks, histograms, page) = (empty()?, empty()?, Page::private()?);
+        let wanted_flags = AtomicU8::new(0);
+        Ok(Self { ticks, histograms, own, page, wanted_flags, counters: Vec::new(), paths: 0 })
+    }
+
+    /// The lease's page.
+    #[must_use]
+    pub const fn page(&self) -> &Page {
+        &self.page
     }
 
     /// Number of configured paths.
@@ -306,6 +321,7 @@ impl Shared {
 
     /// Writes the own record, `abi` last: a reader that sees it sees the rest.
     pub fn set_own(&self, own: &Own) {
+        self.wanted_flags.store(own.flags as u8, Ordering::Release);
         let words: [u64; size_of::<Own>() / 8] = bytemuck::cast(*own);
         for (index, word) in words.iter().enumerate().skip(1) {
             self.own_word(index * 8).store(*word, Ordering::Release);
@@ -335,7 +351,23 @@ impl Shared {
 
     /// Sets the dynamic flags of every echo and probe.
     pub fn set_flags(&self, flags: u8) {
+        self.wanted_flags.store(flags, Ordering::Release);
         self.own_word(std::mem::offset_of!(Own, flags)).store(u64::from(flags), Ordering::Release);
+    }
+
+    /// Takes some dynamic flags away and adds others, whoever else changes others at the same time.
+    pub fn change_flags(&self, without: u8, with: u8) {
+        let (keep, add) = (!without, with);
+        let _ = self.wanted_flags.fetch_update(Ordering::AcqRel, Ordering::Acquire, |flags| Some(flags & keep | add));
+        let word = self.own_word(std::mem::offset_of!(Own, flags));
+        let changed = |flags: u64| Some(flags & u64::from(keep) | u64::from(add));
+        let _ = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, changed);
+    }
+
+    /// Returns the dynamic flags as this process set them, whatever others made of the record since.
+    #[must_use]
+    pub fn wanted_flags(&self) -> u8 {
+        self.wanted_flags.load(Ordering::Acquire)
     }
 
     /// Returns the dynamic flags.
@@ -461,6 +493,21 @@ mod tests {
         let tick = shared.tick(2).expect("a free lock");
         assert_eq!((tick.theirs, tick.mine, tick.standing_mark), Default::default());
         assert_eq!(tick.heard_ns, 5);
+    }
+
+    #[test]
+    fn flags_are_known_whatever_others_make_of_the_record() {
+        let shared = shared();
+        shared.set_own(&Own { flags: 8, ..Own::default() });
+        assert_eq!(shared.wanted_flags(), 8);
+        shared.change_flags(8, 64 | 128);
+        assert_eq!((shared.flags(), shared.wanted_flags()), (192, 192));
+        shared.own_word(std::mem::offset_of!(Own, flags)).store(16, Ordering::Relaxed);
+        assert_eq!((shared.flags(), shared.wanted_flags()), (16, 192));
+        shared.change_flags(64, 0);
+        assert_eq!(shared.wanted_flags(), 128);
+        shared.set_flags(4);
+        assert_eq!((shared.flags(), shared.wanted_flags()), (4, 4));
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub mod nic;
 pub mod nics;
 pub mod object;
 pub mod pacer;
+pub mod page;
 pub mod panics;
 pub mod paths;
 pub mod pins;

@@ -76,6 +76,7 @@ impl Object {
             ticks: self.map_fd(maps::TICKS)?,
             histograms: self.map_fd(maps::HISTOGRAMS)?,
             own: self.map_fd(maps::OWN)?,
+            lease: self.map_fd(maps::LEASE)?,
         };
         Shared::new(Some(&fds), paths)
     }

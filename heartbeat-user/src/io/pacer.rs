@@ -12,7 +12,8 @@ use crate::io::socket::{self, Batch};
 use crate::io::{clock, realtime};
 use crate::keys::ProbeSigner;
 use anyhow::Context;
-use heartbeat_common::frame;
+use heartbeat_common::frame::{self, FLAG_FENCED};
+use heartbeat_common::lease;
 use heartbeat_common::maps::PATHS_MAX;
 use heartbeat_common::tick::{DEPARTURES, Tick};
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -22,7 +23,7 @@ use nix::sys::time::{TimeSpec, TimeValLike};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 
@@ -203,6 +204,9 @@ pub enum PacerCommand {
     Signers(Vec<ProbeSigner>),
     /// New delays, one for each path, ns, and the lateness budget.
     Delays(Vec<u64>, u64),
+    /// Send these frames as they are, each on its path: fences, which the deciding thread has signed. What cannot be
+    /// sent is lost, as on the wire.
+    Frames(Vec<(u32, [u64; frame::WORDS])>),
 }
 
 /// Where the pacing thread finds what it is told.
@@ -314,6 +318,20 @@ impl Pacer {
     /// Tells the thread something; it acts at once. False if its queue is full, which is a defect.
     pub fn tell(&self, command: PacerCommand) -> bool {
         let taken = self.inbox.put(command);
+        let _ = self.wake.write(1);
+        taken
+    }
+
+    /// Has these frames sent, without waiting for anybody: for the deciding thread. False if somebody else is telling
+    /// the thread something just now, or its queue is full: then they are to be told again.
+    pub fn send_frames(&self, frames: Vec<(u32, [u64; frame::WORDS])>) -> bool {
+        let taken = match self.inbox.queue.try_lock() {
+            Ok(mut queue) if queue.waiting.len() < COMMANDS_MAX => {
+                queue.waiting.push_back(PacerCommand::Frames(frames));
+                true
+            }
+            _ => false,
+        };
         let _ = self.wake.write(1);
         taken
     }
@@ -482,13 +500,13 @@ impl Worker {
                     if !marked(marks, index) || timed.path.socket != socket {
                         continue;
                     }
-                    let (peer, stamp, echo_ns) = self.shared.peer_of(index as u32);
-                    let fresh = echo_ns != 0 && now.saturating_sub(echo_ns) <= 2 * timed.path.delay_ns;
+                    let signer = &timed.path.signer;
+                    let asked = ask(&self.shared, index as u32, signer, || ());
+                    let fresh = asked.echo_ns != 0 && now.saturating_sub(asked.echo_ns) <= 2 * timed.path.delay_ns;
                     if fresh != confirm {
                         continue;
                     }
-                    let probe = timed.path.signer.probe(timed.sequence, now, peer, stamp, age, flags);
-                    self.batch.push(&probe, &timed.path.peer);
+                    self.batch.push(&asked.probe(signer, timed.sequence, now, age, flags), &timed.path.peer);
                     self.batched.push(index);
                 }
                 if self.batch.is_empty() {
@@ -508,6 +526,22 @@ impl Worker {
             }
         }
         self.take_departures();
+    }
+
+    /// Sends frames as they are. None of them is a probe, so none is an attempt, and no departure of one is counted.
+    fn send_frames(&mut self, frames: &[(u32, [u64; frame::WORDS])]) {
+        for socket in 0..self.outlets.len() {
+            let Some((fd, reports)) = &self.outlets[socket] else { continue };
+            let of_socket = |path: u32| self.paths.get(path as usize).filter(|timed| timed.path.socket == socket);
+            self.batch.clear();
+            for (timed, frame) in frames.iter().filter_map(|(path, frame)| Some((of_socket(*path)?, frame))) {
+                self.batch.push(frame, &timed.path.peer);
+            }
+            if !self.batch.is_empty() {
+                let (refused, _) = self.batch.send(fd, 0, *reports);
+                self.record.refused.fetch_add(refused as u64, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Takes the departures that the kernel reports by the error queue. They are dated when they are read, which is
@@ -570,8 +604,48 @@ impl Worker {
                 }
                 self.budget_ns = *budget_ns;
             }
+            PacerCommand::Frames(frames) => self.send_frames(frames),
             // Never queued: see `Inbox::put`.
             PacerCommand::Burst(_) => {}
+        }
+    }
+}
+
+/// What a probe is to say of this moment.
+struct Asked {
+    /// The peer's incarnation.
+    peer: u64,
+    /// The peer's stamp, to be returned.
+    stamp: u64,
+    /// When its newest timely echo came.
+    echo_ns: u64,
+    /// Whether this node's vote grants under the signer's mark.
+    grants: bool,
+    /// Whether this incarnation was fenced.
+    fenced: bool,
+}
+
+/// Reads the stamp that a probe returns, and only then whether it may bring a grant: the peer dates the grant by the
+/// stamp. Whatever happens in between, be it a pause for hours, a grant that is still found to stand stood when the stamp
+/// was read. The other way round, a grant that was read before an acceptance would go out with a stamp from after it.
+/// `between` is for those who test that.
+fn ask(shared: &Shared, path: u32, signer: &ProbeSigner, between: impl FnOnce()) -> Asked {
+    let (peer, stamp, echo_ns) = shared.peer_of(path);
+    fence(Ordering::SeqCst);
+    between();
+    let (page, own) = (shared.page(), signer.incarnation());
+    let (grants, fenced) = (lease::grants(page, signer.mark(), own), lease::fenced(page, own));
+    Asked { peer, stamp, echo_ns, grants, fenced }
+}
+
+impl Asked {
+    /// Signs the probe.
+    fn probe(&self, signer: &ProbeSigner, sequence: u64, now: u64, age: u64, flags: u8) -> [u64; frame::WORDS] {
+        let flags = if self.fenced { flags | FLAG_FENCED } else { flags };
+        if self.grants {
+            signer.probe(sequence, now, self.peer, self.stamp, age, flags)
+        } else {
+            signer.bare_probe(sequence, now, self.peer, self.stamp, age, flags)
         }
     }
 }

@@ -12,9 +12,10 @@ use crate::config::{Config, PathPlan, paths_for, settings_hash};
 use crate::io::pacer::PacedPath;
 use crate::io::responder::Confs;
 use crate::io::socket::port_of;
-use crate::keys::{KeyRing, PathSpec, ProbeSigner, path_conf, route_key};
+use crate::keys::{FenceSigner, KeyRing, PathSpec, ProbeSigner, path_conf, route_key};
 use anyhow::bail;
 use heartbeat_common::frame::{self, STANDING_USERSPACE, STANDING_WORDS};
+use heartbeat_common::lease::NODES_MAX;
 use heartbeat_common::maps::{self, Hint, PATHS_MAX, Route, RouteKey};
 use heartbeat_common::path::PathConf;
 use places::Places;
@@ -77,6 +78,28 @@ pub struct Who {
     pub generation: u32,
 }
 
+/// What this node says of the view that it has installed, and whom its vote grants in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// Order of the view; 0: none.
+    pub order: u64,
+    /// First word of its digest.
+    pub digest: u64,
+    /// Mark of the own vote's grants in it; 0: it gives none.
+    pub mark: u64,
+    /// Standing flags besides that of the responder.
+    pub flags: u16,
+    /// The grant for each member, by node.
+    pub grants: BTreeMap<u16, u64>,
+}
+
+/// Returns the slot of a node's vote in the page: its place among the configured nodes. None beyond what a view holds.
+#[must_use]
+pub fn vote_slot(config: &Config, node: u16) -> Option<u32> {
+    let place = config.nodes.iter().position(|each| each.id == node)?;
+    (place < NODES_MAX).then_some(place as u32)
+}
+
 /// Where a path's frames arrive: what the kernel's tables hold for it.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -94,6 +117,9 @@ pub struct Paths {
     locals: Vec<IpAddr>,
     settings: u64,
     who: Who,
+    announced: Announced,
+    /// Slot of each path's peer in the page.
+    vote_slots: Vec<u32>,
     entries: Vec<Option<Entry>>,
     /// Where their hints are.
     places: Places,
@@ -124,6 +150,8 @@ impl Paths {
         let usable = Arc::new(Usable::new(plans.len()));
         let (entries, opened) = (vec![None; plans.len()], vec![false; plans.len()]);
         let settings = settings_hash(config);
+        // Beyond what a view holds nobody's grant is expected, whatever the slot.
+        let vote_slots = plans.iter().map(|plan| vote_slot(config, plan.peer_node).unwrap_or(u32::MAX)).collect();
         let mut paths = Self {
             own,
             ring,
@@ -132,6 +160,8 @@ impl Paths {
             locals,
             settings,
             who,
+            announced: Announced::default(),
+            vote_slots,
             entries,
             places: Places::default(),
             behind: false,
@@ -195,12 +225,17 @@ impl Paths {
     }
 
     fn standing(&self, path: usize) -> [u64; STANDING_WORDS] {
-        let flags = if self.opened[path] && !self.usable.of(path).in_kernel { STANDING_USERSPACE } else { 0 };
-        [self.who.incarnation, frame::identity(self.who.generation, flags), 0, 0, 0, self.settings, 0]
+        let userspace = if self.opened[path] && !self.usable.of(path).in_kernel { STANDING_USERSPACE } else { 0 };
+        let (said, identity) = (&self.announced, |flags| frame::identity(self.who.generation, flags));
+        // A grant without a mark would be sent whatever the page says.
+        let grant = said.grants.get(&self.specs[path].peer).filter(|_| said.mark != 0).copied().unwrap_or(0);
+        let view = [said.order, said.digest, grant];
+        [self.who.incarnation, identity(said.flags | userspace), view[0], view[1], view[2], self.settings, 0]
     }
 
     fn conf(&self, path: usize) -> PathConf {
-        path_conf(&self.ring, &self.specs[path], &self.standing(path))
+        let (grant_mark, vote_slot) = (self.announced.mark, self.vote_slots[path]);
+        PathConf { grant_mark, vote_slot, ..path_conf(&self.ring, &self.specs[path], &self.standing(path)) }
     }
 
     fn refresh_confs(&mut self) {
@@ -222,7 +257,14 @@ impl Paths {
     /// Probe makers, by index.
     #[must_use]
     pub fn signers(&self) -> Vec<ProbeSigner> {
-        (0..self.len()).map(|path| ProbeSigner::new(&self.ring, &self.specs[path], &self.standing(path))).collect()
+        let signer = |path: usize| ProbeSigner::new(&self.ring, &self.specs[path], &self.standing(path));
+        (0..self.len()).map(|path| signer(path).granting_under(self.announced.mark)).collect()
+    }
+
+    /// Fence makers, by index.
+    #[must_use]
+    pub fn fence_signers(&self) -> Vec<FenceSigner> {
+        self.specs.iter().map(|spec| FenceSigner::new(&self.ring, spec)).collect()
     }
 
     /// What the pacing thread needs, by index.
@@ -351,6 +393,22 @@ impl Paths {
         let written = tables.map_or(Ok(()), |tables| self.write_all(tables));
         if written.is_err() {
             self.who = before;
+            self.refresh_confs();
+        }
+        written
+    }
+
+    /// Says in every table what is now to be said of the view. No grant goes out by it before the page grants under its
+    /// mark. If that fails, what was said before is still meant, and set back by `repair` or by the next try.
+    ///
+    /// # Errors
+    /// If a table cannot be written.
+    pub fn announce<T: Tables>(&mut self, tables: Option<&mut T>, announced: Announced) -> anyhow::Result<()> {
+        let before = std::mem::replace(&mut self.announced, announced);
+        self.refresh_confs();
+        let written = tables.map_or(Ok(()), |tables| self.write_all(tables));
+        if written.is_err() {
+            self.announced = before;
             self.refresh_confs();
         }
         written

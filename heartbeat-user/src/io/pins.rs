@@ -4,10 +4,11 @@
 //! File modes are the only guard of a pin, and a plain bpffs is writable by everybody: the directory is made 0700
 //! before the first pin, and refused if it is anybody else's.
 
-use crate::io::sys;
+use crate::io::{page, sys};
 use anyhow::{Context, bail};
 use aya::maps::{MapInfo, MapType};
 use heartbeat_common::counter::Counter;
+use heartbeat_common::lease;
 use heartbeat_common::maps::{self, Histogram, Own};
 use heartbeat_common::tick::Tick;
 use nix::fcntl::{Flock, FlockArg};
@@ -295,6 +296,7 @@ impl PinDir {
         for (_, _, path) in self.links()? {
             remove(&path)?;
         }
+        end_lease(&self.versioned);
         remove_tree(&self.versioned)?;
         self.make()
     }
@@ -325,6 +327,7 @@ impl PinDir {
         let mut removed = Vec::new();
         for path in self.versions()? {
             if path != self.versioned {
+                end_lease(&path);
                 remove_tree(&path)?;
                 removed.push(path.display().to_string());
             }
@@ -373,6 +376,15 @@ pub(super) fn is_link(pin: &Path) -> bool {
     pin.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("xdp-"))
 }
 
+/// Ends the lease whose page is pinned in a directory that is about to go, and whose controller is gone: who still has
+/// that page mapped must not go on acting by it. One that cannot be opened is renewed by nobody any more, and ends by
+/// itself.
+pub(super) fn end_lease(directory: &Path) {
+    if let Err(error) = page::close_pinned(&directory.join(maps::LEASE)) {
+        log::warn!("the lease of the maps that are replaced was not ended, and runs out: {error:#}");
+    }
+}
+
 /// Removes a directory and every pin in it.
 ///
 /// # Errors
@@ -419,7 +431,7 @@ struct MapLayout {
 
 /// The maps that are pinned: facts that outlive a controller. `ROUTES` and `CONFS` are not among them: they hold keys,
 /// live as long as the program that uses them, and are made anew with each program.
-fn layout() -> [MapLayout; 4] {
+fn layout() -> [MapLayout; 5] {
     const MMAPABLE: u32 = 1 << 10;
     let array = |name, value: usize, entries, flags| MapLayout {
         name,
@@ -434,6 +446,7 @@ fn layout() -> [MapLayout; 4] {
         array(maps::HISTOGRAMS, size_of::<Histogram>(), maps::PATHS_MAX, MMAPABLE),
         array(maps::OWN, size_of::<Own>(), 1, MMAPABLE),
         MapLayout { kind: MapType::PerCpuArray, ..array(maps::COUNTERS, 8, Counter::ALL.len() as u32, 0) },
+        array(maps::LEASE, lease::LEN, 1, MMAPABLE),
     ]
 }
 

@@ -16,6 +16,7 @@ use crate::io::{clock, realtime};
 use anyhow::Context;
 use heartbeat_common::counter::Counter;
 use heartbeat_common::exchange::{self, Outcome};
+use heartbeat_common::fence;
 use heartbeat_common::frame::{self, word};
 use heartbeat_common::path::PathConf;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -271,10 +272,16 @@ fn judge(shared: &Shared, confs: &Confs, door: &Door, datagram: Datagram) -> Res
     let mut bytes = [0; frame::LEN];
     bytes.copy_from_slice(&datagram.bytes[..frame::LEN]);
     let mut frame = frame::from_bytes(&bytes);
-    let good = shared.peek_tick(path, |tick| exchange::authenticate(&frame, &conf, tick))?;
+    let good = match shared.peek_tick(path, |tick| exchange::authenticate(&frame, &conf, tick)) {
+        Err(Counter::DropReserved) if fence::is_fence(&frame) => {
+            return fenced(shared, path, &conf, &mut frame, datagram.received_ns, &door.fd, peer);
+        }
+        judged => judged?,
+    };
+    let page = shared.page();
     let outcome = shared
         .with_tick(path, |tick| {
-            let outcome = exchange::record(&frame, &good, &conf, tick, datagram.received_ns);
+            let outcome = exchange::record(&frame, &good, &conf, tick, page, datagram.received_ns);
             if let Ok(Outcome::Taken(_, round_trip)) = outcome {
                 shared.count_round_trip(path, round_trip);
             }
@@ -287,12 +294,34 @@ fn judge(shared: &Shared, confs: &Confs, door: &Door, datagram: Datagram) -> Res
             let now = clock::now().0;
             let age = frame::age_since(shared.progress(), now);
             let hold_us = (now - datagram.received_ns.min(now)) / 1000;
-            exchange::write_echo(&mut frame, &good, &conf, answer, datagram.received_ns, age, hold_us, shared.flags());
+            let (received, flags) = (datagram.received_ns, shared.flags());
+            exchange::write_echo(&mut frame, &good, &conf, page, answer, received, age, hold_us, flags);
             debug_assert_eq!(frame[word::TAG_HIGH], 0);
             send(&door.fd, &frame::to_bytes(&frame), &port_of(peer));
             Ok(answer.counter)
         }
     }
+}
+
+/// Judges a fence or its acknowledgement as XDP would, and acknowledges.
+fn fenced(
+    shared: &Shared,
+    path: u32,
+    conf: &PathConf,
+    frame: &mut [u64; frame::WORDS],
+    received_ns: u64,
+    fd: &OwnedFd,
+    peer: IpAddr,
+) -> Result<Counter, Counter> {
+    let page = shared.page();
+    let good = fence::authenticate(frame, conf, page)?;
+    let recorded = shared.with_tick(path, |tick| fence::record(frame, &good, conf, tick, page, received_ns));
+    let counter = recorded.ok_or(Counter::Contended)??;
+    if matches!(counter, Counter::Fenced | Counter::FenceAcked) {
+        fence::write_ack(frame, conf);
+        send(fd, &frame::to_bytes(frame), &port_of(peer));
+    }
+    Ok(counter)
 }
 
 fn peer_of(from: &SockaddrStorage) -> Option<(IpAddr, u16)> {

@@ -378,6 +378,7 @@ fn take_on(kernel: &Kernel, shared: &Shared, identity: &Identity, state: &State,
             shared.clear_tick(path);
         }
     }
+    shared.page().take_on(identity.incarnation, state.boot, identity.adopt);
     // Only the deciding loop proves progress: an adopted program goes on showing the age that it had. A new incarnation
     // begins fresh, so that its first echoes do not show a controller that never made progress.
     let progress_ns = if identity.adopt { shared.progress() } else { clock::now().0 };

@@ -8,11 +8,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_DETACH: libc::c_int = 34;
+/// `BPF_F_RDONLY`, from linux/bpf.h.
+const F_RDONLY: u32 = 1 << 3;
 /// Magic number of bpffs, from linux/magic.h.
 const BPF_FS_MAGIC: libc::c_long = 0xcafe_4a11;
 /// `BPF_LINK_TYPE_XDP`, from linux/bpf.h.
@@ -43,6 +46,19 @@ fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Result<libc::c_long> {
 /// # Errors
 /// As bpf(2): `NotFound` if there is no such pin.
 pub fn object_get(path: &Path) -> io::Result<OwnedFd> {
+    object_open(path, 0)
+}
+
+/// Opens a pinned map so that it can be read by [`map_value`] and no more. It cannot be mapped: the kernel takes a
+/// mapping of what is open for reading alone for a private one, and maps no map so.
+///
+/// # Errors
+/// As [`object_get`].
+pub fn object_get_to_read(path: &Path) -> io::Result<OwnedFd> {
+    object_open(path, F_RDONLY)
+}
+
+fn object_open(path: &Path, file_flags: u32) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attribute {
         pathname: u64,
@@ -50,7 +66,7 @@ pub fn object_get(path: &Path) -> io::Result<OwnedFd> {
         file_flags: u32,
     }
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let fd = bpf(BPF_OBJ_GET, &mut Attribute { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 })?;
+    let fd = bpf(BPF_OBJ_GET, &mut Attribute { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags })?;
     // SAFETY: the kernel just gave this descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
@@ -60,6 +76,28 @@ pub fn object_get(path: &Path) -> io::Result<OwnedFd> {
 pub fn is_pinned_at(fd: BorrowedFd<'_>, path: &Path) -> bool {
     // Ids are given once and for all, but links and maps are numbered apart: the words that follow tell them apart.
     object_get(path).and_then(|pinned| Ok(object_info(pinned.as_fd())? == object_info(fd)?)).unwrap_or(false)
+}
+
+/// Copies the value of one key of a map whose values have the length of `value`.
+///
+/// # Errors
+/// As bpf(2), or if the values have another length, or `fd` is no map.
+pub fn map_value(fd: BorrowedFd<'_>, key: u32, value: &mut [u64]) -> io::Result<()> {
+    #[repr(C)]
+    struct Attribute {
+        map_fd: u32,
+        zero: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    // struct bpf_map_info: type, id, key_size, value_size.
+    let info = object_info(fd)?;
+    if (info[2], info[3] as usize) != (4, size_of_val(value)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a map with values of another length"));
+    }
+    let (map_fd, key, value) = (fd.as_raw_fd() as u32, (&raw const key) as u64, value.as_mut_ptr() as u64);
+    bpf(BPF_MAP_LOOKUP_ELEM, &mut Attribute { map_fd, zero: 0, key, value, flags: 0 }).map(|_| ())
 }
 
 /// Pins an object, 0600.

@@ -63,6 +63,12 @@ impl KeyRing {
         self.expand(b"standing", author, reader, slot)
     }
 
+    /// Returns the key of fences and acknowledgements that `author` sends to `reader`; `None` if the slot is empty.
+    #[must_use]
+    pub fn fence(&self, author: u16, reader: u16, slot: usize) -> Option<Key> {
+        self.expand(b"fence128", author, reader, slot)
+    }
+
     fn expand(&self, purpose: &[u8; 8], first: u16, second: u16, slot: usize) -> Option<Key> {
         let hkdf = self.slots.get(slot)?.as_ref()?;
         let mut bytes = Zeroizing::new([0; 16]);

@@ -4,10 +4,11 @@
 use super::{KeyRing, SLOTS};
 use heartbeat_common::auth::{self, AddressWords};
 use heartbeat_common::checksum;
+use heartbeat_common::fence;
 use heartbeat_common::frame::{self, Kind, STANDING_WORDS, WORDS, word};
 use heartbeat_common::maps::RouteKey;
-use heartbeat_common::path::{PathConf, SLOT0, SLOT1, Slot};
-use heartbeat_common::siphash::Midstate;
+use heartbeat_common::path::{FenceKeys, PathConf, SLOT0, SLOT1, Slot};
+use heartbeat_common::siphash::{Key, Midstate};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -93,7 +94,7 @@ pub fn route_key(path: &PathSpec, ifindex: u32) -> RouteKey {
 }
 
 /// Returns what the packet path gets to know of a path. `standing` is this node's on the path, its own incarnation
-/// first; triple and index are left out.
+/// first; the interface, the index, and what belongs to a vote are left out.
 #[must_use]
 pub fn path_conf(ring: &KeyRing, path: &PathSpec, standing: &[u64; STANDING_WORDS]) -> PathConf {
     let slots: [Option<Slot>; SLOTS] = std::array::from_fn(|slot| slot_of(ring, path, standing, slot));
@@ -103,8 +104,9 @@ pub fn path_conf(ring: &KeyRing, path: &PathSpec, standing: &[u64; STANDING_WORD
             flags |= bit;
         }
     }
+    let fences = std::array::from_fn(|slot| fence_keys(ring, path, slot).unwrap_or_default());
     PathConf {
-        key: RouteKey::default(),
+        key: route_key(path, 0),
         cluster: ring.cluster(),
         theirs_ids: path.theirs_ids(),
         mine_ids: path.mine_ids(),
@@ -115,7 +117,16 @@ pub fn path_conf(ring: &KeyRing, path: &PathSpec, standing: &[u64; STANDING_WORD
         vlan: path.vlan.into(),
         flags,
         path: 0,
+        grant_mark: 0,
+        vote_slot: 0,
+        zero: 0,
+        fences,
     }
+}
+
+fn fence_keys(ring: &KeyRing, path: &PathSpec, slot: usize) -> Option<FenceKeys> {
+    let (theirs, mine) = (ring.fence(path.peer, path.own, slot)?, ring.fence(path.own, path.peer, slot)?);
+    Some(FenceKeys { theirs, mine })
 }
 
 fn slot_of(ring: &KeyRing, path: &PathSpec, standing: &[u64; STANDING_WORDS], slot: usize) -> Option<Slot> {
@@ -138,7 +149,8 @@ fn slot_of(ring: &KeyRing, path: &PathSpec, standing: &[u64; STANDING_WORDS], sl
     })
 }
 
-/// Builds the signed probes of one path, under the active slot.
+/// Builds the signed probes of one path, under the active slot: with the grant of its standing, or without, as the page
+/// says at the moment.
 #[derive(Clone)]
 pub struct ProbeSigner {
     head: u64,
@@ -146,6 +158,10 @@ pub struct ProbeSigner {
     ids: u64,
     standing: [u64; STANDING_WORDS],
     digest: u64,
+    /// Digest of the standing without its grant.
+    bare_digest: u64,
+    /// Mark of the view in which the grant is given.
+    mark: u64,
     base: Midstate,
     /// The peer's incarnation that `state` was made for.
     peer_incarnation: u64,
@@ -170,16 +186,39 @@ impl ProbeSigner {
         let slot = ring.active();
         let base = path.mine(ring, slot).expect("the active slot of a key ring holds a key");
         let key = ring.standing(path.own, path.peer, slot).expect("the active slot of a key ring holds a key");
+        let mut bare = *standing;
+        bare[GRANT] = 0;
         Self {
             head: frame::head(slot as u8),
             cluster: ring.cluster(),
             ids: path.mine_ids(),
             standing: *standing,
             digest: auth::standing_digest(key, standing),
+            bare_digest: auth::standing_digest(key, &bare),
+            mark: 0,
             base,
             peer_incarnation: 0,
             state: auth::with_incarnations(base, standing[0], 0),
         }
+    }
+
+    /// Says under which mark the grant in the standing is given: it goes out only while the page grants under the same.
+    #[must_use]
+    pub const fn granting_under(mut self, mark: u64) -> Self {
+        self.mark = mark;
+        self
+    }
+
+    /// Returns the mark under which the grant in the standing is given.
+    #[must_use]
+    pub const fn mark(&self) -> u64 {
+        self.mark
+    }
+
+    /// Returns this node's incarnation.
+    #[must_use]
+    pub const fn incarnation(&self) -> u64 {
+        self.standing[0]
     }
 
     /// Prepares for probes that name this incarnation of the peer; any other is signed as well, a little slower.
@@ -190,9 +229,10 @@ impl ProbeSigner {
         }
     }
 
-    /// Returns a signed probe. `sequence` is not 0 and higher than any before on this path under this incarnation;
-    /// `sent_ns` is this host's CLOCK_MONOTONIC; `peer_incarnation` is 0 where it is not known; `returned_stamp` is
-    /// the peer's newest receive stamp; `age` is from [`frame::age_since`]; `flags` are dynamic flags, without kind.
+    /// Returns a signed probe with the grant of the standing. `sequence` is not 0 and higher than any before on this path
+    /// under this incarnation; `sent_ns` is this host's CLOCK_MONOTONIC; `peer_incarnation` is 0 where it is not known;
+    /// `returned_stamp` is the peer's newest receive stamp; `age` is from [`frame::age_since`]; `flags` are dynamic
+    /// flags, without kind.
     #[must_use]
     pub fn probe(
         &self,
@@ -203,26 +243,93 @@ impl ProbeSigner {
         age: u64,
         flags: u8,
     ) -> [u64; WORDS] {
-        let own = self.standing[0];
-        let state = if peer_incarnation == self.peer_incarnation {
-            self.state
-        } else {
-            auth::with_incarnations(self.base, own, peer_incarnation)
-        };
         let dynamic = frame::dynamic(Kind::Probe, age, 0, flags);
-        let shared = auth::with_probe(state, sequence, sent_ns);
+        let mut words = self.unsigned(sequence, sent_ns, peer_incarnation, returned_stamp, dynamic);
+        words[word::TAG] = self.tag(&words, self.digest);
+        words
+    }
+
+    /// Returns the same without the grant: for as long as this node's vote gives none.
+    #[must_use]
+    pub fn bare_probe(
+        &self,
+        sequence: u64,
+        sent_ns: u64,
+        peer_incarnation: u64,
+        returned_stamp: u64,
+        age: u64,
+        flags: u8,
+    ) -> [u64; WORDS] {
+        let dynamic = frame::dynamic(Kind::Probe, age, 0, flags);
+        let mut words = self.unsigned(sequence, sent_ns, peer_incarnation, returned_stamp, dynamic);
+        words[word::GRANT] = 0;
+        words[word::TAG] = self.tag(&words, self.bare_digest);
+        words
+    }
+
+    fn unsigned(&self, sequence: u64, sent_ns: u64, peer: u64, stamp: u64, dynamic: u64) -> [u64; WORDS] {
         let mut words = [0; WORDS];
         words[word::HEAD] = self.head;
         words[word::CLUSTER] = self.cluster;
         words[word::IDS] = self.ids;
-        words[word::PROBER_INCARNATION] = own;
-        words[word::RESPONDER_INCARNATION] = peer_incarnation;
+        words[word::PROBER_INCARNATION] = self.standing[0];
+        words[word::RESPONDER_INCARNATION] = peer;
         words[word::SEQUENCE] = sequence;
         words[word::SENT] = sent_ns;
-        words[word::STAMP] = returned_stamp;
+        words[word::STAMP] = stamp;
         words[word::DYNAMIC] = dynamic;
         words[word::STANDING..word::STANDING + STANDING_WORDS].copy_from_slice(&self.standing);
-        words[word::TAG] = auth::tag(shared, returned_stamp, self.digest, dynamic);
+        words
+    }
+
+    fn tag(&self, words: &[u64; WORDS], digest: u64) -> u64 {
+        let peer = words[word::RESPONDER_INCARNATION];
+        let state = if peer == self.peer_incarnation {
+            self.state
+        } else {
+            auth::with_incarnations(self.base, self.standing[0], peer)
+        };
+        let shared = auth::with_probe(state, words[word::SEQUENCE], words[word::SENT]);
+        auth::tag(shared, words[word::STAMP], digest, words[word::DYNAMIC])
+    }
+}
+
+/// Index of the grant in a standing.
+const GRANT: usize = word::GRANT - word::STANDING;
+
+/// Builds the signed fences of one path, under the active slot.
+#[derive(Clone, Debug)]
+pub struct FenceSigner {
+    slot: u8,
+    cluster: u64,
+    ids: u64,
+    key: Key,
+    own: AddressWords,
+    peer: AddressWords,
+    vlan: u16,
+}
+
+impl FenceSigner {
+    /// Makes the signer of a path.
+    #[must_use]
+    pub fn new(ring: &KeyRing, path: &PathSpec) -> Self {
+        let slot = ring.active();
+        Self {
+            slot: slot as u8,
+            cluster: ring.cluster(),
+            ids: path.mine_ids(),
+            key: ring.fence(path.own, path.peer, slot).expect("the active slot of a key ring holds a key"),
+            own: address_words(path.local),
+            peer: address_words(path.remote),
+            vlan: path.vlan,
+        }
+    }
+
+    /// Returns a signed fence of the peer.
+    #[must_use]
+    pub fn fence(&self, order: &fence::Order) -> [u64; WORDS] {
+        let mut words = fence::write(self.slot, self.cluster, self.ids, order);
+        fence::sign(&mut words, self.key, self.own, self.peer, self.vlan.into());
         words
     }
 }

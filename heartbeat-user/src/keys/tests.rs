@@ -3,9 +3,11 @@
 use super::*;
 use heartbeat_common::counter::Counter;
 use heartbeat_common::exchange::{self, Outcome};
-use heartbeat_common::frame::{self, STANDING_WORDS, WORDS};
+use heartbeat_common::frame::{self, STANDING_WORDS, WORDS, word};
 use heartbeat_common::path::{PathConf, SLOT0, SLOT1};
 use heartbeat_common::tick::Tick;
+use heartbeat_common::view::{Name, Order};
+use heartbeat_common::{fence, lease};
 use std::cell::Cell;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
@@ -87,6 +89,9 @@ fn every_input_of_the_derivation_changes_the_key() {
         ring.standing(1, 2, 0),
         ring.standing(2, 1, 0),
         ring.standing(1, 2, 1),
+        ring.fence(1, 2, 0),
+        ring.fence(2, 1, 0),
+        ring.fence(1, 2, 1),
         other.exchange(1, 2, 1),
         keys(FIRST).ring(CLUSTER + 1).exchange(1, 2, 0),
     ];
@@ -103,7 +108,9 @@ fn nothing_secret_is_shown() {
     let shown = format!("{ring:?} {keys:?} {:?} {:?}", conf.slots[0], ProbeSigner::new(&ring, &path, &standing));
     let lanes = conf.slots.iter().flat_map(|slot| slot.mine.v.into_iter().chain(slot.theirs.v));
     let words = conf.slots.iter().flat_map(|slot| slot.standing_key.k.into_iter().chain(slot.own_standing_key.k));
-    for secret in lanes.chain(words) {
+    let fences = conf.fences.iter().flat_map(|keys| keys.theirs.k.into_iter().chain(keys.mine.k));
+    let shown = format!("{shown} {conf:?} {:?}", FenceSigner::new(&ring, &path));
+    for secret in lanes.chain(words).chain(fences) {
         assert!(!shown.contains(&secret.to_string()) && !shown.contains(&format!("{secret:x}")));
     }
     assert!(!shown.contains("[0, 1, 2, 3") && !shown.contains(&FIRST[..16]), "{shown}");
@@ -134,6 +141,11 @@ fn tick() -> Tick<Cell<u64>> {
     Tick::default()
 }
 
+/// A page that nothing was written to.
+fn page() -> [Cell<u64>; lease::WORDS] {
+    [const { Cell::new(0) }; lease::WORDS]
+}
+
 struct Ends {
     signer: ProbeSigner,
     confs: [PathConf; 2],
@@ -149,9 +161,10 @@ fn ends(active: usize) -> Ends {
 fn answer(ends: &Ends, probe: &[u64; WORDS]) -> [u64; WORDS] {
     let (tick, mut echo) = (tick(), *probe);
     let good = exchange::authenticate(probe, &ends.confs[1], &tick).unwrap();
-    let outcome = exchange::record(probe, &good, &ends.confs[1], &tick, 5_000).unwrap();
+    let page = page();
+    let outcome = exchange::record(probe, &good, &ends.confs[1], &tick, &page, 5_000).unwrap();
     let Outcome::Answer(answer) = outcome else { panic!("{outcome:?}") };
-    exchange::write_echo(&mut echo, &good, &ends.confs[1], answer, 5_000, 1, 0, 0);
+    exchange::write_echo(&mut echo, &good, &ends.confs[1], &page, answer, 5_000, 1, 0, 0);
     echo
 }
 
@@ -166,10 +179,57 @@ fn probe_and_echo_are_authentic_in_both_slots() {
             let tick = tick();
             let good = exchange::authenticate(&echo, &ends.confs[0], &tick).unwrap();
             assert!(good.echo && good.slot == active as u64);
-            let outcome = exchange::record(&echo, &good, &ends.confs[0], &tick, 9_000).unwrap();
+            let outcome = exchange::record(&echo, &good, &ends.confs[0], &tick, &page(), 9_000).unwrap();
             assert_eq!(outcome, Outcome::Taken(Counter::EchoTimely, 8_000));
             assert_eq!((tick.peer_incarnation.get(), tick.peer_stamp.get()), (9, 5_000));
         }
+    }
+}
+
+#[test]
+fn a_probe_goes_with_its_grant_or_without() {
+    let ends = ends(0);
+    for (probe, grant) in [
+        (ends.signer.probe(2, 1_000, 9, 77, 3, 0), 13),
+        (ends.signer.bare_probe(4, 1_000, 9, 77, 3, frame::FLAG_FENCED), 0),
+    ] {
+        assert_eq!(probe[word::GRANT], grant);
+        let mut told = standing(7);
+        told[word::GRANT - word::STANDING] = grant;
+        assert_eq!(probe[word::STANDING..word::TAG], told);
+        exchange::authenticate(&probe, &ends.confs[1], &tick()).unwrap();
+        // Neither passes for the other.
+        let mut other = probe;
+        other[word::GRANT] ^= 13;
+        assert!(exchange::authenticate(&other, &ends.confs[1], &tick()).is_err());
+    }
+    assert_eq!((ends.signer.mark(), ends.signer.clone().granting_under(5).mark()), (0, 5));
+}
+
+#[test]
+fn a_fence_is_authentic_to_its_victim_alone() {
+    let (ring, paths) = (both(1), paths());
+    let signer = FenceSigner::new(&ring, &paths[0]);
+    let view = Name { order: Order(5), digest: [1, 2, 3, 4] };
+    let order = fence::Order { sender: 7, victim: 9, view, nonce: 3, reason: fence::Reason::Silent };
+    let mut frame = signer.fence(&order);
+    let victim = path_conf(&ring, &paths[1], &standing(9));
+    let (tick, page) = (tick(), page());
+    lease::begin(&page, 9, [1, 2]);
+    assert_eq!(exchange::authenticate(&frame, &victim, &tick).map(|_| ()), Err(Counter::DropReserved));
+    let good = fence::authenticate(&frame, &victim, &page).unwrap();
+    assert_eq!(fence::record(&frame, &good, &victim, &tick, &page, 1_000), Ok(Counter::Fenced));
+    assert!(lease::fenced(&page, 9));
+    // And its acknowledgement to the sender.
+    fence::write_ack(&mut frame, &victim);
+    let sender = path_conf(&ring, &paths[0], &standing(7));
+    let good = fence::authenticate(&frame, &sender, &page).unwrap();
+    assert_eq!(fence::record(&frame, &good, &sender, &tick, &page, 2_000), Ok(Counter::FenceTakenAck));
+    assert_eq!(tick.fence_acked.get(), 9);
+    for strange in [PathSpec { vlan: 11, ..paths[0].clone() }, PathSpec { local: paths[0].remote, ..paths[0].clone() }]
+    {
+        let frame = FenceSigner::new(&ring, &strange).fence(&order);
+        assert_eq!(fence::authenticate(&frame, &victim, &page).map(|_| ()), Err(Counter::DropFenceTag));
     }
 }
 
@@ -183,7 +243,7 @@ fn one_flipped_bit_anywhere_is_refused() {
         // Once with the MAC states of an earlier frame at hand, and once without.
         let warm = tick();
         let good = exchange::authenticate(&before, conf, &warm).unwrap();
-        exchange::record(&before, &good, conf, &warm, 9_000).unwrap();
+        exchange::record(&before, &good, conf, &warm, &page(), 9_000).unwrap();
         for tick in [warm, tick()] {
             assert!(exchange::authenticate(&frame, conf, &tick).is_ok());
             for bit in 0..frame::LEN * 8 {

@@ -48,6 +48,8 @@ pub struct Says {
     pub flags: u8,
     /// Newest incarnation of the prober known, in a stale echo; else 0.
     pub notice: u64,
+    /// The grant of the standing goes with it.
+    pub grants: bool,
     /// Key slot.
     pub slot: usize,
 }
@@ -55,11 +57,7 @@ pub struct Says {
 /// Turns the probe in `bytes` round.
 #[must_use]
 pub fn echo(bytes: &[u8], plain: &Plain, settings: &Settings, says: Says) -> Vec<u8> {
-    let mut out = bytes.to_vec();
-    swap(&mut out, 0, 6, 6);
-    let heartbeat = plain.udp + 8;
-    {
-        let payload = &mut out[heartbeat..heartbeat + LEN];
+    turn(bytes, plain, |payload| {
         payload[56..64].copy_from_slice(&says.received.to_le_bytes());
         payload[64..67].copy_from_slice(&says.age.to_le_bytes()[..3]);
         payload[67..70].fill(0);
@@ -68,13 +66,38 @@ pub fn echo(bytes: &[u8], plain: &Plain, settings: &Settings, says: Says) -> Vec
         for (index, word) in settings.standing.iter().enumerate() {
             payload[72 + 8 * index..80 + 8 * index].copy_from_slice(&word.to_le_bytes());
         }
+        if !says.grants || says.notice != 0 {
+            payload[104..112].fill(0);
+        }
         if says.notice != 0 {
             payload[120..128].copy_from_slice(&says.notice.to_le_bytes());
         }
         let keys = settings.slots[says.slot].as_ref().expect("an authentic frame has a slot with keys");
         let tag = mac::tag(payload, settings, false, &keys.theirs, &keys.own_standing);
         payload[128..136].copy_from_slice(&tag.to_le_bytes());
-    }
+    })
+}
+
+/// Turns the fence in `bytes` into its acknowledgement.
+#[must_use]
+pub fn acknowledgement(bytes: &[u8], plain: &Plain, settings: &Settings) -> Vec<u8> {
+    turn(bytes, plain, |payload| {
+        payload[70] = 3;
+        payload[72..80].copy_from_slice(&settings.standing[0].to_le_bytes());
+        // Standing flag 3: gated.
+        payload[120] = (settings.standing[1] >> 35 & 1) as u8;
+        let keys = settings.slots[usize::from(payload[5])].as_ref().expect("an authentic frame has a slot with keys");
+        let tag = mac::fence_tag(payload, settings, true, &keys.own_fences);
+        payload[128..144].copy_from_slice(&tag);
+    })
+}
+
+/// Turns a frame round, with what `change` makes of its heartbeat.
+fn turn(bytes: &[u8], plain: &Plain, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    swap(&mut out, 0, 6, 6);
+    let heartbeat = plain.udp + 8;
+    change(&mut out[heartbeat..heartbeat + LEN]);
     if plain.ipv6 {
         swap(&mut out, plain.ip + 8, plain.ip + 24, 16);
         out[plain.ip + 7] = 255;

@@ -70,6 +70,10 @@ pub struct Facts {
     pub standing: [u64; 7],
     /// By the low three bits of the sequence: (sequence, when it left).
     pub departed: [(u64, u64); 8],
+    pub older_heard_ns: u64,
+    pub fence_answered_ns: u64,
+    /// Who was acknowledged to be fenced, by whom, whether gated, and when.
+    pub fence_acked: (u64, u64, u64, u64),
     /// By power of two of the round trip.
     pub histogram: RoundTrips,
 }

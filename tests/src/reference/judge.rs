@@ -2,7 +2,7 @@
 
 use super::answer::{self, Says};
 use super::parse::{self, Parsed, Plain};
-use super::{Facts, LEN, Settings, mac, word};
+use super::{Facts, LEN, Page, Settings, fence, mac, word};
 use heartbeat_common::counter::Counter;
 
 /// Shortest time between two stale echoes on one path, ns.
@@ -17,6 +17,8 @@ pub struct Node {
     pub progress_ns: u64,
     /// Dynamic flags of every echo.
     pub flags: u8,
+    /// The lease's page.
+    pub page: Page,
 }
 
 /// What becomes of a frame.
@@ -64,8 +66,8 @@ impl Node {
         let Some(index) = judged.path else { return judged };
         let (progress, flags) = (self.progress_ns, self.flags);
         let (settings, facts) = &mut self.paths[index];
-        let says = Says { received: now, age: age(progress, now), flags, notice: 0, slot: 0 };
-        let (verdict, counter) = on_path(bytes, &plain, settings, facts, says);
+        let says = Says { received: now, age: age(progress, now), flags, notice: 0, grants: true, slot: 0 };
+        let (verdict, counter) = on_path(bytes, &plain, settings, facts, &mut self.page, says);
         judged.verdict = verdict;
         judged.counted = Some(counter);
         judged
@@ -100,7 +102,14 @@ fn age(progress_ns: u64, now: u64) -> u64 {
     if progress_ns == 0 { most } else { (now.saturating_sub(progress_ns) / (1 << 20)).min(most) }
 }
 
-fn on_path(bytes: &[u8], plain: &Plain, settings: &Settings, facts: &mut Facts, says: Says) -> (Verdict, Counter) {
+fn on_path(
+    bytes: &[u8],
+    plain: &Plain,
+    settings: &Settings,
+    facts: &mut Facts,
+    page: &mut Page,
+    says: Says,
+) -> (Verdict, Counter) {
     let heartbeat = &bytes[plain.udp + 8..plain.udp + 8 + LEN];
     if plain.hop_limit < settings.min_hop_limit {
         return dropped(Counter::DropHopLimit);
@@ -110,6 +119,14 @@ fn on_path(bytes: &[u8], plain: &Plain, settings: &Settings, facts: &mut Facts, 
     }
     let slot = match check_constants(heartbeat, settings, facts) {
         Ok(slot) => slot,
+        Err(Counter::DropReserved) if is_whole(heartbeat, settings) && fence::is_fence(heartbeat) => {
+            let (answered, counter) = fence::judge(heartbeat, settings, facts, page, says.received);
+            let verdict = match answered {
+                true => Verdict::Transmit(answer::acknowledgement(bytes, plain, settings)),
+                false => Verdict::Drop,
+            };
+            return (verdict, counter);
+        }
         Err(counter) => return dropped(counter),
     };
     let Some(keys) = &settings.slots[slot] else { return dropped(Counter::DropKeySlot) };
@@ -119,13 +136,25 @@ fn on_path(bytes: &[u8], plain: &Plain, settings: &Settings, facts: &mut Facts, 
         return dropped(Counter::DropTag);
     }
     if echo {
+        page.renew(settings.vote_slot, word(heartbeat, 104), word(heartbeat, 48), says.received);
         return dropped(take_echo(heartbeat, settings, facts, says.received));
     }
     let (counter, notice) = take_probe(heartbeat, settings, facts, says.received);
+    if counter == Counter::Answered {
+        page.renew(settings.vote_slot, word(heartbeat, 104), word(heartbeat, 56), says.received);
+    }
     if counter == Counter::DropStaleLimit {
         return dropped(counter);
     }
-    (Verdict::Transmit(answer::echo(bytes, plain, settings, Says { slot, notice, ..says })), counter)
+    let fenced = page.fenced >= settings.standing[0];
+    let flags = if fenced { says.flags | 0x20 } else { says.flags };
+    let grants = !fenced && page.granting == settings.grant_mark;
+    (Verdict::Transmit(answer::echo(bytes, plain, settings, Says { slot, notice, grants, flags, ..says })), counter)
+}
+
+/// Says whether what every frame begins with is right.
+fn is_whole(heartbeat: &[u8], settings: &Settings) -> bool {
+    heartbeat[6..8] == [0, 0] && word(heartbeat, 8) == settings.cluster
 }
 
 /// Everything that is tested before the tag. Returns the key slot that the frame names.
@@ -227,6 +256,7 @@ fn take_probe(heartbeat: &[u8], settings: &Settings, facts: &mut Facts, now: u64
             return (Counter::AnsweredHandshake, 0);
         }
         Relation::Old => {
+            facts.older_heard_ns = facts.older_heard_ns.max(now);
             if facts.stale_answered_ns != 0 && now.saturating_sub(facts.stale_answered_ns) < STALE_GAP_NS {
                 return (Counter::DropStaleLimit, 0);
             }

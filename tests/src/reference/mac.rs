@@ -2,6 +2,7 @@
 
 use super::{LEN, PORT, Settings, word};
 use siphasher::sip::SipHasher24;
+use siphasher::sip128;
 
 /// The keys of one slot of one path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,10 @@ pub struct Keys {
     pub peer_standing: [u8; 16],
     /// This node's standing as read by the peer.
     pub own_standing: [u8; 16],
+    /// What the peer sends of fences.
+    pub their_fences: [u8; 16],
+    /// What this node sends of fences.
+    pub own_fences: [u8; 16],
 }
 
 /// SipHash-2-4 of `message`.
@@ -45,4 +50,13 @@ pub fn tag(heartbeat: &[u8], settings: &Settings, mine: bool, exchange: &[u8; 16
     message.extend_from_slice(&(word(heartbeat, 56) ^ standing(author, heartbeat)).to_le_bytes());
     message.extend_from_slice(&heartbeat[64..71]);
     sip(exchange, &message)
+}
+
+/// The two halves of the tag that a fence or its acknowledgement ought to carry. `mine`: this node is its author.
+#[must_use]
+pub fn fence_tag(heartbeat: &[u8], settings: &Settings, mine: bool, key: &[u8; 16]) -> [u8; 16] {
+    let (author, reader) = if mine { (settings.own, settings.peer) } else { (settings.peer, settings.own) };
+    let vlan = u64::from(settings.vlan).to_le_bytes();
+    let message = [&heartbeat[..128], &author, &reader, &vlan].concat();
+    sip128::SipHasher24::new_with_key(key).hash(&message).as_bytes()
 }

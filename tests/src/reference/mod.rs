@@ -6,13 +6,16 @@
 
 pub mod answer;
 pub mod facts;
+pub mod fence;
 pub mod judge;
 pub mod mac;
+pub mod page;
 pub mod parse;
 
 pub use facts::{Facts, Taken};
 pub use judge::{Judged, Node, Verdict};
 pub use mac::Keys;
+pub use page::Page;
 
 /// UDP port of heartbeats.
 pub const PORT: u16 = 3343;
@@ -44,6 +47,10 @@ pub struct Settings {
     pub answer_within_ns: u64,
     /// This node's standing: incarnation, identity, view number, view digest, grant, settings hash, notice.
     pub standing: [u64; 7],
+    /// The mark under which the grant in `standing` is given.
+    pub grant_mark: u64,
+    /// The slot of the peer's vote.
+    pub vote_slot: u32,
     /// The two key slots.
     pub slots: [Option<Keys>; 2],
 }

@@ -56,6 +56,18 @@ impl Checked {
         self.rig.configure(path as u32, &conf)
     }
 
+    /// Changes the page on both sides.
+    pub fn set_page(&mut self, change: impl FnOnce(&mut crate::reference::Page)) {
+        change(&mut self.node.page);
+        world::install_page(&self.rig, &self.node);
+    }
+
+    /// Makes both sides believe that the last fence on a path was acknowledged at `ns`.
+    pub fn fence_answered(&mut self, path: usize, ns: u64) {
+        self.node.paths[path].1.fence_answered_ns = ns;
+        self.rig.ticks.set(path, std::mem::offset_of!(Tick<u64>, fence_answered_ns) / 8, ns);
+    }
+
     /// Forgets a path's facts on both sides.
     pub fn forget(&mut self, path: usize) {
         self.node.paths[path].1 = Default::default();
@@ -88,9 +100,12 @@ impl Checked {
     /// The kernel's time of the frame, from what it wrote. Where it wrote none, time did not decide.
     fn moment(&self, frame: &[u8], ran: Ran) -> Result<u64> {
         let Parsed::Plain(plain) = parse(frame) else { return Ok(ran.before) };
+        let acknowledged = self.out[plain.udp + 8 + 70] == 3;
         if ran.action == Action::Transmit {
             ensure!(ran.length == frame.len(), "the answer has {} bytes, the probe {}", ran.length, frame.len());
-            return Ok(frames::stamp(&self.out, plain.udp));
+            if !acknowledged {
+                return Ok(frames::stamp(&self.out, plain.udp));
+            }
         }
         let found = self
             .node
@@ -100,6 +115,15 @@ impl Checked {
         let Some(path) = found else { return Ok(ran.before) };
         let facts = &self.node.paths[path].1;
         let tick = self.rig.tick(path as u32);
+        if ran.action == Action::Transmit {
+            return Ok(tick.fence_answered_ns);
+        }
+        if tick.fence_acked != facts.fence_acked.0 {
+            return Ok(tick.fence_acked_ns);
+        }
+        if tick.older_heard_ns != facts.older_heard_ns {
+            return Ok(tick.older_heard_ns);
+        }
         if tick.echoes != facts.echoes {
             return Ok(tick.echo_ns);
         }
@@ -135,6 +159,8 @@ impl Checked {
         let differences = compare::differences(&self.rig.tick(path as u32), facts);
         ensure!(differences.is_empty(), "the tick of path {path} differs:{differences}");
         let histogram: Histogram = self.rig.histograms.copy(path);
+        let page = compare::page_differences(&self.rig, &self.node.page, self.node.paths[path].0.vote_slot);
+        ensure!(page.is_empty(), "the page differs:{page}");
         ensure!(compare::same_histogram(&histogram, facts), "the histogram of path {path} differs: {histogram:?}");
         Ok(())
     }

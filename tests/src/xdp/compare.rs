@@ -1,6 +1,8 @@
 //! Compares what the kernel recorded with what the reference says it ought to have. It names each field that differs.
 
-use crate::reference::Facts;
+use super::Rig;
+use crate::reference::{Facts, Page};
+use heartbeat_common::lease::{bank, word};
 use heartbeat_common::maps::Histogram;
 use heartbeat_common::tick::{Departure, Tick};
 
@@ -49,7 +51,30 @@ fn expected(tick: &Tick<u64>, facts: &Facts) -> Tick<u64> {
         theirs: tick.theirs,
         mine: tick.mine,
         departed: facts.departed.map(|(sequence, ns)| Departure { sequence, ns }),
+        older_heard_ns: facts.older_heard_ns,
+        fence_answered_ns: facts.fence_answered_ns,
+        fence_acked: facts.fence_acked.0,
+        fence_acked_by: facts.fence_acked.1,
+        fence_acked_flags: facts.fence_acked.2,
+        fence_acked_ns: facts.fence_acked.3,
     }
+}
+
+/// Names the words in which the kernel's page differs from `page`: all that the packet path may write, and of the dates
+/// that of `slot`; empty if none does.
+#[must_use]
+pub fn page_differences(rig: &Rig, page: &Page, slot: u32) -> String {
+    let words = [
+        ("incarnation", word::INCARNATION, page.incarnation),
+        ("fenced", word::FENCED, page.fenced),
+        ("granting", word::GRANTING, page.granting),
+        ("ahead", word::AHEAD, u64::from(page.ahead)),
+    ];
+    let bank = word::BANKS + (rig.lease.get(0, word::ACTIVE) & 1) as usize * bank::WORDS;
+    let vote = page.votes.get(slot as usize).map(|(_, date)| ("date", bank + bank::DATES + slot as usize, *date));
+    let differs = |(_, index, ought): &(&str, usize, u64)| rig.lease.get(0, *index) != *ought;
+    let tell = |(name, index, ought)| format!("\n  {name}: kernel {}, reference {ought}", rig.lease.get(0, index));
+    words.into_iter().chain(vote).filter(differs).map(tell).collect()
 }
 
 /// Says whether a histogram is as it ought to be.

@@ -33,6 +33,22 @@ impl Heartbeat {
         Self::new(settings, slot, ids, [own[0], responder, sequence, 0, 0, 0], &own)
     }
 
+    /// A fence of the peer's, of this node's incarnation `victim`, by the view of `order`.
+    #[must_use]
+    pub fn fence(settings: &Settings, slot: u8, sender: u64, victim: u64, order: u64) -> Self {
+        let ids = ids(settings.network, settings.peer_id, settings.own_id);
+        let author = [sender, 0, order, 0xd0, 0xd1, 0xd2, 0];
+        Self::new(settings, slot, ids, [sender, victim, 0x77, 2, 0, 2 << 48], &author)
+    }
+
+    /// The peer's acknowledgement, as incarnation `author`, of a fence of this node's.
+    #[must_use]
+    pub fn acknowledgement(settings: &Settings, slot: u8, author: u64, victim: u64) -> Self {
+        let ids = ids(settings.network, settings.own_id, settings.peer_id);
+        let standing = [author, 0, 5, 0xd0, 0xd1, 0xd2, 0];
+        Self::new(settings, slot, ids, [settings.standing[0], victim, 0x77, 2, 0, 3 << 48], &standing)
+    }
+
     fn new(settings: &Settings, slot: u8, ids: u64, middle: [u64; 6], author: &[u64; 7]) -> Self {
         let mut words = [0; 18];
         words[0] = u64::from(u32::from_le_bytes(*b"HBT1")) | 1 << 32 | u64::from(slot) << 40;
@@ -47,6 +63,11 @@ impl Heartbeat {
     #[must_use]
     pub fn signed(&self, settings: &Settings, keys: &Keys) -> [u8; LEN] {
         let mut bytes = self.bytes();
+        if bytes[70] & 2 == 2 {
+            let tag = mac::fence_tag(&bytes, settings, false, &keys.their_fences);
+            bytes[128..144].copy_from_slice(&tag);
+            return bytes;
+        }
         let echo = bytes[70] & 3 == 1;
         let exchange = if echo { &keys.mine } else { &keys.theirs };
         let tag = mac::tag(&bytes, settings, echo, exchange, &keys.peer_standing);

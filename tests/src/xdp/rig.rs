@@ -6,10 +6,12 @@ use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, Xdp, XdpMode};
 use aya::{Ebpf, TestRun as _, TestRunOptions};
 use heartbeat_common::counter::Counter;
+use heartbeat_common::lease;
 use heartbeat_common::maps::{self, Hint, Histogram, Own, PATHS_MAX, Route, RouteKey};
 use heartbeat_common::path::PathConf;
 use heartbeat_common::tick::Tick;
 use heartbeat_user::io::memory::{MapFds, Shared};
+use heartbeat_user::io::page::Page;
 use std::os::fd::AsFd as _;
 
 /// A map value as the loader wants it.
@@ -55,6 +57,8 @@ pub struct Rig {
     pub histograms: Mapping,
     /// `OWN`, mapped.
     pub own: Mapping,
+    /// `LEASE`, mapped.
+    pub lease: Mapping,
 }
 
 impl Rig {
@@ -80,7 +84,8 @@ impl Rig {
         let ticks = mapping::of(&bpf, maps::TICKS, size_of::<Tick<u64>>(), entries)?;
         let histograms = mapping::of(&bpf, maps::HISTOGRAMS, size_of::<Histogram>(), entries)?;
         let own = mapping::of(&bpf, maps::OWN, size_of::<Own>(), 1)?;
-        Ok(Self { bpf, ticks, histograms, own })
+        let lease = mapping::of(&bpf, maps::LEASE, lease::LEN, 1)?;
+        Ok(Self { bpf, ticks, histograms, own, lease })
     }
 
     /// Sets or replaces a route.
@@ -218,8 +223,20 @@ impl Rig {
             Some(Map::Array(data)) => Ok(data.fd().as_fd()),
             _ => bail!("no array {name}"),
         };
-        let fds = MapFds { ticks: fd(maps::TICKS)?, histograms: fd(maps::HISTOGRAMS)?, own: fd(maps::OWN)? };
+        let (ticks, histograms) = (fd(maps::TICKS)?, fd(maps::HISTOGRAMS)?);
+        let fds = MapFds { ticks, histograms, own: fd(maps::OWN)?, lease: fd(maps::LEASE)? };
         Shared::new(Some(&fds), paths)
+    }
+
+    /// Maps the lease's page as the daemon does.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn page(&self) -> Result<Page> {
+        match self.bpf.map(maps::LEASE) {
+            Some(Map::Array(data)) => Page::of_map(data.fd().as_fd()),
+            _ => bail!("no array {}", maps::LEASE),
+        }
     }
 
     /// Tells the kernel what the controller tells it.

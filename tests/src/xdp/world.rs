@@ -7,8 +7,9 @@ use anyhow::Result;
 use heartbeat_common::auth::{address_words, exchange_base, standing_digest};
 use heartbeat_common::checksum;
 use heartbeat_common::frame;
+use heartbeat_common::lease::{self, bank, word};
 use heartbeat_common::maps::{Hint, Own, Route, RouteKey};
-use heartbeat_common::path::{PathConf, SLOT0, SLOT1, Slot};
+use heartbeat_common::path::{FenceKeys, PathConf, SLOT0, SLOT1, Slot};
 use heartbeat_common::siphash::Key;
 
 fn key(bytes: [u8; 16]) -> Key {
@@ -23,7 +24,14 @@ pub fn keys(random: &mut Random) -> Keys {
         key[8..].copy_from_slice(&random.word().to_le_bytes());
         key
     };
-    Keys { theirs: draw(), mine: draw(), peer_standing: draw(), own_standing: draw() }
+    Keys {
+        theirs: draw(),
+        mine: draw(),
+        peer_standing: draw(),
+        own_standing: draw(),
+        their_fences: draw(),
+        own_fences: draw(),
+    }
 }
 
 /// The standing of a node of incarnation `incarnation`, the rest drawn.
@@ -74,6 +82,8 @@ pub fn settings(random: &mut Random, index: u16) -> Settings {
         min_hop_limit: 255,
         answer_within_ns: 10_000_000,
         standing: standing(random, 7),
+        grant_mark: 0,
+        vote_slot: u32::from(index) % 96,
         slots: [Some(keys(random)), None],
     }
 }
@@ -123,6 +133,13 @@ pub fn conf(settings: &Settings) -> PathConf {
         vlan: u32::from(settings.vlan),
         flags,
         path: 0,
+        grant_mark: settings.grant_mark,
+        vote_slot: settings.vote_slot,
+        zero: 0,
+        fences: settings.slots.map(|slot| {
+            let of = |keys: Keys| FenceKeys { theirs: key(keys.their_fences), mine: key(keys.own_fences) };
+            slot.map(of).unwrap_or_default()
+        }),
     }
 }
 
@@ -153,7 +170,27 @@ pub fn install(rig: &mut Rig, node: &Node) -> Result<()> {
         }
     }
     install_own(rig, node);
+    install_page(rig, node);
     Ok(())
+}
+
+/// Writes the page as `node` has it, into the bank that is not active, and makes that active.
+pub fn install_page(rig: &Rig, node: &Node) {
+    let (lease, page) = (&rig.lease, &node.page);
+    let active = lease.get(0, word::ACTIVE) + 1;
+    let at = word::BANKS + (active & 1) as usize * bank::WORDS;
+    lease.set(0, at + bank::ORDER, page.order);
+    lease.set(0, at + bank::MEMBER, u64::from(page.member));
+    for (slot, (expected, date)) in page.votes.iter().enumerate() {
+        lease.set(0, at + bank::EXPECTED + slot, *expected);
+        lease.set(0, at + bank::DATES + slot, *date);
+    }
+    lease.set(0, word::MAGIC, if page.incarnation == 0 { 0 } else { lease::MAGIC });
+    lease.set(0, word::INCARNATION, page.incarnation);
+    lease.set(0, word::FENCED, page.fenced);
+    lease.set(0, word::GRANTING, page.granting);
+    lease.set(0, word::AHEAD, u64::from(page.ahead));
+    lease.set(0, word::ACTIVE, active);
 }
 
 /// Tells the kernel of `node`'s progress and flags.

@@ -1,6 +1,7 @@
 //! A peer that speaks to both sides, the kernel program and the reference, and says how each frame is to end.
 
 use heartbeat_common::counter::Counter;
+use heartbeat_common::lease::{bank, word};
 use heartbeat_tests::reference::parse::{Parsed, parse};
 use heartbeat_tests::reference::{LEN, Settings, answer};
 use heartbeat_tests::xdp::checked::Checked;
@@ -11,6 +12,10 @@ use heartbeat_tests::xdp::{Frame, Heartbeat, Rig, may_run, world};
 pub const OWN: u64 = 7;
 /// The peer's incarnation.
 pub const PEER: u64 = 70;
+/// Mark of the own vote's grants.
+pub const MARK: u64 = 44;
+/// Order of the view installed.
+pub const VIEW: u64 = 9;
 /// IPv4, IPv6, IPv4 in VLAN 10, IPv6 in VLAN 20.
 pub const PATHS: usize = 4;
 
@@ -68,6 +73,29 @@ impl Bench {
         self.sequence += 2;
         let heartbeat = Heartbeat::echo(&self.settings(path), 0, &self.author, self.sequence, sent, 1);
         self.wrap(path, &heartbeat)
+    }
+
+    /// Makes both sides members of a view: this node's vote grants under [`MARK`], and the peer's grant on each path is
+    /// the one in its standing.
+    pub fn install_view(&mut self) {
+        for path in 0..PATHS {
+            self.both.change(path, |settings| settings.grant_mark = MARK).expect("configured");
+        }
+        let slots: Vec<u32> = (0..PATHS).map(|path| self.settings(path).vote_slot).collect();
+        let grant = self.author[4];
+        self.both.set_page(|page| {
+            (page.incarnation, page.granting, page.order, page.member) = (OWN, MARK, VIEW, true);
+            for slot in slots {
+                page.votes[slot as usize] = (grant, 0);
+            }
+        });
+    }
+
+    /// The newest date of the vote on a path, in the kernel's page.
+    pub fn date(&self, path: usize) -> u64 {
+        let (lease, slot) = (&self.both.rig.lease, self.settings(path).vote_slot as usize);
+        let at = word::BANKS + (lease.get(0, word::ACTIVE) & 1) as usize * bank::WORDS;
+        lease.get(0, at + bank::DATES + slot)
     }
 
     /// Judges on both sides and checks how the frame ended. Returns the answer if there was one.

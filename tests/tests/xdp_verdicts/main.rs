@@ -5,10 +5,11 @@ mod bench;
 mod buffers;
 mod headers;
 mod keys;
+mod lease;
 mod maps;
 mod state;
 
-use bench::{Bench, DELAY, OWN, PATHS, PEER, assert_checksums};
+use bench::{Bench, DELAY, OWN, PATHS, PEER, VIEW, assert_checksums};
 use heartbeat_common::counter::Counter;
 use heartbeat_tests::xdp::{Heartbeat, now};
 
@@ -66,6 +67,30 @@ fn case(bench: &mut Bench, path: usize, counter: Counter) -> Option<Vec<u8>> {
             heartbeat.words[3] = OWN - 1;
             frame = bench.wrap(path, &heartbeat);
         }
+        C::Fenced
+        | C::FenceAcked
+        | C::DropFenceTag
+        | C::DropFenceView
+        | C::DropFenceIncarnation
+        | C::DropFenceLimit => {
+            bench.install_view();
+            let victim = match counter {
+                C::FenceAcked => OWN - 1,
+                C::DropFenceIncarnation => OWN + 1,
+                _ => OWN,
+            };
+            let order = if counter == C::DropFenceView { VIEW } else { VIEW + 1 };
+            heartbeat = Heartbeat::fence(&bench.settings(path), 0, PEER, victim, order);
+            frame = bench.wrap(path, &heartbeat);
+            frame.payload[143] ^= u8::from(counter == C::DropFenceTag);
+            if counter == C::DropFenceLimit {
+                bench.both.fence_answered(path, now() + DELAY);
+            }
+        }
+        C::FenceTakenAck => {
+            heartbeat = Heartbeat::acknowledgement(&bench.settings(path), 0, PEER, PEER);
+            frame = bench.wrap(path, &heartbeat);
+        }
         C::ChecksumZero if frame.ipv6 => frame.checksum = Some(0),
         // Outside IPv6 it is never counted; these end otherwise than in a count of a received frame.
         C::ChecksumZero | C::Contended | C::Internal | C::Departed | C::DepartedUnknown => {
@@ -85,7 +110,8 @@ fn each_counter_has_a_case() {
             // A frame without checksum is counted as such and then ends as any other.
             let ends = if *counter == Counter::ChecksumZero { Counter::Answered } else { *counter };
             let answer = bench.expect(&bytes, Some(ends));
-            let answers = [Counter::Answered, Counter::AnsweredHandshake, Counter::AnsweredStale];
+            let probes = [Counter::Answered, Counter::AnsweredHandshake, Counter::AnsweredStale];
+            let answers = [&probes[..], &[Counter::Fenced, Counter::FenceAcked]].concat();
             assert_eq!(answer.is_some(), answers.contains(&ends), "{}", counter.name());
             if let Some(answer) = answer {
                 assert_checksums(&answer);

@@ -301,3 +301,65 @@ fn a_reload_reaches_the_hop_limit_of_routed_paths() {
     paths.reload(Some(&mut tables), &old, &fresh, old_ring()).unwrap();
     assert_eq!(limits(&paths, &tables), [255, 200]);
 }
+
+/// What this node says of view 5, in which it grants node 2 by `grant`.
+fn announced(mark: u64, grant: u64) -> Announced {
+    Announced {
+        order: 5,
+        digest: 6,
+        mark,
+        flags: frame::STANDING_VOTES | frame::STANDING_GATED,
+        grants: [(2, grant)].into(),
+    }
+}
+
+#[test]
+fn what_is_announced_is_in_every_table_and_every_probe() {
+    let (mut paths, mut tables) = (paths(), Memory::default());
+    for local in LOCALS {
+        paths.open(Some(&mut tables), local, 1, true, true).unwrap();
+    }
+    let before = tables.clone();
+    paths.announce(Some(&mut tables), announced(44, 45)).unwrap();
+    for path in 0..2 {
+        let conf = tables.found(&key(&paths, path, 1)).unwrap();
+        assert_eq!(conf.standing[2..5], [5, 6, 45]);
+        assert_eq!((conf.standing[1] >> 32) as u16, frame::STANDING_VOTES | frame::STANDING_GATED);
+        assert_eq!((conf.grant_mark, conf.vote_slot), (44, 1));
+        let old = before.found(&key(&paths, path, 1)).unwrap();
+        assert_eq!((old.standing[2..5].to_vec(), old.grant_mark), (vec![0, 0, 0], 0));
+        assert_ne!(conf.slots[0].own_digest, old.slots[0].own_digest);
+        assert_eq!(paths.confs.read().unwrap()[path].standing, conf.standing, "the responder says the same");
+        let signer = &paths.signers()[path];
+        assert_eq!(signer.mark(), 44);
+        assert_eq!(signer.probe(2, 1, 1, 1, 1, 0)[frame::word::GRANT], 45);
+    }
+    // Without a mark nothing could take a grant back: there is none.
+    paths.announce(Some(&mut tables), announced(0, 45)).unwrap();
+    assert_eq!(tables.found(&key(&paths, 0, 1)).unwrap().standing[4], 0);
+    // Nor is one given to whom the view does not have.
+    paths.announce(Some(&mut tables), Announced { grants: [(3, 45)].into(), ..announced(44, 0) }).unwrap();
+    assert_eq!(tables.found(&key(&paths, 0, 1)).unwrap().standing[4], 0);
+}
+
+#[test]
+fn an_announcement_that_cannot_be_written_is_not_meant() {
+    let (mut paths, mut tables) = (paths(), Memory::default());
+    for local in LOCALS {
+        paths.open(Some(&mut tables), local, 1, true, true).unwrap();
+    }
+    paths.announce(Some(&mut tables), announced(44, 45)).unwrap();
+    tables.refused = tables.written + 3..u32::MAX;
+    paths.announce(Some(&mut tables), announced(54, 55)).unwrap_err();
+    assert!(paths.signers().iter().all(|signer| signer.mark() == 44));
+    assert!(paths.confs.read().unwrap().iter().all(|conf| conf.grant_mark == 44));
+    tables.refused = 0..0;
+    paths.repair(&mut tables).unwrap();
+    assert!((0..2).all(|path| tables.found(&key(&paths, path, 1)).unwrap().grant_mark == 44));
+}
+
+#[test]
+fn a_votes_slot_is_its_nodes_place_in_the_configuration() {
+    let config = config(100);
+    assert_eq!([1, 2, 3].map(|node| vote_slot(&config, node)), [Some(0), Some(1), None]);
+}

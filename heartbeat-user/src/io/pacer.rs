@@ -5,6 +5,9 @@
 //! Paths of one delay share their phase, so that one system call sends them all. A probe that is overdue is sent once;
 //! what a stopped node did not send is never sent after, and never counted.
 
+mod ask;
+mod inbox;
+
 use crate::core::path::Attempt;
 use crate::io::lateness::LatenessRecord;
 use crate::io::memory::Shared;
@@ -12,19 +15,19 @@ use crate::io::socket::{self, Batch};
 use crate::io::{clock, realtime};
 use crate::keys::ProbeSigner;
 use anyhow::Context;
-use heartbeat_common::frame::{self, FLAG_FENCED};
-use heartbeat_common::lease;
+use ask::ask;
+use heartbeat_common::frame;
 use heartbeat_common::maps::PATHS_MAX;
 use heartbeat_common::tick::{DEPARTURES, Tick};
+use inbox::Inbox;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::SockaddrStorage;
 use nix::sys::time::{TimeSpec, TimeValLike};
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, TryLockError};
 use std::thread::JoinHandle;
 
 /// Attempts remembered for each path.
@@ -207,60 +210,6 @@ pub enum PacerCommand {
     /// Send these frames as they are, each on its path: fences, which the deciding thread has signed. What cannot be
     /// sent is lost, as on the wire.
     Frames(Vec<(u32, [u64; frame::WORDS])>),
-}
-
-/// Where the pacing thread finds what it is told.
-struct Inbox {
-    /// Paths to be probed at once.
-    bursts: [AtomicU64; MARK_WORDS],
-    /// To end.
-    stop: AtomicBool,
-    /// The rest. The pacing thread only tries this lock; who held it then wakes the thread again after.
-    queue: Mutex<Queue>,
-}
-
-/// Commands, and those obeyed, which hold the memory that the thread no longer needs.
-struct Queue {
-    waiting: VecDeque<PacerCommand>,
-    obeyed: Vec<PacerCommand>,
-}
-
-impl Inbox {
-    fn new() -> Self {
-        Self {
-            bursts: std::array::from_fn(|_| AtomicU64::new(0)),
-            stop: AtomicBool::new(false),
-            queue: Mutex::new(Queue {
-                waiting: VecDeque::with_capacity(COMMANDS_MAX),
-                obeyed: Vec::with_capacity(COMMANDS_MAX),
-            }),
-        }
-    }
-
-    /// Leaves a command. What was obeyed before is freed here, on the caller's thread.
-    fn put(&self, command: PacerCommand) -> bool {
-        if let PacerCommand::Burst(paths) = &command {
-            for path in paths.iter().filter(|path| **path < PATHS_MAX) {
-                self.bursts[*path as usize / 64].fetch_or(1 << (path % 64), Ordering::AcqRel);
-            }
-            return true;
-        }
-        let mut freed = Vec::with_capacity(COMMANDS_MAX);
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::swap(&mut queue.obeyed, &mut freed);
-        let room = queue.waiting.len() < COMMANDS_MAX;
-        if room {
-            queue.waiting.push_back(command);
-        }
-        drop(queue);
-        room
-    }
-
-    /// Takes the paths to be probed at once; `None`: none.
-    fn take_bursts(&self) -> Option<Marks> {
-        let marks: Marks = std::array::from_fn(|word| self.bursts[word].swap(0, Ordering::AcqRel));
-        marks.iter().any(|word| *word != 0).then_some(marks)
-    }
 }
 
 /// The way to the pacing thread.
@@ -607,45 +556,6 @@ impl Worker {
             PacerCommand::Frames(frames) => self.send_frames(frames),
             // Never queued: see `Inbox::put`.
             PacerCommand::Burst(_) => {}
-        }
-    }
-}
-
-/// What a probe is to say of this moment.
-struct Asked {
-    /// The peer's incarnation.
-    peer: u64,
-    /// The peer's stamp, to be returned.
-    stamp: u64,
-    /// When its newest timely echo came.
-    echo_ns: u64,
-    /// Whether this node's vote grants under the signer's mark.
-    grants: bool,
-    /// Whether this incarnation was fenced.
-    fenced: bool,
-}
-
-/// Reads the stamp that a probe returns, and only then whether it may bring a grant: the peer dates the grant by the
-/// stamp. Whatever happens in between, be it a pause for hours, a grant that is still found to stand stood when the stamp
-/// was read. The other way round, a grant that was read before an acceptance would go out with a stamp from after it.
-/// `between` is for those who test that.
-fn ask(shared: &Shared, path: u32, signer: &ProbeSigner, between: impl FnOnce()) -> Asked {
-    let (peer, stamp, echo_ns) = shared.peer_of(path);
-    fence(Ordering::SeqCst);
-    between();
-    let (page, own) = (shared.page(), signer.incarnation());
-    let (grants, fenced) = (lease::grants(page, signer.mark(), own), lease::fenced(page, own));
-    Asked { peer, stamp, echo_ns, grants, fenced }
-}
-
-impl Asked {
-    /// Signs the probe.
-    fn probe(&self, signer: &ProbeSigner, sequence: u64, now: u64, age: u64, flags: u8) -> [u64; frame::WORDS] {
-        let flags = if self.fenced { flags | FLAG_FENCED } else { flags };
-        if self.grants {
-            signer.probe(sequence, now, self.peer, self.stamp, age, flags)
-        } else {
-            signer.bare_probe(sequence, now, self.peer, self.stamp, age, flags)
         }
     }
 }

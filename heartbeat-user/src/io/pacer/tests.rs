@@ -1,6 +1,7 @@
 //! Tests of what the pacing thread shows and how it is told things, without the thread.
 
 use super::*;
+use heartbeat_common::lease;
 
 #[test]
 fn departures_are_kept_once_each_and_merged_by_sequence() {
@@ -176,7 +177,7 @@ fn a_fenced_node_asks_as_one() {
     let (shared, signer) = (granting(), signer());
     shared.page().raise(lease::word::FENCED, 7);
     let probe = ask(&shared, 0, &signer, || ()).probe(&signer, 2, 5_000, 0, frame::FLAG_MEMBER);
-    assert_eq!(frame::flags(probe[frame::word::DYNAMIC]), frame::FLAG_MEMBER | FLAG_FENCED);
+    assert_eq!(frame::flags(probe[frame::word::DYNAMIC]), frame::FLAG_MEMBER | frame::FLAG_FENCED);
     assert_eq!(probe[frame::word::GRANT], 0);
 }
 

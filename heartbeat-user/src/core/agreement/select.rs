@@ -58,8 +58,8 @@ impl<'a> Search<'a> {
         let all = if candidates.len() == 64 { u64::MAX } else { (1 << candidates.len()) - 1 };
         let of = |node: usize| hears.get(node).copied().unwrap_or(0) & all & !(1 << node);
         let mut mutual = [0; 64];
-        for a in 0..candidates.len() {
-            mutual[a] = bits(of(a)).filter(|&b| of(b) >> a & 1 == 1).fold(0, |set, b| set | 1 << b);
+        for (a, set) in mutual.iter_mut().enumerate().take(candidates.len()) {
+            *set = bits(of(a)).filter(|&b| of(b) >> a & 1 == 1).fold(0, |set, b| set | 1 << b);
         }
         Self { candidates, mutual, all, best: None, steps: 0, exact: true }
     }

@@ -27,6 +27,7 @@ pub mod interfaces;
 pub mod journal;
 pub mod keeper;
 pub mod lateness;
+pub mod link;
 pub mod lock;
 pub mod looks;
 pub mod manager;

@@ -7,6 +7,9 @@ use sha2::Sha256;
 use std::fmt;
 use zeroize::Zeroizing;
 
+/// Longest key derived, bytes.
+const DERIVED_MAX: usize = 64;
+
 /// HKDF-SHA256 over each slot's secret, with the cluster id as salt.
 ///
 /// The key of a purpose and direction is the expansion with the info
@@ -69,12 +72,31 @@ impl KeyRing {
         self.expand(b"fence128", author, reader, slot)
     }
 
+    /// Returns the secret that `one` and `other` share for messages between their controllers, whichever of them begins
+    /// the connection; `None` if the slot is empty.
+    #[must_use]
+    pub fn link(&self, one: u16, other: u16, slot: usize) -> Option<Zeroizing<[u8; SECRET_LEN]>> {
+        self.bytes(b"link psk", one.min(other), one.max(other), slot)
+    }
+
     fn expand(&self, purpose: &[u8; 8], first: u16, second: u16, slot: usize) -> Option<Key> {
-        let hkdf = self.slots.get(slot)?.as_ref()?;
-        let mut bytes = Zeroizing::new([0; 16]);
-        let info: [&[u8]; 5] = [b"heartbeat v1 ", purpose, &first.to_le_bytes(), &second.to_le_bytes(), &[slot as u8]];
-        hkdf.expand_multi_info(&info, bytes.as_mut()).expect("16 bytes are less than HKDF-SHA256 can give");
+        let bytes = self.bytes::<16>(purpose, first, second, slot)?;
         let (words, _) = bytes.as_chunks::<8>();
         Some(Key { k: [u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1])] })
+    }
+
+    fn bytes<const LEN: usize>(
+        &self,
+        purpose: &[u8; 8],
+        first: u16,
+        second: u16,
+        slot: usize,
+    ) -> Option<Zeroizing<[u8; LEN]>> {
+        const { assert!(LEN <= DERIVED_MAX, "no key is that long") };
+        let hkdf = self.slots.get(slot)?.as_ref()?;
+        let mut bytes = Zeroizing::new([0; LEN]);
+        let info: [&[u8]; 5] = [b"heartbeat v1 ", purpose, &first.to_le_bytes(), &second.to_le_bytes(), &[slot as u8]];
+        hkdf.expand_multi_info(&info, bytes.as_mut()).expect("a key is shorter than HKDF-SHA256 can give");
+        Some(bytes)
     }
 }

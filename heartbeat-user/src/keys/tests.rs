@@ -399,3 +399,16 @@ fn arbitrary_key_files_never_panic() {
         prop_assert!(Keys::parse(&bytes).is_err());
     });
 }
+
+#[test]
+fn a_link_has_one_secret_for_both_ends_and_no_other_pair_slot_or_cluster_has_it() {
+    let ring = both(0);
+    let secret = ring.link(1, 2, 0).unwrap();
+    assert_eq!(*secret, *ring.link(2, 1, 0).unwrap());
+    let others = [ring.link(1, 3, 0), ring.link(1, 2, 1), keys(FIRST).ring(CLUSTER + 1).link(1, 2, 0)];
+    assert!(others.into_iter().all(|other| *other.unwrap() != *secret));
+    assert!(keys(FIRST).ring(CLUSTER).link(1, 2, 1).is_none() && ring.link(1, 2, SLOTS).is_none());
+    // The packet path's keys are halves of another expansion.
+    let exchange = ring.exchange(1, 2, 0).unwrap().k;
+    assert_ne!(secret[..8], exchange[0].to_le_bytes());
+}

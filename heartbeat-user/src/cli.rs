@@ -81,6 +81,10 @@ pub enum DaemonCommand {
     #[command(long_about = "Find every fault in configuration, key, file modes, capabilities, bpffs, interfaces and \
         service settings, and start nothing. Each fault is one line that names the file, line, key and rule. \
         The service runs this before each start and before each reload.\n\n\
+        It also says what the settings add up to: how long until a dead node is called down, is out of the view and \
+        is taken over from, and how long a node that is cut off goes on acting. A warning is what is allowed and may \
+        not do what was meant: two nodes with votes, more nodes than a view holds, a lease shorter than the detection \
+        time.\n\n\
         The service's watchdog must be longer than hang_limit_s: a shorter one would kill the very daemon whose node \
         the kernel has just carried. It is read from --watchdog, else from WATCHDOG_USEC, else asked of the service \
         manager.\n\n\

@@ -25,7 +25,10 @@ fn act(command: DaemonCommand) -> Result<(), Failure> {
             daemon::run(&arguments)
         }
         DaemonCommand::Check(arguments) => {
-            let Found { warnings, mut faults } = check::run(&arguments);
+            let Found { warnings, mut faults, budget } = check::run(&arguments);
+            if let Some(budget) = budget {
+                println!("{budget}");
+            }
             for warning in warnings {
                 println!("warning: {warning}");
             }

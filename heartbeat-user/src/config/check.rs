@@ -3,6 +3,7 @@
 use super::fault::{FaultKind, Faults};
 use super::read::{NetworkAt, NodeAt};
 use super::section::{At, List};
+use super::settings::NodeRef;
 use super::{Network, Node, Role};
 use heartbeat_common::maps::PATHS_MAX;
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,6 +53,69 @@ pub(super) fn stall_above_delay(faults: &mut Faults, stall: &At<u64>, delay: u64
     }
 }
 
+/// Requires that enough of the lease is left to act in, once what stopping takes is taken off.
+pub(super) fn time_to_act(faults: &mut Faults, lease: &At<u64>, stop: &At<u64>, delay: u64, delays: u64) {
+    if lease.value >= stop.value + delay * delays {
+        return;
+    }
+    let at = if stop.given && !lease.given { stop } else { lease };
+    let by_default = |at: &At<u64>| if at.given { "" } else { " by default" };
+    let rule = format!(
+        "quorum_arbitration_time_max_s must exceed stop_time_s by at least {delays} of the longest delay, {delay} ms \
+         (got {} ms{} and {} ms{})",
+        lease.value,
+        by_default(lease),
+        stop.value,
+        by_default(stop)
+    );
+    faults.add(FaultKind::Relation, at.offset, at.key.clone(), rule);
+}
+
+/// Requires that there is time for a message to be said twice.
+pub(super) fn two_ticks(faults: &mut Faults, time: &At<u64>, tick: &At<u64>) {
+    if time.value < 2 * tick.value {
+        let rule = format!("must be at least 2 x regroup_tick_ms, {} (got {})", tick.value, time.value);
+        faults.add(FaultKind::Relation, time.offset, time.key.clone(), rule);
+    }
+}
+
+/// Finds the node that a setting names.
+pub(super) fn configured(faults: &mut Faults, named: &At<NodeRef>, nodes: &[Node]) -> Option<u16> {
+    let (found, shown) = match &named.value {
+        NodeRef::None => return None,
+        NodeRef::Id(id) => (nodes.iter().find(|node| u64::from(node.id) == *id), id.to_string()),
+        NodeRef::Name(name) => (nodes.iter().find(|node| node.name.eq_ignore_ascii_case(name)), format!("{name:?}")),
+    };
+    if found.is_none() {
+        let rule = format!("must be the name or the id of a configured node (got {shown})");
+        faults.add(FaultKind::Relation, named.offset, named.key.clone(), rule);
+    }
+    found.map(|node| node.id)
+}
+
+/// Requires that others can get to the lease: nobody else may pass through the directory of the pins.
+pub(super) fn readable(faults: &mut Faults, pin_dir: &At<PathBuf>, lease_pin: &At<PathBuf>) {
+    if lease_pin.value.starts_with(&pin_dir.value) {
+        let at = if lease_pin.given { lease_pin } else { pin_dir };
+        let rule = format!(
+            "lease_pin must not lie in pin_dir, which nobody else may pass through (got {}, and {} is {})",
+            lease_pin.value.display(),
+            pin_dir.key,
+            pin_dir.value.display()
+        );
+        faults.add(FaultKind::Relation, at.offset, at.key.clone(), rule);
+    }
+}
+
+/// Requires that no item of a list is there twice.
+pub(super) fn distinct<T>(faults: &mut Faults, items: &[At<T>], shown: impl Fn(&T) -> String) {
+    let mut seen = Unique::new();
+    for item in items {
+        let name = shown(&item.value);
+        seen.check(faults, name.clone(), &name, item);
+    }
+}
+
 /// Requires that the pins have a directory of their own.
 pub(super) fn apart(faults: &mut Faults, pin_dir: &At<PathBuf>, other: &At<PathBuf>) {
     if pin_dir.value == other.value {
@@ -97,6 +161,7 @@ pub(super) fn members(
     let subnets_known = networks.complete && networks.items.iter().all(|network| network.subnets.complete);
     let mut networks: Vec<Network> = networks.items.into_iter().enumerate().map(place).collect();
     unique_nodes(faults, &nodes.items);
+    a_vote(faults, &nodes);
     let addresses_known = nodes.complete && nodes.items.iter().all(|node| node.addresses.complete);
     if subnets_known {
         for address in nodes.items.iter().flat_map(|node| &node.addresses.items) {
@@ -129,6 +194,15 @@ fn unique_nodes(faults: &mut Faults, nodes: &[NodeAt]) {
         for address in &node.addresses.items {
             addresses.check(faults, address.value, &address.value.to_string(), address);
         }
+    }
+}
+
+/// Requires that somebody has a vote.
+fn a_vote(faults: &mut Faults, nodes: &List<NodeAt>) {
+    let none = nodes.items.iter().all(|node| node.weight.as_ref().is_some_and(|weight| weight.value == 0));
+    if let Some(weight) = nodes.items.first().and_then(|node| node.weight.as_ref()).filter(|_| none && nodes.complete) {
+        let rule = "at least one node must have weight 1 (got 0 for each)";
+        faults.add(FaultKind::Relation, weight.offset, weight.key.clone(), rule);
     }
 }
 
@@ -182,7 +256,8 @@ fn settle(node: &NodeAt, networks: &[Network]) -> Option<Node> {
         .filter_map(|address| Some((home(networks, address.value)?.id, address.value)))
         .collect();
     addresses.sort_unstable();
-    Some(Node { id: node.id.as_ref()?.value, name: node.name.as_ref()?.value.clone(), addresses })
+    let (id, name, weight) = (node.id.as_ref()?.value, node.name.as_ref()?.value.clone(), node.weight.as_ref()?.value);
+    Some(Node { id, name, addresses, weight: weight as u8 })
 }
 
 /// The ends that a node has: how many addresses of a family on a monitored network.

@@ -7,9 +7,11 @@ mod check;
 mod fault;
 mod file;
 mod plan;
+mod quorum;
 mod read;
 mod schema;
 mod section;
+mod settings;
 mod subnet;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,7 @@ pub use fault::{ConfigErrors, Fault, FaultKind};
 pub use file::{FileError, LoadError, load};
 pub(crate) use file::{open_regular, read_limited};
 pub use plan::{PathPlan, SelfError, find_self, paths_for, settings_hash};
+pub use quorum::{Budget, Quorum, Regroup};
 pub use read::parse;
 pub use schema::{ALIASES, TABLES};
 pub use subnet::Subnet;
@@ -132,6 +135,10 @@ pub struct Settings {
     pub lateness_budget: Duration,
     /// Lowest hop limit taken on cross-subnet paths (sent is 255): 1 to 255.
     pub cross_subnet_min_hop_limit: u8,
+    /// How views are decided, and how long they may be acted in.
+    pub quorum: Quorum,
+    /// How long the steps to the next view take at most.
+    pub regroup: Regroup,
 }
 
 impl Settings {
@@ -152,6 +159,18 @@ impl Settings {
     pub fn detection_time(&self, same_subnet: bool) -> Duration {
         let path = self.path(same_subnet);
         path.delay * path.threshold
+    }
+
+    /// Returns the longer of the two detection times.
+    #[must_use]
+    pub fn longest_detection_time(&self) -> Duration {
+        self.detection_time(true).max(self.detection_time(false))
+    }
+
+    /// Returns the longer of the two delays.
+    #[must_use]
+    pub fn longest_delay(&self) -> Duration {
+        self.same_subnet.delay.max(self.cross_subnet.delay)
     }
 }
 
@@ -209,6 +228,34 @@ pub struct Daemon {
     pub lock_memory: bool,
     /// Group that may read over the control socket; `None`: root and the daemon's user alone.
     pub socket_group: Option<String>,
+    /// Pin of the page that says whether this node may act, for whoever runs under it; not in `pin_dir`.
+    pub lease_pin: PathBuf,
+    /// How long a node that leaves waits for the view without it: 1 to 600 s.
+    pub leave_timeout: Duration,
+    /// Watchdog device that is fed while this node may act; `None`: none is.
+    pub watchdog_device: Option<PathBuf>,
+    /// What is run at events.
+    pub hooks: Hooks,
+}
+
+/// What is run at events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hooks {
+    /// The programs, absolute paths, at most 16, in this order.
+    pub programs: Vec<PathBuf>,
+    /// The events that they are run at; empty: every one.
+    pub events: Vec<HookEvent>,
+    /// How long a program may run: 1 to 3600 s.
+    pub timeout: Duration,
+}
+
+/// An event that programs are run at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HookEvent {
+    /// Its id.
+    pub id: u32,
+    /// Its name.
+    pub name: &'static str,
 }
 
 impl Config {
@@ -303,4 +350,6 @@ pub struct Node {
     pub name: String,
     /// Its addresses, each with the id of the network that it lies in, sorted.
     pub addresses: Vec<(u16, IpAddr)>,
+    /// What its vote weighs: 0 or 1.
+    pub weight: u8,
 }

@@ -1,7 +1,7 @@
 //! What follows from a configuration: which node this host is, its paths, and the hash that peers compare.
 //! Pure: the same configuration gives the same answer on every host.
 
-use super::{Config, PathThresholds, Role};
+use super::{Config, PathThresholds, Regroup, Role};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -113,11 +113,12 @@ pub fn paths_for(config: &Config, own: u16) -> Vec<PathPlan> {
 
 /// Hashes what every node must have the same: cluster name and id, settings as they come out (not how they were
 /// spelt), networks and nodes. What a host does on its own ([`super::Daemon`], interfaces, key file) is left out, and
-/// so is the order in which things were written.
+/// so is the order in which things were written. Lease, stop time and the rules of votes are left out too: they begin a
+/// cluster, and then the view says what holds.
 #[must_use]
 pub fn settings_hash(config: &Config) -> u64 {
     let mut hash = Canonical(Sha256::new());
-    hash.text("heartbeat settings v1").text(&config.cluster.name).number(config.cluster.id);
+    hash.text("heartbeat settings v2").text(&config.cluster.name).number(config.cluster.id);
     let settings = &config.settings;
     for PathThresholds { delay, threshold, lost, unreachable, failed } in [settings.same_subnet, settings.cross_subnet]
     {
@@ -126,6 +127,12 @@ pub fn settings_hash(config: &Config) -> u64 {
     }
     hash.number(settings.stall_limit.as_millis() as u64).number(settings.hang_limit.as_secs());
     hash.number(settings.lateness_budget.as_millis() as u64).number(settings.cross_subnet_min_hop_limit.into());
+    let quorum = &settings.quorum;
+    hash.number(quorum.quarantine_threshold.into()).number(quorum.quarantine_duration.as_secs());
+    let Regroup { tick, opening_timeout, stage_timeout, pruning_timeout, control_limit } = settings.regroup;
+    for time in [tick, opening_timeout, stage_timeout, pruning_timeout, control_limit] {
+        hash.number(time.as_millis() as u64);
+    }
     hash.number(config.networks.len() as u64);
     for network in &config.networks {
         hash.number(network.id.into()).text(&network.name).text(network.role.name()).number(network.vlan.into());
@@ -137,7 +144,7 @@ pub fn settings_hash(config: &Config) -> u64 {
     }
     hash.number(config.nodes.len() as u64);
     for node in &config.nodes {
-        hash.number(node.id.into()).text(&node.name).number(node.addresses.len() as u64);
+        hash.number(node.id.into()).text(&node.name).number(node.weight.into()).number(node.addresses.len() as u64);
         for (network, address) in &node.addresses {
             hash.number((*network).into()).address(*address);
         }

@@ -3,12 +3,13 @@
 use super::fault::{ConfigErrors, FaultKind, Faults};
 use super::schema::{self, CLUSTER_KEYS, DAEMON_KEYS, INTERFACE_KEYS, NETWORK_KEYS, NODE_KEYS, SETTINGS_KEYS};
 use super::section::{At, List, Section, join};
+use super::settings::read_settings;
 use super::subnet::{self, Subnet};
-use super::{Cluster, Config, Daemon, FastPath, InterfaceOverride, PathThresholds, Profile, Role, Settings};
+use super::{Cluster, Config, Daemon, FastPath, HookEvent, Hooks, InterfaceOverride, Role};
 use super::{SIZE_MAX, check};
+use crate::core::event::EventBody;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
@@ -20,17 +21,12 @@ const SUBNETS_MAX: usize = 32;
 const NODES_MAX: usize = 256;
 const ADDRESSES_MAX: usize = 64;
 
-const DELAY_MS: RangeInclusive<u64> = 1..=10_000;
-const THRESHOLD: RangeInclusive<u64> = 2..=120;
-const TICKS: RangeInclusive<u64> = 1..=120;
-/// Up to the longest detection time that delay and threshold can make.
-const STALL_LIMIT_MS: RangeInclusive<u64> = 1..=1_200_000;
-/// Ages above this do not fit into a frame for certain.
-const HANG_LIMIT_S: RangeInclusive<u64> = 1..=14_400;
-const LATENESS_BUDGET_MS: RangeInclusive<u64> = 1..=10_000;
 /// Room that `/control.sock` and a NUL leave in a socket address.
 const RUN_DIR_MAX: usize = 94;
 const PATH_MAX: usize = 1024;
+/// Most programs run at an event, and most events named for them.
+const HOOKS_MAX: usize = 16;
+const HOOK_EVENTS_MAX: usize = 256;
 
 /// A network, and where its parts were written.
 pub(super) struct NetworkAt {
@@ -48,6 +44,7 @@ pub(super) struct NodeAt {
     pub(super) name: Option<At<String>>,
     pub(super) id: Option<At<u16>>,
     pub(super) addresses: List<At<IpAddr>>,
+    pub(super) weight: Option<At<u64>>,
 }
 
 /// Reads a configuration. `file` is only what messages call it.
@@ -117,8 +114,13 @@ fn document(faults: &mut Faults, root: &DeTable<'_>) -> Option<Config> {
     let interfaces = read_interfaces(faults, interfaces);
     let networks = read_items(faults, "network", networks, NETWORKS_MAX, NETWORK_KEYS, read_network);
     let nodes = read_items(faults, "node", nodes, NODES_MAX, NODE_KEYS, read_node);
+    let named = nodes.complete && nodes.items.iter().all(|node| node.name.is_some() && node.id.is_some());
     let (networks, nodes) = check::members(faults, networks, nodes);
-    Some(Config { cluster: cluster?, settings: settings?, daemon: daemon?, interfaces, networks, nodes })
+    let mut settings = settings?;
+    if named {
+        settings.settings.quorum.lower_priority = check::configured(faults, &settings.lower_priority, &nodes);
+    }
+    Some(Config { cluster: cluster?, settings: settings.settings, daemon: daemon?, interfaces, networks, nodes })
 }
 
 type Value<'a> = Option<&'a Spanned<DeValue<'a>>>;
@@ -192,64 +194,6 @@ fn read_cluster(mut section: Section<'_, '_>) -> Option<Cluster> {
     Some(Cluster { name: name?.value, id: id?.value, key_file: key_file?.value })
 }
 
-fn read_settings(mut section: Section<'_, '_>) -> Option<Settings> {
-    let profile = section.text("profile", |text| choice(text, &Profile::ALL.map(|each| (each.name(), each))));
-    let profile = profile.unwrap_or_else(|| Some(section.default("profile", Profile::Lan)));
-    // A wrong profile is a fault already: with the first one's values the rest can still be judged on its own.
-    let [same, cross] = profile.as_ref().map_or(Profile::Lan, |at| at.value).values();
-    let same_delay = section.integer_or("same_subnet_delay_ms", DELAY_MS, "ms", same.0);
-    let same_threshold = section.integer_or("same_subnet_threshold", THRESHOLD, "", same.1);
-    let cross_delay = section.integer_or("cross_subnet_delay_ms", DELAY_MS, "ms", cross.0);
-    let cross_threshold = section.integer_or("cross_subnet_threshold", THRESHOLD, "", cross.1);
-    let lost = section.integer_or("path_lost_ticks", TICKS, "", 2);
-    let unreachable = section.integer_or("path_unreachable_ticks", TICKS, "", 4);
-    let failed = section.integer("path_failed_ticks", TICKS, "");
-    check::rising(section.faults, lost.as_ref(), unreachable.as_ref());
-    if let Some(Some(failed)) = &failed {
-        check::rising(section.faults, unreachable.as_ref(), Some(failed));
-    }
-    let delays = profile.as_ref().and(same_delay.as_ref()).zip(cross_delay.as_ref());
-    let shortest = delays.map_or(1, |(same, cross)| same.value.min(cross.value));
-    let budget = section.integer_or("lateness_budget_ms", LATENESS_BUDGET_MS, "ms", (shortest / 4).max(1));
-    if let (Some(budget), Some(_)) = (&budget, delays) {
-        check::within_delay(section.faults, budget, shortest);
-    }
-    let detection = delays.zip(same_threshold.as_ref()).map(|((delay, _), threshold)| delay.value * threshold.value);
-    let stall = section.integer_or("stall_limit_ms", STALL_LIMIT_MS, "ms", detection.unwrap_or(1));
-    let hang = section.integer_or("hang_limit_s", HANG_LIMIT_S, "s", 60);
-    if let (Some(stall), Some(hang), Some(_)) = (&stall, &hang, detection.or(stall.as_ref().and_then(given))) {
-        check::hang_above_stall(section.faults, stall, hang);
-    }
-    if let (Some(stall), Some((delay, _))) = (stall.as_ref().filter(|stall| stall.given), delays) {
-        check::stall_above_delay(section.faults, stall, delay.value);
-    }
-    let hop_limit = section.integer_or("cross_subnet_min_hop_limit", 1..=255, "", 64);
-
-    let (lost, unreachable) = (lost?.value as u32, unreachable?.value as u32);
-    let failed = match failed {
-        None => None,
-        Some(given) => Some(given?.value as u32),
-    };
-    let path = |delay: u64, threshold: u64| {
-        let threshold = threshold as u32;
-        let failed = failed.unwrap_or(threshold.max(unreachable + 1));
-        PathThresholds { delay: Duration::from_millis(delay), threshold, lost, unreachable, failed }
-    };
-    Some(Settings {
-        profile: profile?.value,
-        same_subnet: path(same_delay?.value, same_threshold?.value),
-        cross_subnet: path(cross_delay?.value, cross_threshold?.value),
-        stall_limit: Duration::from_millis(stall?.value),
-        hang_limit: Duration::from_secs(hang?.value),
-        lateness_budget: Duration::from_millis(budget?.value),
-        cross_subnet_min_hop_limit: hop_limit?.value as u8,
-    })
-}
-
-fn given(at: &At<u64>) -> Option<u64> {
-    at.given.then_some(at.value)
-}
-
 fn read_daemon(mut section: Section<'_, '_>) -> Option<Daemon> {
     let fast_path = fast_path(&mut section);
     let pin_dir = directory(&mut section, "pin_dir", "/sys/fs/bpf/heartbeatd", PATH_MAX);
@@ -258,9 +202,13 @@ fn read_daemon(mut section: Section<'_, '_>) -> Option<Daemon> {
     let lock_default = run_dir.as_ref().map_or(PathBuf::from("/run/heartbeatd"), |run_dir| run_dir.value.clone());
     let lock_dir = directory(&mut section, "lock_dir", lock_default, PATH_MAX);
     let event_log = directory(&mut section, "event_log", "/var/log/heartbeatd/events.jsonl", PATH_MAX);
+    let lease_pin = directory(&mut section, "lease_pin", "/sys/fs/bpf/heartbeatd-lease/lease", PATH_MAX);
     if let Some(pin_dir) = &pin_dir {
         for other in [&state_dir, &run_dir, &lock_dir].into_iter().flatten() {
             check::apart(section.faults, pin_dir, other);
+        }
+        if let Some(lease_pin) = &lease_pin {
+            check::readable(section.faults, pin_dir, lease_pin);
         }
     }
     let max_kib = section.integer_or("event_log_max_kib", 64..=1_048_576, "KiB", 10_240);
@@ -275,6 +223,11 @@ fn read_daemon(mut section: Section<'_, '_>) -> Option<Daemon> {
         Err("must be the name of a group, or \"\" for none".to_owned())
     });
     let group = group.unwrap_or_else(|| Some(section.default("socket_group", Some("heartbeatd".to_owned()))));
+    let watchdog_device = section
+        .text("watchdog_device", |text| if text.is_empty() { Ok(None) } else { absolute(text, PATH_MAX).map(Some) });
+    let watchdog_device = watchdog_device.unwrap_or_else(|| Some(section.default("watchdog_device", None)));
+    let leave_timeout = section.integer_or("leave_timeout_s", 1..=600, "s", 5);
+    let hooks = read_hooks(&mut section);
     Some(Daemon {
         fast_path: fast_path?.unwrap_or(FastPath::Auto),
         pin_dir: pin_dir?.value,
@@ -287,7 +240,38 @@ fn read_daemon(mut section: Section<'_, '_>) -> Option<Daemon> {
         realtime_priority: priority?.value as u8,
         lock_memory: lock_memory?,
         socket_group: group?.value,
+        lease_pin: lease_pin?.value,
+        leave_timeout: Duration::from_secs(leave_timeout?.value),
+        watchdog_device: watchdog_device?.value,
+        hooks: hooks?,
     })
+}
+
+/// What is run at which events.
+fn read_hooks(section: &mut Section<'_, '_>) -> Option<Hooks> {
+    let programs = section.list_or_empty("on_event", HOOKS_MAX, |text| absolute(text, PATH_MAX));
+    let events = section.list_or_empty("hook_events", HOOK_EVENTS_MAX, |text| {
+        let known = EventBody::ALL.iter().find(|(id, name, _)| text == *name || text == id.to_string());
+        let Some((id, name, _)) = known else { return Err(unknown_event(text)) };
+        Ok(HookEvent { id: *id, name })
+    });
+    let timeout = section.integer_or("hook_timeout_s", 1..=3600, "s", 10);
+    check::distinct(section.faults, &programs.items, |program| program.display().to_string());
+    check::distinct(section.faults, &events.items, |event| event.name.to_owned());
+    if !programs.complete || !events.complete {
+        return None;
+    }
+    Some(Hooks {
+        programs: programs.items.into_iter().map(|at| at.value).collect(),
+        events: events.items.into_iter().map(|at| at.value).collect(),
+        timeout: Duration::from_secs(timeout?.value),
+    })
+}
+
+fn unknown_event(text: &str) -> String {
+    let names = EventBody::ALL.iter().map(|(_, name, _)| *name);
+    let meant = super::fault::nearest(text, names).map(|meant| format!(", did you mean {meant:?}?"));
+    format!("must be the name or the id of an event{}", meant.unwrap_or_default())
 }
 
 fn read_interfaces(faults: &mut Faults, value: Value<'_>) -> BTreeMap<String, InterfaceOverride> {
@@ -338,12 +322,13 @@ fn read_node(mut section: Section<'_, '_>, _index: usize) -> NodeAt {
         None
     });
     let addresses = section.list("addresses", ADDRESSES_MAX, subnet::address);
-    NodeAt { key: section.path.clone(), offset: section.offset, name, id: id.map(narrow), addresses }
+    let weight = section.integer_or("weight", 0..=1, "", 1);
+    NodeAt { key: section.path.clone(), offset: section.offset, name, id: id.map(narrow), addresses, weight }
 }
 
 /// An id, whose range was checked.
 fn narrow(at: At<u64>) -> At<u16> {
-    At { value: at.value as u16, offset: at.offset, key: at.key, given: at.given }
+    at.map(|id| id as u16)
 }
 
 fn fast_path(section: &mut Section<'_, '_>) -> Option<Option<FastPath>> {
@@ -360,20 +345,23 @@ fn directory(
     default: impl Into<PathBuf>,
     most: usize,
 ) -> Option<At<PathBuf>> {
-    let given = section.text(key, |text| {
-        let plain =
-            text.starts_with('/') && !text.chars().any(char::is_control) && !text.split('/').any(|part| part == "..");
-        if plain && text.len() <= most && text.len() > 1 {
-            // Collecting the components drops what is doubled or trailing, so that equal paths are equal.
-            return Ok(std::path::Path::new(text).components().collect::<PathBuf>());
-        }
-        Err(format!("must be an absolute path without \"..\", of at most {most} bytes"))
-    });
+    let given = section.text(key, |text| absolute(text, most));
     given.unwrap_or_else(|| Some(section.default(key, default.into())))
 }
 
+/// Takes an absolute path without `..`, of at most `most` bytes.
+fn absolute(text: &str, most: usize) -> Result<PathBuf, String> {
+    let plain =
+        text.starts_with('/') && !text.chars().any(char::is_control) && !text.split('/').any(|part| part == "..");
+    if plain && text.len() <= most && text.len() > 1 {
+        // Collecting the components drops what is doubled or trailing, so that equal paths are equal.
+        return Ok(std::path::Path::new(text).components().collect());
+    }
+    Err(format!("must be an absolute path without \"..\", of at most {most} bytes"))
+}
+
 /// Reads a name for people and events.
-fn label(text: &str, most: usize) -> Result<String, String> {
+pub(super) fn label(text: &str, most: usize) -> Result<String, String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
     if (1..=most).contains(&text.len()) && text.bytes().all(allowed) {
         return Ok(text.to_owned());
@@ -382,7 +370,7 @@ fn label(text: &str, most: usize) -> Result<String, String> {
 }
 
 /// Reads one of several words.
-fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
     if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
         return Ok(*value);
     }

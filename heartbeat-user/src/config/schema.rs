@@ -30,6 +30,17 @@ pub(super) const SETTINGS_KEYS: &[&str] = &[
     "hang_limit_s",
     "lateness_budget_ms",
     "cross_subnet_min_hop_limit",
+    "quorum_arbitration_time_max_s",
+    "stop_time_s",
+    "dynamic_quorum",
+    "lower_quorum_priority_node",
+    "quarantine_threshold",
+    "quarantine_duration_s",
+    "regroup_tick_ms",
+    "regroup_opening_timeout_ms",
+    "regroup_stage_timeout_ms",
+    "regroup_pruning_timeout_ms",
+    "control_limit_ms",
 ];
 pub(super) const DAEMON_KEYS: &[&str] = &[
     "fast_path",
@@ -43,29 +54,44 @@ pub(super) const DAEMON_KEYS: &[&str] = &[
     "realtime_priority",
     "lock_memory",
     "socket_group",
+    "lease_pin",
+    "leave_timeout_s",
+    "watchdog_device",
+    "on_event",
+    "hook_events",
+    "hook_timeout_s",
 ];
 pub(super) const INTERFACE_KEYS: &[&str] = &["fast_path"];
 pub(super) const NETWORK_KEYS: &[&str] = &["name", "id", "role", "subnets", "vlan"];
-pub(super) const NODE_KEYS: &[&str] = &["name", "id", "addresses"];
+pub(super) const NODE_KEYS: &[&str] = &["name", "id", "addresses", "weight"];
 
-/// WSFC spellings of settings.
+/// WSFC spellings of keys.
 pub const ALIASES: &[(&str, &str)] = &[
     ("SameSubnetDelay", "same_subnet_delay_ms"),
     ("SameSubnetThreshold", "same_subnet_threshold"),
     ("CrossSubnetDelay", "cross_subnet_delay_ms"),
     ("CrossSubnetThreshold", "cross_subnet_threshold"),
     ("ClusSvcHangTimeout", "hang_limit_s"),
+    ("QuorumArbitrationTimeMax", "quorum_arbitration_time_max_s"),
+    ("DynamicQuorum", "dynamic_quorum"),
+    ("LowerQuorumPriorityNodeID", "lower_quorum_priority_node"),
+    ("QuarantineThreshold", "quarantine_threshold"),
+    ("QuarantineDuration", "quarantine_duration_s"),
+    ("ClusSvcRegroupTickInMilliseconds", "regroup_tick_ms"),
+    ("ClusSvcRegroupOpeningTimeout", "regroup_opening_timeout_ms"),
+    ("ClusSvcRegroupStageTimeout", "regroup_stage_timeout_ms"),
+    ("ClusSvcRegroupPruningTimeout", "regroup_pruning_timeout_ms"),
+    ("NodeWeight", "weight"),
 ];
 
-/// Settings that a WSFC user looks for and that mean nothing without votes.
-pub(super) const RESERVED: &[&str] = &[
-    "quorum_arbitration_time_max_s",
-    "QuorumArbitrationTimeMax",
-    "lower_quorum_priority_node",
-    "LowerQuorumPriorityNodeID",
-    "quarantine_threshold",
-    "QuarantineThreshold",
-];
+/// WSFC spellings whose values are seconds, where the key's are milliseconds.
+const IN_SECONDS: &[&str] =
+    &["ClusSvcRegroupOpeningTimeout", "ClusSvcRegroupStageTimeout", "ClusSvcRegroupPruningTimeout"];
+
+/// Says whether a key was written in a spelling that has seconds where the key has milliseconds.
+pub(super) fn in_seconds(written: &str) -> bool {
+    IN_SECONDS.contains(&written)
+}
 
 /// Returns the key that `name` is a spelling of.
 pub(super) fn canonical(name: &str) -> &str {

@@ -20,6 +20,13 @@ pub(super) struct At<T> {
     pub(super) given: bool,
 }
 
+impl<T> At<T> {
+    /// Turns the value into another one, found in the same place.
+    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> At<U> {
+        At { value: change(self.value), offset: self.offset, key: self.key, given: self.given }
+    }
+}
+
 /// The items of a list that could be read.
 pub(super) struct List<T> {
     pub(super) items: Vec<T>,
@@ -32,11 +39,12 @@ pub(super) struct Section<'f, 'a> {
     pub(super) faults: &'f mut Faults,
     pub(super) path: String,
     pub(super) offset: usize,
-    values: BTreeMap<&'a str, &'a Spanned<DeValue<'a>>>,
+    /// By key: what it was called, and what was written.
+    values: BTreeMap<&'a str, (&'a str, &'a Spanned<DeValue<'a>>)>,
 }
 
 impl<'f, 'a> Section<'f, 'a> {
-    /// Opens a table. Keys that `known` does not have are faults, at once. `spelt` maps another spelling to a key.
+    /// Opens a table. Keys that `known` does not have are faults, at once. A WSFC spelling stands for its key.
     pub(super) fn open(
         faults: &'f mut Faults,
         path: String,
@@ -44,16 +52,16 @@ impl<'f, 'a> Section<'f, 'a> {
         table: &'a DeTable<'a>,
         known: &'static [&'static str],
     ) -> Self {
-        let mut values: BTreeMap<&'a str, &'a Spanned<DeValue<'a>>> = BTreeMap::new();
+        let mut values = BTreeMap::new();
         let mut entries: Vec<_> = table.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         for (key, value) in entries {
             let name: &'a str = key.get_ref();
             let at = key.span().start;
-            let canonical = if path == schema::SETTINGS { schema::canonical(name) } else { name };
+            let canonical = schema::canonical(name);
             if !known.contains(&canonical) {
                 faults.add(FaultKind::Unknown, at, join(&path, name), unknown(&path, name, known));
-            } else if values.insert(canonical, value).is_some() {
+            } else if values.insert(canonical, (name, value)).is_some() {
                 faults.add(FaultKind::Relation, at, join(&path, name), "is given twice, in two spellings");
             }
         }
@@ -82,18 +90,29 @@ impl<'f, 'a> Section<'f, 'a> {
 
     /// Takes the raw value of `key`.
     pub(super) fn take(&mut self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
-        self.values.remove(key)
+        self.values.remove(key).map(|(_, value)| value)
+    }
+
+    /// Says whether `key` is there as an integer.
+    pub(super) fn is_integer(&self, key: &str) -> bool {
+        self.values.get(key).is_some_and(|(_, value)| matches!(value.get_ref(), DeValue::Integer(_)))
     }
 
     /// Reads an integer in `range`. `None` if it is not there; `Some(None)` if it is at fault.
+    /// Where the spelling that was used has another unit than the key, so have the range and the message.
     pub(super) fn integer(&mut self, key: &str, range: RangeInclusive<u64>, unit: &str) -> Option<Option<At<u64>>> {
-        let value = self.take(key)?;
+        let (written, value) = self.values.remove(key)?;
+        let (range, unit, scale) = if schema::in_seconds(written) {
+            (range.start().div_ceil(1000)..=range.end() / 1000, "s", 1000)
+        } else {
+            (range, unit, 1)
+        };
         let at = value.span();
         let (kind, rule) = match value.get_ref() {
             DeValue::Integer(integer) => {
                 match i128::from_str_radix(&integer.as_str().replace('_', ""), integer.radix()) {
                     Ok(number) if within(number, &range) => {
-                        return Some(Some(self.found(key, number as u64, at.start)));
+                        return Some(Some(self.found(key, number as u64 * scale, at.start)));
                     }
                     _ => (FaultKind::Range, range_rule(&range, unit)),
                 }
@@ -113,6 +132,41 @@ impl<'f, 'a> Section<'f, 'a> {
         default: u64,
     ) -> Option<At<u64>> {
         self.integer(key, range, unit).unwrap_or_else(|| Some(self.default(key, default)))
+    }
+
+    /// Reads a time in seconds, whole or with decimals, as milliseconds in `range`. `None` only if it is at fault.
+    pub(super) fn seconds_or(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> Option<At<u64>> {
+        let Some(value) = self.take(key) else { return Some(self.default(key, default)) };
+        let at = value.span();
+        let (least, most) = (*range.start() as f64, *range.end() as f64);
+        let bounds = format!("{} to {} s, with at most 3 decimals", least / 1000.0, most / 1000.0);
+        let number: Option<f64> = match value.get_ref() {
+            DeValue::Integer(integer) => {
+                i128::from_str_radix(&integer.as_str().replace('_', ""), integer.radix()).ok().map(|whole| whole as f64)
+            }
+            DeValue::Float(float) => float.as_str().replace('_', "").parse().ok(),
+            _ => {
+                self.wrong(FaultKind::Type, key, at, &format!("must be a number, {bounds}"));
+                return None;
+            }
+        };
+        // Far more than what the nearest number with so many decimals is off by, far less than a fourth decimal.
+        let whole = |ms: &f64| (least..=most).contains(&ms.round()) && (ms - ms.round()).abs() < 1e-4;
+        match number.map(|seconds| seconds * 1000.0).filter(whole) {
+            Some(ms) => Some(self.found(key, ms.round() as u64, at.start)),
+            None => {
+                self.wrong(FaultKind::Range, key, at, &format!("must be {bounds}"));
+                None
+            }
+        }
+    }
+
+    /// Reads a boolean, or 1 or 0 for one as WSFC has it, with a default.
+    pub(super) fn switch_or(&mut self, key: &str, default: bool) -> Option<bool> {
+        if self.is_integer(key) {
+            return self.integer(key, 0..=1, "")?.map(|at| at.value == 1);
+        }
+        self.boolean_or(key, default)
     }
 
     /// Reads a boolean with a default.
@@ -171,6 +225,24 @@ impl<'f, 'a> Section<'f, 'a> {
         List { items, complete: self.faults.count() == before }
     }
 
+    /// Reads a list of at most `most` strings, which need not be there. Items at fault are left out.
+    pub(super) fn list_or_empty<T>(
+        &mut self,
+        key: &str,
+        most: usize,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> List<At<T>> {
+        let empty = match self.values.get(key) {
+            None => true,
+            Some((_, value)) => matches!(value.get_ref(), DeValue::Array(items) if items.is_empty()),
+        };
+        if empty {
+            self.take(key);
+            return List { items: Vec::new(), complete: true };
+        }
+        self.list(key, most, parse)
+    }
+
     fn items<T>(&mut self, key: &str, most: usize, parse: impl Fn(&str) -> Result<T, String>) -> Vec<At<T>> {
         let Some(value) = self.take(key) else {
             self.missing(key);
@@ -218,9 +290,6 @@ pub(super) fn join(path: &str, key: &str) -> String {
 
 /// Says what may have been meant by an unknown key.
 fn unknown(path: &str, name: &str, known: &'static [&'static str]) -> String {
-    if path == schema::SETTINGS && schema::RESERVED.contains(&name) {
-        return "is not supported by this version, which reports on nodes but decides no membership".to_owned();
-    }
     if let Some(home) = schema::home(name) {
         return format!("unknown key here, it belongs in {home}");
     }

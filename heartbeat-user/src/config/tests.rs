@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 mod bad;
 mod files;
+mod quorum;
 
 const EXAMPLE: &str = include_str!("../../../packaging/heartbeatd.toml");
 
@@ -237,13 +238,20 @@ fn the_settings_hash_follows_what_must_agree() {
     let hash = |text: &str| settings_hash(&good(text));
     let base = hash(ROUTED);
     // Pinned: nodes of different builds compare it.
-    assert_eq!(base, 969_644_331_604_800_047);
+    assert_eq!(base, 5_096_845_374_930_880_264);
     let reordered = ROUTED.replace("\"10.1.0.0/24\", \"10.2.0.0/24\"", "\"10.2.0.0/24\", \"10.1.0.0/24\"");
     let spelt = ROUTED.replace("[settings]\n", "[settings]\nprofile = \"lan\"\nSameSubnetDelay = 100\n");
     let local =
         format!("{ROUTED}[daemon]\nfast_path = \"off\"\nrun_dir = \"/r\"\n[interface.x]\nfast_path = \"off\"\n");
     let key = ROUTED.replace("name = \"demo\"", "name = \"demo\"\nkey_file = \"/k\"");
-    for same in [reordered, spelt, local, key, ROUTED.replace('\n', "\r\n")] {
+    // They begin a cluster; then the view says what holds, and nodes are not told from each other by them.
+    let seeds = ROUTED.replace(
+        "[settings]\n",
+        "[settings]\nQuorumArbitrationTimeMax = 9\nstop_time_s = 1\ndynamic_quorum = false\n\
+         lower_quorum_priority_node = \"a\"\n",
+    );
+    let hooks = format!("{ROUTED}[daemon]\non_event = [\"/h\"]\nhook_timeout_s = 1\nlease_pin = \"/l\"\n");
+    for same in [reordered, spelt, local, key, seeds, hooks, ROUTED.replace('\n', "\r\n")] {
         assert_eq!(hash(&same), base, "{same}");
     }
     let changes = [
@@ -260,6 +268,14 @@ fn the_settings_hash_follows_what_must_agree() {
         ("[settings]\n", "[settings]\nstall_limit_ms = 501\n"),
         ("[settings]\n", "[settings]\nhang_limit_s = 61\n"),
         ("[settings]\n", "[settings]\nlateness_budget_ms = 26\n"),
+        ("[settings]\n", "[settings]\nquarantine_threshold = 4\n"),
+        ("[settings]\n", "[settings]\nquarantine_duration_s = 7201\n"),
+        ("[settings]\n", "[settings]\nregroup_tick_ms = 51\n"),
+        ("[settings]\n", "[settings]\nregroup_opening_timeout_ms = 501\n"),
+        ("[settings]\n", "[settings]\nregroup_stage_timeout_ms = 501\n"),
+        ("[settings]\n", "[settings]\nregroup_pruning_timeout_ms = 501\n"),
+        ("[settings]\n", "[settings]\ncontrol_limit_ms = 1001\n"),
+        ("name = \"c\"", "name = \"c\"\nweight = 0"),
         ("id = 7", "id = 8"),
         ("\"wide\"", "\"wider\""),
         ("role = \"none\"", "role = \"both\""),

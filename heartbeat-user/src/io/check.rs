@@ -2,7 +2,7 @@
 //! error; what would work less well than it could is a warning.
 
 use crate::cli::{CheckArgs, DEFAULT_CONFIG, Watchdog, check_watchdog, parse_time_span};
-use crate::config::{Config, FastPath, load};
+use crate::config::{Budget, Config, FastPath, load};
 use crate::io::attach::{AttachError, Mode};
 use crate::io::failure::Failure;
 use crate::io::pins::{self, PinDir};
@@ -26,6 +26,8 @@ pub struct Found {
     pub warnings: Vec<String>,
     /// What a start would be refused for, in the order in which it would look.
     pub faults: Vec<Failure>,
+    /// How long things take with the settings; `None` where they could not be read.
+    pub budget: Option<Budget>,
 }
 
 impl Found {
@@ -58,6 +60,8 @@ pub fn run(arguments: &CheckArgs) -> Found {
             return found;
         }
     };
+    found.budget = Some(Budget::of(&config.settings));
+    found.warnings.extend(config.warnings());
     found.take(key_ring(&config).map(drop));
     let watchdog = arguments.watchdog.or_else(|| from_environment().or_else(|| from_manager(&arguments.unit)));
     if let Some(watchdog) = watchdog {

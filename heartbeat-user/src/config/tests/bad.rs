@@ -13,19 +13,19 @@ fn messages(bytes: &[u8]) -> Vec<String> {
 
 /// Replaces `from` in the good configuration and compares the messages.
 #[track_caller]
-fn case(from: &str, to: &str, expected: &[&str]) {
+pub(super) fn case(from: &str, to: &str, expected: &[&str]) {
     let text = GOOD.replacen(from, to, 1);
     assert_ne!(text, GOOD, "{from:?} is not there");
     assert_eq!(messages(text.as_bytes()), expected, "{from:?} -> {to:?}");
 }
 
 #[track_caller]
-fn setting(lines: &str, expected: &[&str]) {
+pub(super) fn setting(lines: &str, expected: &[&str]) {
     case("profile = \"lan\"", lines, expected);
 }
 
 #[track_caller]
-fn appended(lines: &str, expected: &[&str]) {
+pub(super) fn appended(lines: &str, expected: &[&str]) {
     assert_eq!(messages(format!("{GOOD}{lines}").as_bytes()), expected, "{lines:?}");
 }
 
@@ -53,13 +53,10 @@ fn fault_86_unknown_keys() {
         &["5:1: settings.fast_path: unknown key", "6:1: settings.priority: unknown key"],
     );
     setting("realtime_priority = 1", &["5:1: settings.realtime_priority: unknown key here, it belongs in [daemon]"]);
-    setting(
-        "quorum_arbitration_time_max_s = 20",
-        &[
-            "5:1: settings.quorum_arbitration_time_max_s: is not supported by this version, which reports on nodes but decides no membership",
-        ],
-    );
-    case("name = \"a\"", "name = \"a\"\nweight = 1", &["11:1: node[1].weight: unknown key"]);
+    case("name = \"a\"", "name = \"a\"\nwieght = 1", &["11:1: node[1].wieght: unknown key, did you mean \"weight\"?"]);
+    setting("weight = 1", &["5:1: settings.weight: unknown key here, it belongs in [[node]]"]);
+    let meant = "unknown key, did you mean \"QuorumArbitrationTimeMax\"?";
+    setting("QuorumArbitrationTimeMin = 7", &[&format!("5:1: settings.QuorumArbitrationTimeMin: {meant}")]);
     case("name = \"a\"", "name = \"a\"\n  \"a b\\n\" = 1", &["11:3: node[1].\"a b\\n\": unknown key"]);
     appended("[clutser]\nx = 1", &["17:2: clutser: unknown key, did you mean \"cluster\"?"]);
     appended(

@@ -19,6 +19,7 @@ pub mod clock;
 pub mod daemon;
 pub mod decider;
 pub mod detach;
+pub mod disk;
 pub mod egress;
 pub mod fabric;
 pub mod failure;

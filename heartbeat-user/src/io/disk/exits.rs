@@ -1,0 +1,237 @@
+//! How this node's runs ended: the last of them, kept for the next start, which waits the longer before it asks to join
+//! the more of them ended badly. It is a help and no proof: what cannot be read counts as nothing, and no decision of
+//! the cluster rests on it.
+
+use super::{Step, WriteFault, replace};
+use crate::config::{FileError, open_regular, read_limited};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::io::ErrorKind;
+use std::path::Path;
+use std::time::Duration;
+
+const FILE: &str = "exits.json";
+const SCHEMA: u32 = 1;
+/// Runs kept.
+const KEPT: usize = 16;
+/// Longest file that is read, bytes.
+const LEN_MAX: u64 = 64 * 1024;
+/// How long an end counts.
+const COUNTED: Duration = Duration::from_secs(3600);
+/// Longest wait before a join.
+const BACK_OFF_MAX: Duration = Duration::from_secs(60);
+
+/// How a run ended, if it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// It has not, as far as is known.
+    Running,
+    /// It left on its own accord.
+    Left,
+    /// An operator asked for it to be removed.
+    Removed,
+    /// It was fenced.
+    Fenced,
+    /// A view left it out.
+    LeftOut,
+    /// Its disk failed it.
+    DiskFailed,
+    /// It was found to have ended without a word: a crash, a kill, a loss of power.
+    Died,
+}
+
+impl How {
+    /// Says whether the next start has to be careful.
+    #[must_use]
+    pub const fn is_ungraceful(self) -> bool {
+        matches!(self, Self::Fenced | Self::LeftOut | Self::DiskFailed | Self::Died)
+    }
+}
+
+/// A point in time, as far as two runs can compare it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// For people.
+    pub wall: Timestamp,
+    /// The machine start.
+    pub boot: [u64; 2],
+    /// CLOCK_BOOTTIME within it, ms.
+    pub boottime_ms: u64,
+}
+
+/// A run of this node under one incarnation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Its incarnation.
+    pub incarnation: u64,
+    /// How it ended.
+    pub how: How,
+    /// When that was; of a run that has not ended, when it began.
+    pub at: Moment,
+}
+
+/// The last runs, oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exits {
+    schema: u32,
+    runs: Vec<Run>,
+}
+
+impl Default for Exits {
+    fn default() -> Self {
+        Self { schema: SCHEMA, runs: Vec::new() }
+    }
+}
+
+impl Exits {
+    /// Reads what earlier runs left. Where that cannot be had there is nothing, and the reason comes with it.
+    #[must_use]
+    pub fn read(directory: &Path) -> (Self, Option<String>) {
+        let path = directory.join(FILE);
+        let bytes = open_regular(&path, false).and_then(|(file, _)| read_limited(file, &path, LEN_MAX));
+        let none = |fault: Option<String>| (Self::default(), fault);
+        let bytes = match bytes {
+            Ok(bytes) => bytes,
+            Err(FileError::Open { error, .. }) if error.kind() == ErrorKind::NotFound => return none(None),
+            Err(error) => return none(Some(error.to_string())),
+        };
+        let said = |fault: String| none(Some(format!("{}: {fault}", path.display())));
+        match serde_json::from_slice::<Self>(&bytes) {
+            Ok(exits) if exits.schema != SCHEMA => said(format!("schema {}, this build reads {SCHEMA}", exits.schema)),
+            Ok(mut exits) => {
+                exits.shorten();
+                (exits, None)
+            }
+            Err(error) => said(format!("not whole: {error}")),
+        }
+    }
+
+    /// Takes note that a run begins. An older one that was not known to have ended has died; the same one that goes on,
+    /// under another controller, is no end.
+    pub fn begin(&mut self, incarnation: u64, now: Moment) {
+        if let Some(last) = self.runs.last_mut().filter(|last| last.how == How::Running) {
+            if last.incarnation == incarnation {
+                return;
+            }
+            // When it did is not known: it counts from when it was found.
+            (last.how, last.at) = (How::Died, now);
+        }
+        self.runs.push(Run { incarnation, how: How::Running, at: now });
+        self.shorten();
+    }
+
+    /// Takes note of how the run that goes on ends. Without one nothing ends.
+    pub fn end(&mut self, how: How, now: Moment) {
+        if let Some(last) = self.runs.last_mut().filter(|last| last.how == How::Running) {
+            (last.how, last.at) = (how, now);
+        }
+    }
+
+    /// Puts it on disk.
+    ///
+    /// # Errors
+    /// If it is not there for certain.
+    pub fn write(&self, directory: &Path) -> Result<(), WriteFault> {
+        let text = serde_json::to_string_pretty(self).expect("runs are numbers and words");
+        replace(directory, FILE, format!("{text}\n").as_bytes(), &|_: Step| Ok(()))
+    }
+
+    /// Returns the runs, oldest first.
+    #[must_use]
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// Returns how many ended badly within the last hour. An end before this start of the machine is at least as old as
+    /// that; by no clock is it known better.
+    #[must_use]
+    pub fn ungraceful(&self, now: &Moment) -> u32 {
+        let age = |at: &Moment| now.boottime_ms.saturating_sub(if at.boot == now.boot { at.boottime_ms } else { 0 });
+        let recent = |run: &&Run| run.how.is_ungraceful() && u128::from(age(&run.at)) < COUNTED.as_millis();
+        self.runs.iter().filter(recent).count() as u32
+    }
+
+    /// Returns how long a start waits before it asks to join: nothing, then 1 s, doubled by each bad end of the last
+    /// hour, to a minute.
+    #[must_use]
+    pub fn back_off(&self, now: &Moment) -> Duration {
+        match self.ungraceful(now) {
+            0 => Duration::ZERO,
+            ends => Duration::from_secs(1 << (ends - 1).min(6)).min(BACK_OFF_MAX),
+        }
+    }
+
+    fn shorten(&mut self) {
+        let beyond = self.runs.len().saturating_sub(KEPT);
+        self.runs.drain(..beyond);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn at(boot: u64, seconds: u64) -> Moment {
+        Moment { wall: Timestamp::UNIX_EPOCH, boot: [boot, 0], boottime_ms: seconds * 1000 }
+    }
+
+    #[test]
+    fn a_run_that_said_nothing_has_died() {
+        let mut exits = Exits::default();
+        exits.begin(5, at(1, 10));
+        exits.begin(5, at(1, 20));
+        assert_eq!(exits.runs(), [Run { incarnation: 5, how: How::Running, at: at(1, 10) }], "a handover is no end");
+        exits.begin(6, at(1, 30));
+        assert_eq!(exits.runs()[0], Run { incarnation: 5, how: How::Died, at: at(1, 30) });
+        exits.end(How::Left, at(1, 40));
+        exits.end(How::Fenced, at(1, 50));
+        assert_eq!(exits.runs()[1], Run { incarnation: 6, how: How::Left, at: at(1, 40) }, "it ends once");
+        assert_eq!(exits.ungraceful(&at(1, 60)), 1);
+    }
+
+    #[test]
+    fn bad_ends_count_for_an_hour_and_each_doubles_the_wait() {
+        let mut exits = Exits::default();
+        let mut waits = vec![exits.back_off(&at(1, 10)).as_secs()];
+        for incarnation in 1..=9 {
+            exits.begin(incarnation, at(1, incarnation));
+            exits.end(How::Fenced, at(1, incarnation));
+            waits.push(exits.back_off(&at(1, 10)).as_secs());
+        }
+        assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(exits.ungraceful(&at(1, 3600)), 9);
+        assert_eq!(exits.ungraceful(&at(1, 3601)), 8, "the first was at 1 s");
+        assert_eq!(exits.back_off(&at(1, 3609)), Duration::ZERO);
+        // In another start of the machine nothing is known but that it was before it.
+        assert_eq!((exits.ungraceful(&at(2, 3599)), exits.ungraceful(&at(2, 3600))), (9, 0));
+        for how in [How::Left, How::Removed, How::Running] {
+            assert!(!how.is_ungraceful(), "{how:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_and_what_is_broken_counts_as_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(Exits::read(directory.path()), (Exits::default(), None), "none yet");
+        let mut exits = Exits::default();
+        for incarnation in 0..40 {
+            exits.begin(incarnation, at(1, incarnation));
+            exits.end(How::LeftOut, at(1, incarnation));
+        }
+        exits.write(directory.path()).unwrap();
+        assert_eq!(Exits::read(directory.path()), (exits.clone(), None));
+        assert_eq!((exits.runs().len(), exits.runs()[0].incarnation), (KEPT, 40 - KEPT as u64));
+        let path = directory.path().join(FILE);
+        let whole = fs::read_to_string(&path).unwrap();
+        for length in 0..whole.len() - 1 {
+            fs::write(&path, &whole[..length]).unwrap();
+            let (exits, fault) = Exits::read(directory.path());
+            assert!(exits.runs().is_empty() && fault.is_some(), "{length}");
+        }
+        fs::write(&path, whole.replace("\"schema\": 1", "\"schema\": 2")).unwrap();
+        let (_, fault) = Exits::read(directory.path());
+        assert!(fault.as_ref().is_some_and(|fault| fault.contains("schema 2, this build reads 1")), "{fault:?}");
+    }
+}

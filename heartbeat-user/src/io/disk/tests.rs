@@ -1,0 +1,243 @@
+//! What was written is read back, what is broken is told apart, and no failure of a disk passes for a success.
+
+use super::*;
+use crate::core::agreement::document::{Document, Holder, LeaseTerms, Member, QuorumTerms, SCHEMA, Vote};
+use crate::core::ids::NodeId;
+use heartbeat_common::view::{Ballot, Order};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+mod faults;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const STEPS: [Step; 5] = [Step::Create, Step::Write, Step::Flush, Step::Rename, Step::FlushDirectory];
+pub(super) const OWNER: Owner = Owner { node: NodeId(1), state_id: 77 };
+
+/// Lets a write fail before one of its steps, and notes the steps begun.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seam {
+    failing: Arc<Mutex<Option<(Step, i32)>>>,
+    seen: Arc<Mutex<Vec<Step>>>,
+}
+
+impl Seam {
+    pub(super) fn before(&self, step: Step) -> io::Result<()> {
+        self.seen.lock().unwrap().push(step);
+        match *self.failing.lock().unwrap() {
+            Some((at, errno)) if at == step => Err(io::Error::from_raw_os_error(errno)),
+            _ => Ok(()),
+        }
+    }
+
+    fn fail(&self, at: Option<(Step, i32)>) {
+        *self.failing.lock().unwrap() = at;
+    }
+
+    fn seen(&self) -> Vec<Step> {
+        std::mem::take(&mut self.seen.lock().unwrap())
+    }
+}
+
+/// A view of this node alone.
+pub(super) fn state() -> State {
+    let member = Member { node: NodeId(1), incarnation: 5 };
+    let document = Document {
+        schema: SCHEMA,
+        instance: [1, 2],
+        order: Order::new(0, 1).unwrap(),
+        parent: [0; 4],
+        members: vec![member],
+        votes: vec![Vote { holder: Holder::Node(NodeId(1)), id: VoteId([7, 7]), configured: 1, weight: 1 }],
+        admitted: vec![member],
+        owed: Vec::new(),
+        lease: LeaseTerms { lease_ms: 500, stop_ms: 0, longest_ms: 500 },
+        quorum: QuorumTerms { dynamic: true, lower_priority: None },
+        quarantined: Vec::new(),
+        removals: Vec::new(),
+        change: None,
+        witness: Vec::new(),
+        settings: Vec::new(),
+    };
+    State::new(VoteId([7, 7]), document)
+}
+
+/// The same vote later on, when it has accepted a successor.
+pub(super) fn accepted(sequence: u64) -> State {
+    let first = state();
+    let view = first.installed.name();
+    let next =
+        Document { order: first.installed.order.next().unwrap(), parent: view.digest, ..first.installed.clone() };
+    let ballot = Ballot { round: sequence, node: 1, incarnation: 5 };
+    let register = first.register.accept(view, ballot, next.name().digest).unwrap();
+    State { sequence, register, accepted: Some(next), ..first }
+}
+
+fn file(directory: &Path) -> AgreementFile {
+    AgreementFile::new(directory, OWNER)
+}
+
+fn whole(state: &State) -> Found {
+    Found::Whole(Box::new(state.clone()))
+}
+
+#[test]
+fn what_was_written_is_read_back_and_the_steps_are_in_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file(directory.path());
+    assert_eq!(file.read(0).unwrap(), Found::Absent);
+    assert_eq!(file.take_up(0).unwrap(), TakenUp::Absent);
+    file.write(&state()).unwrap();
+    assert_eq!(file.seam.seen(), STEPS);
+    assert_eq!(file.read(1).unwrap(), whole(&state()));
+    file.write(&accepted(2)).unwrap();
+    assert_eq!(file.read(2).unwrap(), whole(&accepted(2)));
+    let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, [FILE], "nothing is left beside it");
+}
+
+#[test]
+fn a_start_flushes_what_it_read_before_it_believes_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file(directory.path());
+    file.write(&accepted(2)).unwrap();
+    file.seam.seen();
+    assert_eq!(file.take_up(2).unwrap(), TakenUp::Resumed(Box::new(accepted(2))));
+    assert_eq!(file.seam.seen(), STEPS);
+    for step in STEPS {
+        file.seam.fail(Some((step, libc::EIO)));
+        let refused = file.take_up(2).unwrap_err();
+        assert!(matches!(&refused, Refused::Unwritable(fault) if fault.step == step), "{refused}");
+    }
+}
+
+#[test]
+fn a_failure_at_any_step_leaves_the_old_state_or_the_new_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file(directory.path());
+    file.write(&state()).unwrap();
+    for (step, errno) in STEPS.into_iter().zip([libc::EROFS, libc::ENOSPC, libc::EIO, libc::EIO, libc::EIO]) {
+        file.seam.fail(Some((step, errno)));
+        let fault = file.write(&accepted(2)).unwrap_err();
+        assert_eq!((fault.step, fault.errno()), (step, errno), "{fault}");
+        file.seam.fail(None);
+        // Behind the rename it is there, though nobody was told so.
+        let expected = if step == Step::FlushDirectory { accepted(2) } else { state() };
+        assert_eq!(file.read(1).unwrap(), whole(&expected), "{step:?}");
+        assert!(!directory.path().join("agreement.new").exists(), "{step:?}");
+    }
+}
+
+#[test]
+fn a_crash_in_the_middle_of_the_new_file_leaves_the_old_state() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file(directory.path());
+    file.write(&state()).unwrap();
+    let bytes = encode(OWNER, &accepted(2));
+    for length in 0..=bytes.len() {
+        fs::write(directory.path().join("agreement.new"), &bytes[..length]).unwrap();
+        assert_eq!(file.read(1).unwrap(), whole(&state()), "{length}");
+    }
+    file.write(&accepted(3)).unwrap();
+    assert_eq!(file.read(1).unwrap(), whole(&accepted(3)), "what a crash left is in nobody's way");
+}
+
+#[test]
+fn what_is_lost_is_set_aside_under_a_number_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file(directory.path());
+    for number in 1..=LOST_KEPT + 2 {
+        fs::write(file.path(), format!("no agreement {number}")).unwrap();
+        let TakenUp::Lost { why, aside } = file.take_up(0).unwrap() else { panic!("{number} was believed") };
+        let expected = directory.path().join(format!("agreement.lost.{}", number.min(LOST_KEPT)));
+        assert_eq!((why, aside), (Lost::Foreign, Some(expected.clone())));
+        assert_eq!(fs::read_to_string(expected).unwrap(), format!("no agreement {number}"));
+        assert_eq!(file.read(0).unwrap(), Found::Absent);
+    }
+    assert_eq!(fs::read_to_string(directory.path().join("agreement.lost.1")).unwrap(), "no agreement 1");
+    let gone = TakenUp::Lost { why: Lost::Gone(9), aside: None };
+    assert_eq!(file.take_up(9).unwrap(), gone, "a file that is remembered and not there is lost too");
+}
+
+#[test]
+fn an_older_copy_is_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file(directory.path());
+    file.write(&state()).unwrap();
+    let copy = fs::read(file.path()).unwrap();
+    file.write(&accepted(2)).unwrap();
+    fs::write(file.path(), copy).unwrap();
+    assert_eq!(file.read(0).unwrap(), whole(&state()), "who remembers nothing notices nothing");
+    assert_eq!(file.read(2).unwrap(), Found::Lost(Lost::Older { sequence: 1, floor: 2 }));
+}
+
+#[test]
+fn a_cluster_is_begun_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file(directory.path());
+    file.create(&state()).unwrap();
+    let fault = file.create(&state()).unwrap_err();
+    assert!(matches!(&fault, CreateFault::Exists(path) if *path == file.path()), "{fault}");
+    // Whatever lies there: even what is no agreement was perhaps one.
+    fs::write(file.path(), "").unwrap();
+    assert!(matches!(file.create(&state()), Err(CreateFault::Exists(_))));
+    fs::remove_file(file.path()).unwrap();
+    std::os::unix::fs::symlink("/nowhere", file.path()).unwrap();
+    assert!(matches!(file.create(&state()), Err(CreateFault::Exists(_))));
+    fs::remove_file(file.path()).unwrap();
+    file.create(&state()).unwrap();
+    assert_eq!(file.read(1).unwrap(), whole(&state()));
+}
+
+#[test]
+fn votes_are_random_and_never_none() {
+    let votes: std::collections::BTreeSet<VoteId> = (0..100).map(|_| new_vote().unwrap()).collect();
+    assert!(votes.len() == 100 && votes.iter().all(|vote| vote.is_vote()));
+}
+
+/// Runs a writer over some states, each given when the one before was reported.
+fn written(file: &AgreementFile, states: Vec<State>) -> Vec<Report> {
+    let (reports, reported) = channel();
+    let writer = Writer::start(file.clone(), move |report| reports.send(report).unwrap()).unwrap();
+    let each = |state| {
+        writer.write(Box::new(state));
+        match reported.recv_timeout(LIMIT).expect("each state is reported") {
+            Report::Written { sequence, .. } => Report::Written { sequence, took: Duration::ZERO },
+            failed @ Report::Failed { .. } => failed,
+        }
+    };
+    let all = states.into_iter().map(each).collect();
+    drop(writer);
+    let ended = reported.recv_timeout(LIMIT).unwrap_err();
+    assert_eq!(ended, std::sync::mpsc::RecvTimeoutError::Disconnected, "nothing is told twice, and the thread ends");
+    all
+}
+
+#[test]
+fn the_thread_reports_what_is_on_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file(directory.path());
+    let report = |sequence| Report::Written { sequence, took: Duration::ZERO };
+    assert_eq!(written(&file, vec![state(), accepted(2), accepted(3)]), [report(1), report(2), report(3)]);
+    assert_eq!(file.read(3).unwrap(), whole(&accepted(3)));
+}
+
+#[test]
+fn after_one_failure_the_disk_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file(directory.path());
+    file.write(&state()).unwrap();
+    let (reports, reported) = channel();
+    let writer = Writer::start(file.clone(), move |report| reports.send(report).unwrap()).unwrap();
+    file.seam.fail(Some((Step::Flush, libc::EIO)));
+    writer.write(Box::new(accepted(2)));
+    let failed = |sequence| Report::Failed { sequence, step: Step::Flush, errno: libc::EIO };
+    assert_eq!(reported.recv_timeout(LIMIT).unwrap(), failed(2));
+    // The disk is well again, and nobody may find out by trying.
+    file.seam.fail(None);
+    file.seam.seen();
+    writer.write(Box::new(accepted(3)));
+    assert_eq!(reported.recv_timeout(LIMIT).unwrap(), failed(3));
+    assert_eq!(file.seam.seen(), []);
+    assert_eq!(file.read(1).unwrap(), whole(&state()));
+}

@@ -1,5 +1,7 @@
 //! Tests of numbers, names, sentences and JSON of the events. They decide nothing.
 
+mod view;
+
 use super::*;
 use crate::core::ids::{NetworkId, NodeId, PathId};
 use std::collections::BTreeSet;
@@ -46,10 +48,10 @@ fn down() -> Event {
 
 #[test]
 fn numbers_and_names_are_unique_and_plain() {
-    let all = EventBody::ALL;
+    let all: Vec<_> = EventBody::ALL.iter().chain(ViewEvent::ALL).collect();
     assert_eq!(all.iter().map(|event| event.0).collect::<BTreeSet<_>>().len(), all.len());
     assert_eq!(all.iter().map(|event| event.1).collect::<BTreeSet<_>>().len(), all.len());
-    for (id, name, _) in all {
+    for (id, name, _) in EventBody::ALL {
         assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
         assert!([1122, 1123, 1125, 1126, 1127].contains(id) || (20_000..20_100).contains(id), "{id}");
     }

@@ -210,6 +210,7 @@ impl EventBody {
             E::MemlockRefused { reason } => {
                 write!(f, "memory could not be locked, so paging may delay probes: {reason}")
             }
+            E::View(event) => fmt::Display::fmt(event, f),
             other => f.write_str(other.name()),
         }
     }

@@ -1,10 +1,12 @@
 //! The command lines of `heartbeatd` and `heartbeatctl`: options, help, and what their exit codes mean.
 //! It parses words and decides nothing about a cluster; it opens no file, socket or process.
 
+mod cluster;
 mod exit;
 mod service;
 mod since;
 
+pub use cluster::{ClusterArgs, FenceArgs, NodeArgs, QuorumArgs, SetArgs, SetVerb};
 pub use exit::ExitCode;
 pub use service::{
     MarkLeft, ServiceFacts, Watchdog, WatchdogError, check_watchdog, gave_up, mark_left_verdict, parse_time_span,
@@ -41,7 +43,8 @@ pub const DEFAULT_UNIT: &str = "heartbeatd.service";
         "  chown heartbeatd: /etc/heartbeatd/cluster.key    let the service read it, on every node\n",
         "  heartbeatd check                                 find every fault before the first start\n",
         "  systemctl enable --now heartbeatd                run it\n",
-        "  heartbeatctl status                              look at it\n\n",
+        "  heartbeatctl status                              look at it\n",
+        "  heartbeatctl init CLUSTER                        once, on one node: create it; the others join\n\n",
         "EXIT CODES:\n",
         "  0  all is well\n",
         "  1  it failed or refused (genkey on a file that is there); the message says why\n",
@@ -49,6 +52,7 @@ pub const DEFAULT_UNIT: &str = "heartbeatd.service";
         "  6  the configuration or the key is wrong\n",
         "  7  another heartbeatd runs with the same directories\n",
         "  8  this host lacks something (bpffs, a capability, an address)\n",
+        "  10 the cluster left this node out or fenced it: a restart joins anew\n",
     )
 )]
 pub struct Heartbeatd {
@@ -117,6 +121,9 @@ pub struct RunArgs {
     /// Accepted for service files written for other daemons; heartbeatd never forks
     #[arg(long, hide = true)]
     pub foreground: bool,
+    /// How to start where the cluster has no majority.
+    #[command(flatten)]
+    pub quorum: QuorumArgs,
 }
 
 /// Options of `heartbeatd check`.
@@ -158,11 +165,12 @@ pub struct GenkeyArgs {
     name = "heartbeatctl",
     version,
     about,
-    long_about = "heartbeatctl asks the heartbeatd of this host what it knows, and tells it the few things that a person \
-        decides. Tables are for people; --json gives the same answer to programs, with \"schema\": 1 in each object \
-        and units in the names of its fields.\n\n\
-        Reading is for root, for heartbeatd's own user and for members of its group; handover and detach are for root \
-        and heartbeatd's own user. Only detach works without a heartbeatd that runs.",
+    long_about = "heartbeatctl asks the heartbeatd of this host what it knows, and tells it the few things that a \
+        person decides. Tables are for people; --json gives the same answer to programs, with \"schema\": 1 in each \
+        object and units in the names of its fields.\n\n\
+        Reading (status, nodes, paths, events, counters, view, quorum) is for root, for heartbeatd's own user and for \
+        members of its group; everything that changes something is for root and heartbeatd's own user. Only detach \
+        works without a heartbeatd that runs.",
     after_long_help = concat!(
         "EXAMPLES:\n",
         "  heartbeatctl status                      this node at a glance\n",
@@ -171,15 +179,21 @@ pub struct GenkeyArgs {
         "  heartbeatctl events --since 2h           what happened in the last two hours\n",
         "  heartbeatctl events --since now --follow what happens from now on\n",
         "  heartbeatctl handover                    the next stop is a restart: the kernel goes on answering\n",
-        "  heartbeatctl detach                      take off what answers, also what a dead heartbeatd left\n\n",
+        "  heartbeatctl detach                      take off what answers, also what a dead heartbeatd left\n",
+        "  heartbeatctl init CLUSTER                create the cluster, once, on one node; the others join it\n",
+        "  heartbeatctl view                        who is a member, is it in force, whom does it wait for\n",
+        "  heartbeatctl quorum                      votes, lease, and how long a takeover takes\n",
+        "  heartbeatctl set node_weight c 0         take the vote of node c\n",
+        "  heartbeatctl fence c CLUSTER             remove node c, and stop it by its kernel\n\n",
         "EXIT CODES:\n",
         "  0  all is well\n",
         "  1  it failed; the message says why\n",
         "  2  the command line is wrong\n",
         "  3  heartbeatd is not running\n",
         "  4  degraded: a node is not up or no path to it is (nodes, status), a path has failed or a fast path has\n",
-        "     fallen back (status)\n",
+        "     fallen back, or this node may not act (status)\n",
         "  5  permission denied\n",
+        "  9  not quorate: this node may not act (view, quorum), no majority decided the change, or there is no view\n",
     )
 )]
 pub struct Heartbeatctl {
@@ -235,6 +249,64 @@ pub enum ControlVerb {
         for a heartbeatd that is not the service. A directory that a heartbeatd uses is left alone. Nothing to detach \
         is no error.")]
     Detach(DetachArgs),
+    /// Show the view: its members, whether it is in force, and whom this node waits for
+    #[command(
+        long_about = "Show what the members have agreed on, under a number that only grows: FORCE.NUMBER, where \
+        FORCE counts forced starts.\n\n\
+        A view is agreed when it was decided, and in force at a node when everybody it left out is known to have \
+        stopped. Until then those that go on act under the last view in force, and nobody takes over.\n\n\
+        What this node is: no_view, observer (it asks to join), installed (a member, not in force yet), member, \
+        leaving, out. Stages on the way to the next view: activate, waiting, pruning, cleanup, stabilized.\n\n\
+        Exit code 9: it may not act."
+    )]
+    View,
+    /// Show the votes, the lease that they give, and how long a takeover takes
+    #[command(
+        long_about = "Show the votes upon the next view and the age of each one's newest grant to this node, by \
+        this node's own stamp. While grants that are younger than the lease make a majority, this node may act; the \
+        lease is its death timer. Exit code 9: it may not.\n\n\
+        With dynamic votes the last node standing may be the only one whose disk counts: it is named then."
+    )]
+    Quorum,
+    /// Create the cluster, once, with this node as its only member; the other nodes join it
+    #[command(long_about = "Create the cluster, with this node as its only member. It is done once, on one node; all \
+        others join by themselves.\n\n\
+        Refused where this node has the state of a cluster already, and where a peer with a view is heard. An empty \
+        disk never stands for a view: a node that lost its disk joins, and nothing is to be created again.")]
+    Init(ClusterArgs),
+    /// Leave the cluster and end: the others need not wait for this node
+    #[command(
+        long_about = "Leave the cluster: what this node runs is stopped, its vote is handed over, and heartbeatd \
+        ends. The others take over at once, for they know that it has stopped. `systemctl stop heartbeatd` does the \
+        same."
+    )]
+    Leave,
+    /// Remove a node, and have its kernel stop it
+    #[command(
+        long_about = "Remove a node from the view, and stop it: once the view without it is decided, its members \
+        send its kernel a fence, which ends its permission to act though nothing else of it runs. It comes back under \
+        a new incarnation when its heartbeatd is started again.\n\n\
+        For a node that is sick and does not know it. A node that is dead is removed without it."
+    )]
+    Fence(FenceArgs),
+    /// Let a node join again before its quarantine is over
+    ClearQuarantine(NodeArgs),
+    /// Change a setting of the view, on every node at once
+    #[command(
+        long_about = "Change a setting of the view. The members decide it as they decide everything: it holds on \
+        all of them under one view's number, or nowhere. Without a majority nothing changes, and exit code 9 says so."
+    )]
+    Set(SetArgs),
+    /// Go on without a majority: your word that the other nodes are down
+    #[command(
+        long_about = "Go on without a majority, on a node that waits for one: your word that all other nodes are \
+        down, or will not be part of the cluster again before they have stopped.\n\n\
+        Refused while a node with quorum is heard, and on a node without the cluster's state. This node acts alone, \
+        after the longest lease that another one could still hold; the others join it under new incarnations. Where \
+        the others were not down, both sides act until they hear each other, and only what checks tokens is safe. Who \
+        asked for it stands in the event log."
+    )]
+    ForceQuorum(ClusterArgs),
 }
 
 /// Options of `heartbeatctl detach`.
@@ -267,6 +339,14 @@ impl ControlVerb {
             Self::Counters => Request::Counters {},
             Self::Handover => Request::Handover {},
             Self::Detach(_) => Request::Detach {},
+            Self::View => Request::View {},
+            Self::Quorum => Request::Quorum {},
+            Self::Init(args) => Request::Init { cluster: args.cluster.clone() },
+            Self::Leave => Request::Leave {},
+            Self::Fence(args) => args.request(),
+            Self::ClearQuarantine(args) => Request::ClearQuarantine { node: args.node.clone() },
+            Self::Set(args) => Request::Set { setting: args.setting.setting() },
+            Self::ForceQuorum(args) => Request::ForceQuorum { cluster: args.cluster.clone() },
             Self::Events(args) => {
                 Request::Events { since_unix_ms: args.since.map(Timestamp::as_millisecond), follow: args.follow }
             }

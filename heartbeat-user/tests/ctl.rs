@@ -3,8 +3,9 @@
 
 use heartbeat_user::cli::ExitCode;
 use heartbeat_user::control::{
-    Backend, CounterRow, DetectionStatus, EventRecord, FastPathStatus, Listener, LoopStatus, Mode, NodeState,
-    NodeStatus, NodesSummary, PacingStatus, PathStatus, PathsSummary, Refusal, SettingsStatus, Status, Wanted, serve,
+    Backend, BudgetStatus, Change, ChangedBody, CounterRow, DetectionStatus, ErrorCode, EventRecord, FastPathStatus,
+    Life, Listener, LoopStatus, Mode, NodeState, NodeStatus, NodesSummary, PacingStatus, PathStatus, PathsSummary,
+    QuorumStatus, Refusal, SettingsStatus, Stage, Status, ViewRef, ViewStatus, Wanted, no_view, serve,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ struct Known {
     down: Mutex<bool>,
     paths_up: Mutex<u32>,
     mode: Mutex<Mode>,
+    acting: Mutex<bool>,
     stream: broadcast::Sender<EventRecord>,
 }
 
@@ -61,6 +63,7 @@ impl Backend for Known {
             nodes: NodesSummary::of(&self.nodes()?),
             paths: PathsSummary::default(),
             isolated: false,
+            view: None,
             warnings: Vec::new(),
         })
     }
@@ -104,6 +107,75 @@ impl Backend for Known {
     fn detach(&self) -> Result<String, Refusal> {
         Err(Refusal::failed("nothing is attached"))
     }
+    fn view(&self) -> Result<ViewStatus, Refusal> {
+        let acting = *self.acting.lock().unwrap();
+        Ok(ViewStatus {
+            life: Life::NoView,
+            view: None,
+            in_force: None,
+            stage: Stage::Waiting,
+            waits_for: vec!["b".into()],
+            acting,
+            not_acting: (!acting).then(|| "because".into()),
+            token: acting.then(|| "0.7.1".into()),
+        })
+    }
+    fn quorum(&self) -> Result<QuorumStatus, Refusal> {
+        Ok(QuorumStatus {
+            view: ViewRef { force: 0, number: 7, digest: "00".into() },
+            dynamic: true,
+            lower_priority: None,
+            votes: Vec::new(),
+            votes_total: 3,
+            votes_needed: 2,
+            votes_fresh: 2,
+            lease_ms: 500,
+            stop_ms: 0,
+            longest_ms: 500,
+            lease_left_ms: self.acting.lock().unwrap().then_some(400),
+            last_disk: None,
+            budget: BudgetStatus { detection_ms: 500, view_ms: 20, in_force_ms: 501 },
+        })
+    }
+    fn change(&self, change: &Change, _uid: u32) -> Result<ChangedBody, Refusal> {
+        match change {
+            Change::Leave => Ok(ChangedBody { done: "left".into(), view: Some("0.8".into()) }),
+            Change::Init { .. } => Err(Refusal::new(ErrorCode::WrongCluster, "another was typed")),
+            Change::Fence { .. } => Err(Refusal::new(ErrorCode::RuleBroken, "a rule forbids it")),
+            Change::ClearQuarantine { .. } => Err(Refusal::new(ErrorCode::UnknownNode, "no such node")),
+            Change::Set { .. } => Err(Refusal::new(ErrorCode::NoQuorum, "nobody answered")),
+            Change::ForceQuorum { .. } => Err(no_view()),
+        }
+    }
+}
+
+#[test]
+fn views_and_changes_end_with_codes_of_their_own() {
+    let daemon = Daemon::start();
+    let ask = |args: &[&str], code| ended(&ctl(&daemon.socket(), args), code);
+    let (out, _) = ask(&["view"], ExitCode::Ok);
+    assert!(out.contains("acts, with token 0.7.1") && out.contains("waits for  b"), "{out}");
+    let (out, _) = ask(&["quorum"], ExitCode::Ok);
+    assert!(out.contains("400ms left"), "{out}");
+    let (out, _) = ask(&["leave"], ExitCode::Ok);
+    assert_eq!(out, "left\n");
+    let (out, _) = ask(&["leave", "--json"], ExitCode::Ok);
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap(), json!({"schema": 1, "done": "left", "view": "0.8"}));
+    for (args, code, said) in [
+        (&["init", "x"][..], ExitCode::Usage, "another was typed"),
+        (&["fence", "b", "x"], ExitCode::Error, "a rule forbids it"),
+        (&["clear-quarantine", "z"], ExitCode::Usage, "no such node"),
+        (&["set", "dynamic_quorum", "true"], ExitCode::NotQuorate, "nobody answered"),
+        (&["force-quorum", "x"], ExitCode::NotQuorate, "the cluster was not initialised"),
+    ] {
+        let (out, err) = ask(args, code);
+        assert!(out.is_empty() && err.contains(said), "{args:?}: {out}{err}");
+    }
+    *daemon.known.acting.lock().unwrap() = false;
+    let (out, _) = ask(&["view"], ExitCode::NotQuorate);
+    assert!(out.contains("may NOT act: because"), "{out}");
+    let (out, _) = ask(&["quorum", "--json"], ExitCode::NotQuorate);
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["lease_left_ms"], Value::Null);
 }
 
 struct Daemon {
@@ -123,6 +195,7 @@ impl Daemon {
             down: Mutex::new(false),
             paths_up: Mutex::new(1),
             mode: Mutex::new(Mode::Native),
+            acting: Mutex::new(true),
             stream,
         });
         let (stop, stopped) = oneshot::channel::<()>();

@@ -22,11 +22,15 @@ pub enum ExitCode {
     AnotherInstance = 7,
     /// This host lacks something: bpffs, a capability, an interface.
     Environment = 8,
+    /// This node may not act: it has no view in force, or no fresh majority of votes has granted.
+    NotQuorate = 9,
+    /// The cluster left this node out or fenced it: what it ran has stopped, and a restart joins anew.
+    Fenced = 10,
 }
 
 impl ExitCode {
     /// Every code, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Ok,
         Self::Error,
         Self::Usage,
@@ -36,6 +40,8 @@ impl ExitCode {
         Self::BadConfiguration,
         Self::AnotherInstance,
         Self::Environment,
+        Self::NotQuorate,
+        Self::Fenced,
     ];
 
     /// Says that another start would end the same way, so that the service manager need not try

@@ -1,6 +1,7 @@
 //! Command lines, exit codes and the service manager's facts. It starts nothing.
 
 use super::*;
+use crate::control::SettingChange;
 use clap::CommandFactory;
 use std::time::Duration;
 
@@ -54,9 +55,73 @@ fn heartbeatctl_takes_global_options_after_the_verb() {
 }
 
 #[test]
+fn heartbeatctl_changes_the_cluster() {
+    let request =
+        |line: &[&str]| Heartbeatctl::try_parse_from([&["heartbeatctl"], line].concat()).map(|ctl| ctl.verb.request());
+    let set = |setting| Request::Set { setting };
+    let node = || "c".to_owned();
+    for (line, expected) in [
+        (&["view"][..], Request::View {}),
+        (&["quorum"], Request::Quorum {}),
+        (&["init", "demo"], Request::Init { cluster: "demo".into() }),
+        (&["leave"], Request::Leave {}),
+        (&["fence", "c", "demo"], Request::Fence { node: node(), cluster: "demo".into() }),
+        (&["clear-quarantine", "c"], Request::ClearQuarantine { node: node() }),
+        (&["force-quorum", "demo"], Request::ForceQuorum { cluster: "demo".into() }),
+        (&["set", "node_weight", "c", "0"], set(SettingChange::NodeWeight { node: node(), weight: 0 })),
+        (&["set", "NodeWeight", "c", "1"], set(SettingChange::NodeWeight { node: node(), weight: 1 })),
+        (
+            &["set", "quorum_arbitration_time_max_s", "0.5"],
+            set(SettingChange::QuorumArbitrationTimeMax { lease_ms: 500 }),
+        ),
+        (&["set", "QuorumArbitrationTimeMax", "20"], set(SettingChange::QuorumArbitrationTimeMax { lease_ms: 20_000 })),
+        (&["set", "stop_time_s", "2"], set(SettingChange::StopTime { stop_ms: 2000 })),
+        (
+            &["set", "lower_quorum_priority_node", "c"],
+            set(SettingChange::LowerQuorumPriorityNode { node: Some(node()) }),
+        ),
+        (&["set", "LowerQuorumPriorityNodeId", "none"], set(SettingChange::LowerQuorumPriorityNode { node: None })),
+        (&["set", "DynamicQuorum", "0"], set(SettingChange::DynamicQuorum { dynamic: false })),
+        (&["set", "dynamic_quorum", "true"], set(SettingChange::DynamicQuorum { dynamic: true })),
+    ] {
+        assert_eq!(request(line).unwrap(), expected, "{line:?}");
+    }
+    for wrong in [
+        &["init"][..],
+        &["fence", "c"],
+        &["force-quorum"],
+        &["clear-quarantine"],
+        &["set"],
+        &["set", "poke", "1"],
+        &["set", "node_weight", "c", "2"],
+        &["set", "node_weight", "c"],
+        &["set", "stop_time_s", "soon"],
+        &["set", "dynamic_quorum", "maybe"],
+        &["leave", "demo"],
+    ] {
+        assert_eq!(request(wrong).unwrap_err().exit_code(), ExitCode::Usage as i32, "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_start_is_forced_or_prevented_never_both() {
+    let run = |line: &[&str]| {
+        let line = Heartbeatd::try_parse_from([&["heartbeatd"], line].concat())?;
+        let DaemonCommand::Run(run) = line.into_command() else { panic!("run is the default") };
+        Ok::<_, clap::Error>(run.quorum)
+    };
+    assert_eq!(run(&[]).unwrap(), QuorumArgs::default());
+    assert_eq!(run(&["run", "--force-quorum", "demo"]).unwrap().forced("demo"), Ok(true));
+    assert_eq!(run(&["--force-quorum", "demo"]).unwrap().force_quorum.as_deref(), Some("demo"));
+    assert!(run(&["run", "--prevent-quorum"]).unwrap().prevent_quorum);
+    assert_eq!(run(&["run", "--force-quorum"]).unwrap_err().exit_code(), 2);
+    assert_eq!(run(&["run", "--force-quorum", "demo", "--prevent-quorum"]).unwrap_err().exit_code(), 2);
+}
+
+#[test]
 fn every_verb_and_exit_code_is_taught() {
     let help = Heartbeatctl::command().render_long_help().to_string();
-    for code in ["0  ", "1  ", "2  ", "3  ", "4  ", "5  "] {
+    for code in ["0  ", "1  ", "2  ", "3  ", "4  ", "5  ", "9  "] {
         assert!(help.contains(&format!("\n  {code}")), "{code}");
     }
     assert!(help.contains(DEFAULT_SOCKET), "{help}");
@@ -64,7 +129,7 @@ fn every_verb_and_exit_code_is_taught() {
         assert!(help.contains(verb.name()), "{}", verb.name());
     }
     let help = Heartbeatd::command().render_long_help().to_string();
-    for code in ["0  ", "1  ", "2  ", "6  ", "7  ", "8  "] {
+    for code in ["0  ", "1  ", "2  ", "6  ", "7  ", "8  ", "10 "] {
         assert!(help.contains(&format!("\n  {code}")), "{code}");
     }
 }
@@ -142,4 +207,9 @@ fn exit_codes_are_their_numbers() {
     for (number, code) in ExitCode::ALL.into_iter().enumerate() {
         assert_eq!(code as usize, number);
     }
+}
+
+#[test]
+fn who_was_fenced_is_started_again() {
+    assert!(!ExitCode::Fenced.prevents_restart() && !ExitCode::NotQuorate.prevents_restart());
 }

@@ -1,7 +1,7 @@
 //! Asks a running heartbeatd: finds its socket, makes sure whose it is, sends one request, reads answers.
 //! It believes no socket that another user could have put there.
 
-use super::{ErrorCode, Refusal, Request, SCHEMA, SERVICE_NAME};
+use super::{CHANGE_DEADLINE, ErrorCode, Refusal, Request, SCHEMA, SERVICE_NAME};
 use crate::cli::ExitCode;
 use nix::unistd::{User, geteuid};
 use serde::de::DeserializeOwned;
@@ -14,6 +14,11 @@ use std::time::Duration;
 
 /// Time for the daemon to take a request and answer it.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// The same for a change of the cluster, which its members decide meanwhile.
+const CHANGE: Duration = CHANGE_DEADLINE.saturating_add(DEADLINE);
+const LATE: &str = "heartbeatd did not answer within 5 s: it may be stalled";
+const LATE_CHANGE: &str =
+    "heartbeatd did not answer within 15 s: it may be stalled; `heartbeatctl view` shows whether the change was made";
 /// Longest line that is believed to be an answer.
 const ANSWER_MAX: u64 = 64 * 1024 * 1024;
 
@@ -68,6 +73,8 @@ impl ClientError {
             Self::Denied(_) | Self::Refused(Refusal { code: ErrorCode::PermissionDenied, .. }) => {
                 ExitCode::PermissionDenied
             }
+            Self::Refused(Refusal { code: ErrorCode::NoView | ErrorCode::NoQuorum, .. }) => ExitCode::NotQuorate,
+            Self::Refused(Refusal { code: ErrorCode::WrongCluster | ErrorCode::UnknownNode, .. }) => ExitCode::Usage,
             _ => ExitCode::Error,
         }
     }
@@ -78,6 +85,8 @@ impl ClientError {
 pub struct Client {
     path: PathBuf,
     reader: BufReader<UnixStream>,
+    /// What is said of a daemon that does not answer in time.
+    late: &'static str,
 }
 
 impl Client {
@@ -96,8 +105,9 @@ impl Client {
         }
         let mut line = serde_json::to_vec(request).map_err(|error| failed(path, "cannot ask")(error.into()))?;
         line.push(b'\n');
-        let mut client = Self { path: path.to_owned(), reader: BufReader::new(stream) };
-        client.deadline(Some(DEADLINE))?;
+        let (patience, late) = if request.verb().is_change() { (CHANGE, LATE_CHANGE) } else { (DEADLINE, LATE) };
+        let mut client = Self { path: path.to_owned(), reader: BufReader::new(stream), late };
+        client.deadline(Some(patience))?;
         // A daemon that is busy answers and closes without reading: its answer matters more than this error.
         if let Err(error) = client.reader.get_mut().write_all(&line)
             && error.kind() != io::ErrorKind::BrokenPipe
@@ -118,7 +128,7 @@ impl Client {
             Ok(0) => return Ok(None),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(failed(&self.path, "heartbeatd did not answer within 5 s: it may be stalled")(error));
+                return Err(failed(&self.path, self.late)(error));
             }
             Err(error) => return Err(failed(&self.path, "heartbeatd broke off")(error)),
         }

@@ -20,6 +20,16 @@ pub enum ErrorCode {
     TooSlow,
     /// The daemon could not do it; the message says why.
     Failed,
+    /// There is no view: the cluster was not initialised.
+    NoView,
+    /// No majority decided it in time; it was withdrawn.
+    NoQuorum,
+    /// A rule forbids it; nothing changed.
+    RuleBroken,
+    /// The name of another cluster was typed; nothing was done.
+    WrongCluster,
+    /// There is no such node; nothing was done.
+    UnknownNode,
 }
 
 /// A request that was not served, and why.

@@ -1,5 +1,6 @@
 //! The requests, and the frame around each answer. It is layout only.
 
+use super::change::SettingChange;
 use super::{CounterRow, EventRecord, NodeStatus, PathStatus, Refusal};
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,7 @@ pub const SCHEMA: u32 = 1;
 
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "verb", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// [`super::Status`].
     Status {},
@@ -31,6 +32,39 @@ pub enum Request {
     Handover {},
     /// Detach the kernel programs.
     Detach {},
+    /// [`super::ViewStatus`].
+    View {},
+    /// [`super::QuorumStatus`].
+    Quorum {},
+    /// Create the cluster, once, with this node as its only member.
+    Init {
+        /// Name of the cluster, typed by whoever asks.
+        cluster: String,
+    },
+    /// Leave the cluster and end.
+    Leave {},
+    /// Remove a node from the view, and stop it by its kernel.
+    Fence {
+        /// Name or id of the node.
+        node: String,
+        /// Name of the cluster, typed by whoever asks.
+        cluster: String,
+    },
+    /// Let a node join again before its quarantine is over.
+    ClearQuarantine {
+        /// Name or id of the node.
+        node: String,
+    },
+    /// Change a setting of the view.
+    Set {
+        /// Which one, and its value.
+        setting: SettingChange,
+    },
+    /// Go on without a majority.
+    ForceQuorum {
+        /// Name of the cluster, typed by whoever asks.
+        cluster: String,
+    },
 }
 
 impl Request {
@@ -45,6 +79,14 @@ impl Request {
             Self::Events { .. } => Verb::Events,
             Self::Handover {} => Verb::Handover,
             Self::Detach {} => Verb::Detach,
+            Self::View {} => Verb::View,
+            Self::Quorum {} => Verb::Quorum,
+            Self::Init { .. } => Verb::Init,
+            Self::Leave {} => Verb::Leave,
+            Self::Fence { .. } => Verb::Fence,
+            Self::ClearQuarantine { .. } => Verb::ClearQuarantine,
+            Self::Set { .. } => Verb::Set,
+            Self::ForceQuorum { .. } => Verb::ForceQuorum,
         }
     }
 }
@@ -66,12 +108,49 @@ pub enum Verb {
     Handover,
     /// Detach the kernel programs.
     Detach,
+    /// What its members have agreed on.
+    View,
+    /// Votes and the lease that they give.
+    Quorum,
+    /// Create the cluster.
+    Init,
+    /// Leave it and end.
+    Leave,
+    /// Remove a node, and stop it.
+    Fence,
+    /// Let a node join again.
+    ClearQuarantine,
+    /// Change a setting of the view.
+    Set,
+    /// Go on without a majority.
+    ForceQuorum,
 }
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 7] =
-        [Self::Status, Self::Nodes, Self::Paths, Self::Events, Self::Counters, Self::Handover, Self::Detach];
+    pub const ALL: [Self; 15] = [
+        Self::Status,
+        Self::Nodes,
+        Self::Paths,
+        Self::Events,
+        Self::Counters,
+        Self::Handover,
+        Self::Detach,
+        Self::View,
+        Self::Quorum,
+        Self::Init,
+        Self::Leave,
+        Self::Fence,
+        Self::ClearQuarantine,
+        Self::Set,
+        Self::ForceQuorum,
+    ];
+
+    /// Says whether it asks for a change of the cluster, which its members have to decide first.
+    #[must_use]
+    pub const fn is_change(self) -> bool {
+        matches!(self, Self::Init | Self::Leave | Self::Fence | Self::ClearQuarantine | Self::Set | Self::ForceQuorum)
+    }
 
     /// Returns the word used in requests and on the command line.
     #[must_use]
@@ -84,6 +163,14 @@ impl Verb {
             Self::Counters => "counters",
             Self::Handover => "handover",
             Self::Detach => "detach",
+            Self::View => "view",
+            Self::Quorum => "quorum",
+            Self::Init => "init",
+            Self::Leave => "leave",
+            Self::Fence => "fence",
+            Self::ClearQuarantine => "clear-quarantine",
+            Self::Set => "set",
+            Self::ForceQuorum => "force-quorum",
         }
     }
 }

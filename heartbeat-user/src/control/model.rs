@@ -1,35 +1,14 @@
 //! What answers hold: one node's knowledge as programs read it. Units are in the names; times of day are RFC 3339.
 //! It is layout and counting only.
 
+use super::view::ViewGlance;
+use super::words::words;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// One line of the event log, as it was written: an object with at least `time` (RFC 3339), `level`, `id`, `event`
 /// (a stable name) and `message` (one sentence), and what else belongs to that event.
 pub type EventRecord = serde_json::Value;
-
-/// Declares an enum whose values are lower-case words, in JSON as on screen.
-macro_rules! words {
-    ($(#[$meta:meta])* $name:ident { $($variant:ident = $word:literal $text:literal,)* }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-        pub enum $name { $(#[doc = $text] #[serde(rename = $word)] $variant,)* }
-
-        impl $name {
-            /// Returns the word for this value.
-            #[must_use]
-            pub const fn word(self) -> &'static str {
-                match self { $(Self::$variant => $word,)* }
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.pad(self.word())
-            }
-        }
-    };
-}
 
 words! {
     /// The verdict on a peer.
@@ -122,6 +101,9 @@ pub struct Status {
     pub paths: PathsSummary,
     /// True while every peer is silent on every path: this node is cut off.
     pub isolated: bool,
+    /// The view and this node's place in it; absent: there is none, since the cluster was not initialised.
+    #[serde(default)]
+    pub view: Option<ViewGlance>,
     /// What a person should know, one sentence each.
     pub warnings: Vec<String>,
 }
@@ -411,6 +393,7 @@ impl Status {
         if self.isolated {
             faults.push("cut off: every peer is silent on every path".to_owned());
         }
+        faults.extend(self.view.as_ref().and_then(ViewGlance::fault));
         let nodes = &self.nodes;
         for (count, word) in [
             (nodes.down, NodeState::Down),

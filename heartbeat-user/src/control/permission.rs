@@ -20,6 +20,14 @@ const TABLE: [(Verb, Access); Verb::ALL.len()] = [
     (Verb::Counters, Access::Read),
     (Verb::Handover, Access::Write),
     (Verb::Detach, Access::Write),
+    (Verb::View, Access::Read),
+    (Verb::Quorum, Access::Read),
+    (Verb::Init, Access::Write),
+    (Verb::Leave, Access::Write),
+    (Verb::Fence, Access::Write),
+    (Verb::ClearQuarantine, Access::Write),
+    (Verb::Set, Access::Write),
+    (Verb::ForceQuorum, Access::Write),
 ];
 
 /// A caller, by the kernel's word.
@@ -86,8 +94,17 @@ mod tests {
             ("root's group", caller(1000, 0, &[0]), false, false),
             ("nobody", caller(65534, 65534, &[65534]), false, false),
         ];
-        let read = [Verb::Status, Verb::Nodes, Verb::Paths, Verb::Events, Verb::Counters];
-        let write = [Verb::Handover, Verb::Detach];
+        let read = [Verb::Status, Verb::Nodes, Verb::Paths, Verb::Events, Verb::Counters, Verb::View, Verb::Quorum];
+        let write = [
+            Verb::Handover,
+            Verb::Detach,
+            Verb::Init,
+            Verb::Leave,
+            Verb::Fence,
+            Verb::ClearQuarantine,
+            Verb::Set,
+            Verb::ForceQuorum,
+        ];
         assert_eq!(read.len() + write.len(), Verb::ALL.len());
         for (name, caller, may_read, may_write) in callers {
             for verb in read {

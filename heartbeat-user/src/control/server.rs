@@ -1,12 +1,13 @@
 //! Serves the control socket: reads one request a connection, judges the caller, answers from the backend.
 //! It keeps every limit by itself and lets no client hold up another, nor the daemon.
 
+use super::change::{Change, ChangedBody};
 use super::listen::caller;
 use super::message::{Answer, CountersBody, DoneBody, ErrorBody, EventBody, EventsBody, NodesBody, PathsBody};
 use super::permission::may;
 use super::{
-    CONNECTIONS_MAX, CounterRow, ErrorCode, EventRecord, FOLLOWERS_MAX, Listener, NodeStatus, Owner, PathStatus,
-    REQUEST_MAX, Refusal, Request, Status,
+    CHANGES_MAX, CONNECTIONS_MAX, CounterRow, ErrorCode, EventRecord, FOLLOWERS_MAX, Listener, NodeStatus, Owner,
+    PathStatus, QuorumStatus, REQUEST_MAX, Refusal, Request, Status, ViewStatus,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -28,7 +29,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Events of the log remembered while a stream starts, so that none is sent twice.
 const OVERLAP: usize = 1024;
 
-/// What the daemon can be asked. No call may wait for anything but a short lock; only `events_since` may read a disk.
+/// What the daemon can be asked. No call may wait for anything but a short lock; only `events_since` may read a disk,
+/// and only `change` may wait until the cluster has decided.
 pub trait Backend: Send + Sync + 'static {
     /// Returns the node at a glance.
     ///
@@ -67,6 +69,22 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// A refusal that says why not.
     fn detach(&self) -> Result<String, Refusal>;
+    /// Returns the view that this node holds, and what it waits for.
+    ///
+    /// # Errors
+    /// A refusal that says why not.
+    fn view(&self) -> Result<ViewStatus, Refusal>;
+    /// Returns the votes, and the lease that they give.
+    ///
+    /// # Errors
+    /// A refusal that says why not, also where there is no view.
+    fn quorum(&self) -> Result<QuorumStatus, Refusal>;
+    /// Has a change of the cluster decided for user `uid`; returns what was done. It waits at most
+    /// [`super::CHANGE_DEADLINE`] and a second.
+    ///
+    /// # Errors
+    /// A refusal that says why nothing was done.
+    fn change(&self, change: &Change, uid: u32) -> Result<ChangedBody, Refusal>;
 }
 
 /// Serves `listener` from `backend` until dropped. It wants a current-thread runtime or any other with time and I/O on.
@@ -120,6 +138,19 @@ enum Phase {
     Answering,
     /// It follows events.
     Following,
+    /// It waits until the cluster has decided.
+    Changing,
+}
+
+impl Phase {
+    /// Returns how many connections may be in it at a time.
+    const fn most(self) -> usize {
+        match self {
+            Self::Waiting | Self::Answering => CONNECTIONS_MAX,
+            Self::Following => FOLLOWERS_MAX,
+            Self::Changing => CHANGES_MAX,
+        }
+    }
 }
 
 struct Entry {
@@ -164,11 +195,10 @@ impl Slot {
         Some((Self { id, slots: slots.clone() }, evicted))
     }
 
-    /// Moves on to `phase`; false if this connection was pushed out or there are followers enough.
+    /// Moves on to `phase`; false if this connection was pushed out or there are enough in that phase.
     fn enter(&self, phase: Phase) -> bool {
         let mut inner = lock(&self.slots);
-        let followers = inner.entries.iter().filter(|entry| entry.phase == Phase::Following).count();
-        if phase == Phase::Following && followers >= FOLLOWERS_MAX {
+        if inner.entries.iter().filter(|entry| entry.phase == phase).count() >= phase.most() {
             return false;
         }
         let found = inner.entries.iter_mut().find(|entry| entry.id == self.id);
@@ -216,7 +246,7 @@ impl Connection {
         if !self.slot.enter(Phase::Answering) {
             return Err(busy());
         }
-        let backend = self.backend.clone();
+        let (backend, uid) = (self.backend.clone(), caller.uid);
         let sent = match request {
             Request::Status {} => self.send(&Answer::new(aside(move || backend.status()).await?)).await,
             Request::Nodes {} => {
@@ -238,10 +268,32 @@ impl Connection {
                 self.send(&Answer::new(EventsBody { events })).await
             }
             Request::Events { since_unix_ms, follow: true } => return self.follow(moment(since_unix_ms)?).await,
+            Request::View {} => self.send(&Answer::new(aside(move || backend.view()).await?)).await,
+            Request::Quorum {} => self.send(&Answer::new(aside(move || backend.quorum()).await?)).await,
+            Request::Init { cluster } => return self.change(Change::Init { cluster }, uid).await,
+            Request::Leave {} => return self.change(Change::Leave, uid).await,
+            Request::Fence { node, cluster } => return self.change(Change::Fence { node, cluster }, uid).await,
+            Request::ClearQuarantine { node } => return self.change(Change::ClearQuarantine { node }, uid).await,
+            Request::Set { setting } => return self.change(Change::Set { setting }, uid).await,
+            Request::ForceQuorum { cluster } => return self.change(Change::ForceQuorum { cluster }, uid).await,
         };
         // Whoever does not take the answer is gone: nobody is left to tell.
         if let Err(error) = sent {
             log::debug!("control socket: {} not delivered: {error}", verb.name());
+        }
+        Ok(())
+    }
+
+    /// Has a change decided. Whoever goes away meanwhile has asked for it nonetheless.
+    async fn change(&mut self, change: Change, uid: u32) -> Result<(), Refusal> {
+        if !self.slot.enter(Phase::Changing) {
+            let message = format!("heartbeatd is busy: {CHANGES_MAX} changes at a time are decided");
+            return Err(Refusal::new(ErrorCode::Busy, message));
+        }
+        let backend = self.backend.clone();
+        let changed = aside(move || backend.change(&change, uid)).await?;
+        if let Err(error) = self.send(&Answer::new(changed)).await {
+            log::debug!("control socket: the outcome of a change was not delivered: {error}");
         }
         Ok(())
     }

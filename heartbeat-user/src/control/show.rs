@@ -1,5 +1,9 @@
 //! Turns answers into text for people. It prints nothing and asks nothing.
 
+mod view;
+
+pub use view::{show_quorum, show_view};
+
 use super::{
     CounterRow, DetectionStatus, EventRecord, FastPathStatus, LoopStatus, NodeStatus, NodesSummary, PathStatus,
     PathsSummary, RttUs, Status,
@@ -14,7 +18,6 @@ const NONE: &str = "-";
 /// Returns a node at a glance.
 #[must_use]
 pub fn show_status(status: &Status) -> String {
-    let mut text = String::new();
     let faults = status.faults();
     let health = if faults.is_empty() { "all is well".to_owned() } else { format!("degraded: {}", faults.join("; ")) };
     let settings = &status.settings;
@@ -38,6 +41,8 @@ pub fn show_status(status: &Status) -> String {
                 status.version
             ),
         ),
+        ("view", view::glance(status.view.as_ref())),
+        ("lease", view::lease(status.view.as_ref())),
         ("peers", peers(&status.nodes)),
         ("paths", paths(&status.paths)),
         (
@@ -56,8 +61,14 @@ pub fn show_status(status: &Status) -> String {
         ("deciding", format!("{}, progress proved {age}", lateness(&status.deciding))),
     ];
     let warnings = status.warnings.iter().map(|warning| ("warning", warning.clone()));
-    for (name, value) in rows.into_iter().chain(warnings) {
-        let _ = writeln!(text, "{name:<10} {value}");
+    named(rows.into_iter().chain(warnings))
+}
+
+/// One line a value, each behind its name.
+fn named(rows: impl IntoIterator<Item = (&'static str, String)>) -> String {
+    let mut text = String::new();
+    for (name, value) in rows {
+        let _ = writeln!(text, "{name:<10} {}", plain(&value));
     }
     text
 }

@@ -3,8 +3,9 @@
 
 use super::aim::{Aim, AimError, aim};
 use super::{
-    Answer, Client, ClientError, CountersBody, DetachedBody, DoneBody, ErrorCode, NodeState, NodesBody, PathsBody,
-    Refusal, Status, show_counters, show_event, show_nodes, show_paths, show_status,
+    Answer, ChangedBody, Client, ClientError, CountersBody, DetachedBody, DoneBody, ErrorCode, NodeState, NodesBody,
+    PathsBody, QuorumStatus, Refusal, Status, ViewStatus, show_counters, show_event, show_nodes, show_paths,
+    show_quorum, show_status, show_view,
 };
 use crate::cli::{ControlVerb, DEFAULT_SOCKET, ExitCode, Heartbeatctl};
 use serde_json::Value;
@@ -101,6 +102,26 @@ fn serve(line: &Heartbeatctl, alone: DetachAlone, out: &mut impl Write) -> Resul
         ControlVerb::Handover | ControlVerb::Detach(_) => {
             format!("{}\n", client.read::<DoneBody>(value.clone())?.done)
         }
+        ControlVerb::View => {
+            let view: ViewStatus = client.read(value.clone())?;
+            if !view.acting {
+                code = ExitCode::NotQuorate;
+            }
+            show_view(&view)
+        }
+        ControlVerb::Quorum => {
+            let quorum: QuorumStatus = client.read(value.clone())?;
+            if quorum.lease_left_ms.is_none() {
+                code = ExitCode::NotQuorate;
+            }
+            show_quorum(&quorum, heads)
+        }
+        ControlVerb::Init(_)
+        | ControlVerb::Leave
+        | ControlVerb::Fence(_)
+        | ControlVerb::ClearQuarantine(_)
+        | ControlVerb::Set(_)
+        | ControlVerb::ForceQuorum(_) => format!("{}\n", client.read::<ChangedBody>(value.clone())?.done),
     };
     if line.json {
         writeln!(out, "{value}")?;

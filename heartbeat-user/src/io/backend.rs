@@ -1,7 +1,11 @@
 //! Answers the control socket from what the other threads show. It copies and names; it decides nothing.
 
+mod views;
+
 use crate::config::{Config, FastPath, Role as ConfigRole};
-use crate::control::{self, Backend, ErrorCode, Refusal};
+use crate::control::{self, AgreementDoor, Backend, CHANGE_DEADLINE, Change, ErrorCode, Refusal};
+use crate::core::event::{EventBody, NodeNames, ViewEvent};
+use crate::core::ids::NodeId;
 use crate::core::node::Verdict;
 use crate::core::path::PathState as CorePathState;
 use crate::core::time::{MonoTime, millis};
@@ -15,6 +19,7 @@ use crate::io::memory::Shared;
 use crate::io::nics;
 use crate::io::pacer::Pacer;
 use crate::io::snapshot::{NodeView, PathView, Snapshot};
+use crate::io::state;
 use heartbeat_common::counter::Counter;
 use heartbeat_common::frame::{self, STANDING_USERSPACE, word};
 use jiff::Timestamp;
@@ -57,6 +62,8 @@ pub struct DaemonBackend {
     pub memory_locked: bool,
     /// What a person should know from the start on.
     pub warnings: Vec<String>,
+    /// Where views are asked for; `None`: this heartbeatd makes none.
+    pub door: Option<Arc<dyn AgreementDoor>>,
 }
 
 fn wall(at: MonoTime, now: MonoTime) -> Option<Timestamp> {
@@ -88,6 +95,30 @@ impl DaemonBackend {
 
     fn config(&self) -> Arc<Config> {
         self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn door(&self) -> Result<&dyn AgreementDoor, Refusal> {
+        self.door.as_deref().ok_or_else(control::no_view)
+    }
+
+    fn glance(&self) -> Result<Option<control::ViewGlance>, Refusal> {
+        let Some(door) = self.door.as_deref() else {
+            return Ok(None);
+        };
+        let (status, facts, config) = (door.view()?, door.quorum()?, self.config());
+        let names = names(&config);
+        let quorum = views::quorum(&status, &facts, &names, NodeId(self.plan.own), detection(&config));
+        Ok(Some(control::ViewGlance::of(views::view(&status, &facts, &names), quorum.as_ref())))
+    }
+
+    /// Has a change decided.
+    fn decide(&self, change: &Change) -> Result<control::ChangedBody, Refusal> {
+        let config = self.config();
+        let nodes: Vec<_> = config.nodes.iter().map(|node| (NodeId(node.id), node.name.as_str())).collect();
+        let names = control::Names { cluster: &config.cluster.name, own: NodeId(self.plan.own), nodes: &nodes };
+        let number = || state::random().map_err(|error| Refusal::failed(format!("{error:#}")));
+        let request = change.request(&names, [number()?, number()?])?;
+        change.answer(&self.door()?.request(request, CHANGE_DEADLINE)?)
     }
 
     fn node_status(snapshot: &Snapshot, view: &NodeView) -> control::NodeStatus {
@@ -215,6 +246,16 @@ impl DaemonBackend {
     }
 }
 
+/// Every configured node's name.
+fn names(config: &Config) -> NodeNames {
+    NodeNames::new(config.nodes.iter().map(|node| (NodeId(node.id), node.name.clone())).collect())
+}
+
+/// The longest detection time that the configuration makes.
+fn detection(config: &Config) -> Duration {
+    config.settings.detection_time(true).max(config.settings.detection_time(false))
+}
+
 fn mode(mode: Mode) -> control::Mode {
     match mode {
         Mode::Native => control::Mode::Native,
@@ -238,6 +279,12 @@ impl Backend for DaemonBackend {
             }
         };
         let progress = self.shared.progress();
+        // A thread that does not tell of views must not hide the rest.
+        let (view, unseen) = match self.glance() {
+            Ok(view) => (view, None),
+            Err(refusal) => (None, Some(format!("what this node holds of views is not known: {refusal}"))),
+        };
+        let own = self.warnings.iter().cloned();
         Ok(control::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: config.cluster.name.clone(),
@@ -282,7 +329,8 @@ impl Backend for DaemonBackend {
             nodes: control::NodesSummary::of(&nodes),
             paths: control::PathsSummary::of(&paths),
             isolated: snapshot.isolated,
-            warnings: self.warnings.iter().cloned().chain(nics.ports_taken()).chain(nics.pins_lost).collect(),
+            view,
+            warnings: own.chain(nics.ports_taken()).chain(nics.pins_lost).chain(unseen).collect(),
         })
     }
 
@@ -316,7 +364,7 @@ impl Backend for DaemonBackend {
 
     fn handover(&self) -> Result<String, Refusal> {
         self.handover.store(clock::now().0, Ordering::Release);
-        self.sink.now(crate::core::event::EventBody::HandoverAnnounced { by: "heartbeatctl handover".to_owned() });
+        self.sink.now(EventBody::HandoverAnnounced { by: "heartbeatctl handover".to_owned() });
         Ok("a stop within the next ten minutes is part of a restart: the kernel goes on answering, and the next heartbeatd takes over"
             .to_owned())
     }
@@ -329,5 +377,24 @@ impl Backend for DaemonBackend {
             .map_err(|_| failed("the keeper's thread did not answer".to_owned()))?
             .map_err(failed)?;
         Ok("the programs are off and their pins removed: userspace answers until the next start, which is a new incarnation".to_owned())
+    }
+
+    fn view(&self) -> Result<control::ViewStatus, Refusal> {
+        let (door, config) = (self.door()?, self.config());
+        Ok(views::view(&door.view()?, &door.quorum()?, &names(&config)))
+    }
+
+    fn quorum(&self) -> Result<control::QuorumStatus, Refusal> {
+        let (door, config) = (self.door()?, self.config());
+        let own = NodeId(self.plan.own);
+        let quorum = views::quorum(&door.view()?, &door.quorum()?, &names(&config), own, detection(&config));
+        quorum.ok_or_else(control::no_view)
+    }
+
+    fn change(&self, change: &Change, uid: u32) -> Result<control::ChangedBody, Refusal> {
+        let decided = self.decide(change);
+        let outcome = decided.as_ref().map_or_else(ToString::to_string, |changed| changed.done.clone());
+        self.sink.now(EventBody::from(ViewEvent::ChangeAsked { change: change.to_string(), uid, outcome }));
+        decided
     }
 }

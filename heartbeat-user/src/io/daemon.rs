@@ -1,7 +1,7 @@
 //! The daemon's life: start, serve, reload, end. It waits for signals and the service manager, and hands what they
 //! say to the threads that act on it.
 
-use crate::cli::RunArgs;
+use crate::cli::{ExitCode, QuorumArgs, RunArgs};
 use crate::control::serve;
 use crate::core::event::EventBody;
 use crate::core::time::MonoTime;
@@ -33,6 +33,11 @@ const SUCCESSION: Duration = Duration::from_secs(2);
 /// # Errors
 /// If the node cannot run as configured.
 pub fn run(arguments: &RunArgs) -> Result<(), Failure> {
+    // Who forces or prevents something counts on it: better no start than one that does neither.
+    if arguments.quorum != QuorumArgs::default() {
+        let error = anyhow::anyhow!("--force-quorum and --prevent-quorum: this heartbeatd makes no views");
+        return Err(Failure::new(ExitCode::Usage, error));
+    }
     let watchdog = manager::watchdog();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -106,6 +111,7 @@ async fn serve_until_told(running: Running, signals: Signals, watchdog: Option<D
         generation: identity.generation,
         memory_locked,
         warnings,
+        door: None,
     });
     let orders = keeper.orders();
     let server = tokio::spawn(async move {

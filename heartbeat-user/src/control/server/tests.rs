@@ -1,7 +1,7 @@
 //! The protocol, its permissions and its limits, against a backend that knows nothing.
 
-use super::super::show::tests::{node, path, status};
-use super::super::{Client, ClientError, NodeState, PathState, Verb};
+use super::super::show::tests::{node, path, quorum, status, view};
+use super::super::{Client, ClientError, NodeState, PathState, SettingChange, Verb};
 use super::*;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -14,6 +14,7 @@ struct Fake {
     log: Mutex<Vec<EventRecord>>,
     stream: broadcast::Sender<EventRecord>,
     done: Mutex<Vec<&'static str>>,
+    changes: Mutex<Vec<(Change, u32)>>,
 }
 
 impl Backend for Fake {
@@ -46,6 +47,20 @@ impl Backend for Fake {
         self.done.lock().unwrap().push("detach");
         Ok("detached".into())
     }
+    fn view(&self) -> Result<ViewStatus, Refusal> {
+        Ok(view())
+    }
+    fn quorum(&self) -> Result<QuorumStatus, Refusal> {
+        Ok(quorum())
+    }
+    fn change(&self, change: &Change, uid: u32) -> Result<ChangedBody, Refusal> {
+        self.changes.lock().unwrap().push((change.clone(), uid));
+        // A cluster that takes its time.
+        if matches!(change, Change::ClearQuarantine { .. }) {
+            std::thread::sleep(Duration::from_millis(1500));
+        }
+        Ok(ChangedBody { done: format!("{change}: decided"), view: Some("0.8".into()) })
+    }
 }
 
 /// A server on a thread of its own, ended when dropped.
@@ -70,7 +85,7 @@ impl Server {
         listener.owner = change(listener.owner);
         let log = Mutex::new((0..3).map(|n| json!({"n": n})).collect());
         let (stream, _) = broadcast::channel(64);
-        let backend = Arc::new(Fake { log, stream, done: Mutex::default() });
+        let backend = Arc::new(Fake { log, stream, done: Mutex::default(), changes: Mutex::default() });
         let (stop, stopped) = oneshot::channel::<()>();
         let served: Arc<dyn Backend> = backend.clone();
         let thread = std::thread::spawn(move || {
@@ -145,6 +160,40 @@ fn answers_carry_the_schema_and_what_was_asked() {
     assert_eq!(server.ask(&Request::Handover {}).unwrap()["done"], "noted");
     assert_eq!(server.ask(&Request::Detach {}).unwrap()["done"], "detached");
     assert_eq!(*server.backend.done.lock().unwrap(), ["handover", "detach"]);
+    let answer = server.ask(&Request::View {}).unwrap();
+    assert_eq!((&answer["view"]["number"], &answer["in_force"]), (&json!(7), &json!("0.7")));
+    assert_eq!(answer["view"]["members"][1], json!({"name": "b", "id": 2, "incarnation": 3}));
+    let answer = server.ask(&Request::Quorum {}).unwrap();
+    assert_eq!((&answer["votes"][1]["granted_ms_ago"], &answer["lease_left_ms"]), (&json!(1234), &json!(432)));
+}
+
+#[test]
+fn a_change_is_asked_in_the_name_of_the_caller() {
+    let server = Server::start();
+    let answer = server.ask(&Request::Init { cluster: "demo".into() }).unwrap();
+    assert_eq!(answer, json!({"schema": 1, "done": "create cluster demo: decided", "view": "0.8"}));
+    let uid = nix::unistd::geteuid().as_raw();
+    assert_eq!(*server.backend.changes.lock().unwrap(), [(Change::Init { cluster: "demo".into() }, uid)]);
+}
+
+#[test]
+fn changes_that_wait_for_the_cluster_leave_room_for_questions() {
+    let server = Server::start();
+    let asked = || Request::ClearQuarantine { node: "b".into() };
+    let waiting: Vec<Client> = (0..CHANGES_MAX).map(|_| Client::ask(&server.path, &asked()).unwrap()).collect();
+    let start = Instant::now();
+    while server.backend.changes.lock().unwrap().len() < CHANGES_MAX {
+        assert!(start.elapsed() < Duration::from_secs(5), "they are begun");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let error = server.ask(&asked()).unwrap_err();
+    assert!(matches!(&error, ClientError::Refused(Refusal { code: ErrorCode::Busy, .. })), "{error}");
+    server.ask(&Request::View {}).unwrap();
+    for mut client in waiting {
+        assert_eq!(client.single().unwrap()["view"], "0.8");
+    }
+    server.ask(&asked()).unwrap();
+    assert_eq!(server.backend.changes.lock().unwrap().len(), CHANGES_MAX + 1, "the one refused was not begun");
 }
 
 #[test]
@@ -160,8 +209,31 @@ fn requests_are_what_the_wire_says() {
         assert_eq!(serde_json::to_string(&request).unwrap(), text);
         assert_eq!(serde_json::from_str::<Request>(text).unwrap(), request);
     }
+    for (setting, text) in [
+        (SettingChange::QuorumArbitrationTimeMax { lease_ms: 500 }, r#""quorum_arbitration_time_max","lease_ms":500"#),
+        (SettingChange::StopTime { stop_ms: 0 }, r#""stop_time","stop_ms":0"#),
+        (SettingChange::NodeWeight { node: "b".into(), weight: 1 }, r#""node_weight","node":"b","weight":1"#),
+        (SettingChange::LowerQuorumPriorityNode { node: None }, r#""lower_quorum_priority_node""#),
+        (SettingChange::DynamicQuorum { dynamic: true }, r#""dynamic_quorum","dynamic":true"#),
+    ] {
+        let (request, text) = (Request::Set { setting }, format!(r#"{{"verb":"set","setting":{{"key":{text}}}}}"#));
+        assert_eq!(serde_json::to_string(&request).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+    }
     for verb in Verb::ALL {
-        let request: Request = serde_json::from_value(json!({"verb": verb.name()})).unwrap();
+        let mut object = json!({"verb": verb.name()});
+        for (argument, verbs) in [
+            ("cluster", &[Verb::Init, Verb::Fence, Verb::ForceQuorum][..]),
+            ("node", &[Verb::Fence, Verb::ClearQuarantine]),
+        ] {
+            if verbs.contains(&verb) {
+                object[argument] = json!("x");
+            }
+        }
+        if verb == Verb::Set {
+            object["setting"] = json!({"key": "stop_time", "stop_ms": 5});
+        }
+        let request: Request = serde_json::from_value(object).unwrap();
         assert_eq!(request.verb(), verb);
     }
 }
@@ -177,6 +249,16 @@ fn bad_requests_are_refused_by_name() {
     assert_eq!(code(&server.raw(b"{\"verb\":\"events\",\"since_unix_ms\":9223372036854775807}\n")), "bad_request");
     assert_eq!(code(&server.raw(b"{\"verb\":\"events\",\"since_unix_ms\":1e99}\n")), "bad_request");
     assert_eq!(code(&server.raw(&[0xff, b'\n'])), "bad_request");
+    for bad in [
+        json!({"verb": "init"}),
+        json!({"verb": "fence", "node": "b"}),
+        json!({"verb": "set", "setting": {"key": "poke"}}),
+        json!({"verb": "set", "setting": {"key": "stop_time", "stop_ms": -1}}),
+        json!({"verb": "set", "setting": {"key": "stop_time", "stop_ms": 1, "x": 1}}),
+        json!({"verb": "clear_quarantine", "node": "b"}),
+    ] {
+        assert_eq!(code(&server.raw(format!("{bad}\n").as_bytes())), "bad_request", "{bad}");
+    }
     assert_eq!(code(&server.raw(&vec![b' '; REQUEST_MAX])), "too_long");
     let mut longest = br#"{"verb":"handover"}"#.to_vec();
     longest.resize(REQUEST_MAX - 1, b' ');
@@ -196,12 +278,16 @@ fn permission_is_asked_of_the_table() {
         for (uid, gid, verb, expected) in [
             (54_320, 54_321, "status", "none"),
             (54_320, 54_321, "detach", "permission_denied"),
+            (54_320, 54_321, "quorum", "none"),
+            (54_320, 54_321, "leave", "permission_denied"),
+            (54_320, 54_320, "view", "permission_denied"),
             (54_320, 54_320, "status", "permission_denied"),
             (0, 0, "handover", "none"),
         ] {
             assert_eq!(code(&ask_as(&server, uid, gid, verb)), expected, "{uid}:{gid} {verb}");
         }
         assert_eq!(*server.backend.done.lock().unwrap(), ["handover"]);
+        assert!(server.backend.changes.lock().unwrap().is_empty());
     } else {
         let own = nix::unistd::geteuid().as_raw();
         let server = Server::owned_by(|_| Owner { uid: own + 1, group: None });

@@ -3,6 +3,8 @@
 use super::super::{LatenessUs, Mode, NodeState, PacingStatus, PathState, Responder, Role, SettingsStatus, Wanted};
 use super::*;
 
+pub(crate) use super::view::tests::{quorum, view};
+
 pub(crate) fn status() -> Status {
     Status {
         version: "0.1.0".into(),
@@ -39,6 +41,7 @@ pub(crate) fn status() -> Status {
         nodes: NodesSummary { total: 2, up: 2, ..NodesSummary::default() },
         paths: PathsSummary { total: 4, up: 4, ..PathsSummary::default() },
         isolated: false,
+        view: Some(super::super::ViewGlance::of(view(), Some(&quorum()))),
         warnings: Vec::new(),
     }
 }
@@ -93,10 +96,12 @@ pub(crate) fn path(peer: &str, state: PathState) -> PathStatus {
 #[test]
 fn status_at_a_glance() {
     let text = show_status(&status());
-    assert_eq!(text.lines().count(), 8, "{text}");
+    assert_eq!(text.lines().count(), 10, "{text}");
     assert!(text.starts_with("health     all is well\n"), "{text}");
     for part in [
         "node       a (id 1) of cluster demo (6f0c5d9e2a417b83), incarnation 7, generation 2, up 3h12m, version 0.1.0",
+        "view       0.7 (00112233445566aa), in force of a, b; member, stabilized\n",
+        "lease      432ms of 500ms left; votes of a; LAST DISK: a's disk",
         "peers      2: 2 up",
         "paths      4: 4 up",
         "same subnet 100 ms x 5 = 500ms, cross subnet 100 ms x 10 = 1s; stalled after 500ms, hung after 1m0s (profile lan)",
@@ -129,6 +134,12 @@ fn status_names_what_is_wrong() {
     }
     status.isolated = true;
     assert!(status.faults()[0].starts_with("cut off"));
+    let held = status.view.as_mut().unwrap();
+    (held.acting, held.not_acting) = (false, Some("no majority".into()));
+    assert_eq!(status.faults()[1], "may not act in view 0.7: no majority");
+    status.view = None;
+    assert!(status.faults()[1].starts_with("1 of 2 peers"), "no view at all is no fault: {:?}", status.faults());
+    assert!(show_status(&status).contains("view       none: the cluster was not initialised"));
 }
 
 #[test]

@@ -3,11 +3,13 @@
 
 mod cluster;
 mod exit;
+mod lease;
 mod service;
 mod since;
 
 pub use cluster::{ClusterArgs, FenceArgs, NodeArgs, QuorumArgs, SetArgs, SetVerb};
 pub use exit::ExitCode;
+pub use lease::{ControlLine, HoldArgs, LeaseArgs, LeaseVerb, WaitArgs, control_command, parse_control};
 pub use service::{
     MarkLeft, ServiceFacts, Watchdog, WatchdogError, check_watchdog, gave_up, mark_left_verdict, parse_time_span,
 };
@@ -104,6 +106,13 @@ pub enum DaemonCommand {
         and then does nothing. Called by hand it marks the node at once. It never touches a node whose heartbeatd runs."
     )]
     MarkLeft(ConfigArgs),
+    /// Hold on to the lease: ready while this node may act, over when it may not (for heartbeat-quorate.service)
+    #[command(long_about = "Hold on to the lease of this node: wait until it may act, say so to the service manager \
+        (READY=1), and end when it may no more.\n\n\
+        heartbeat-quorate.service runs it, and heartbeat-quorate.target is bound to that: units bound to the target are \
+        started while this node may act and stopped when the lease ends, also where heartbeatd itself is stopped. It \
+        reads the page that the kernel renews, needs no right and asks nothing of heartbeatd.")]
+    Hold(HoldArgs),
 }
 
 /// Options of `heartbeatd run`.

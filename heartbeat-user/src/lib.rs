@@ -12,3 +12,4 @@ pub mod control;
 pub mod core;
 pub mod io;
 pub mod keys;
+pub mod lease;

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use clap::{Command, CommandFactory};
 use clap_complete::{Shell, generate_to};
 use clap_mangen::Man;
-use heartbeat_user::cli::{Heartbeatctl, Heartbeatd};
+use heartbeat_user::cli::{Heartbeatd, control_command};
 use std::fs;
 use std::path::Path;
 
@@ -18,7 +18,7 @@ pub fn generate(directory: &Path) -> Result<()> {
     for directory in [&man, &completions] {
         fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     }
-    for (command, section) in [(Heartbeatd::command(), "8"), (Heartbeatctl::command(), "1")] {
+    for (command, section) in [(Heartbeatd::command(), "8"), (control_command(), "1")] {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let name = command.get_name().to_owned();
             generate_to(shell, &mut command.clone(), name, &completions)
@@ -47,7 +47,8 @@ mod tests {
     fn every_page_and_completion_is_made() {
         let directory = tempfile::tempdir().unwrap();
         generate(directory.path()).unwrap();
-        let pages = ["heartbeatd.8", "heartbeatd-check.8", "heartbeatctl.1", "heartbeatctl-status.1"];
+        let pages =
+            ["heartbeatd.8", "heartbeatd-check.8", "heartbeatctl.1", "heartbeatctl-status.1", "heartbeatctl-token.1"];
         for page in pages {
             let page = fs::read_to_string(directory.path().join("man").join(page)).unwrap();
             assert!(page.contains(".SH NAME"), "{page}");

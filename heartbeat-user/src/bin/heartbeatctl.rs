@@ -1,10 +1,13 @@
 //! heartbeatctl: hands its command line to the library and ends with the code that it returns. It decides nothing.
 
-use clap::Parser;
-use heartbeat_user::{cli::Heartbeatctl, control, io::detach};
+use heartbeat_user::cli::{ControlLine, parse_control};
+use heartbeat_user::{control, io::detach, lease};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let line = Heartbeatctl::parse();
-    control::run(&line, detach::run, &mut std::io::stdout().lock(), &mut std::io::stderr().lock()).into()
+    let (out, errors) = (&mut std::io::stdout().lock(), &mut std::io::stderr().lock());
+    match parse_control(std::env::args_os()).unwrap_or_else(|error| error.exit()) {
+        ControlLine::Page { verb, json } => lease::run(&verb, json, out, errors).into(),
+        ControlLine::Ask(line) => control::run(&line, detach::run, out, errors).into(),
+    }
 }

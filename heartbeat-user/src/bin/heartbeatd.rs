@@ -5,7 +5,7 @@ use heartbeat_user::cli::{DaemonCommand, ExitCode, Heartbeatd};
 use heartbeat_user::io::check::Found;
 use heartbeat_user::io::failure::Failure;
 use heartbeat_user::io::{check, daemon, mark_left, panics};
-use heartbeat_user::keys;
+use heartbeat_user::{keys, lease};
 
 fn main() -> std::process::ExitCode {
     match act(Heartbeatd::parse().into_command()) {
@@ -50,6 +50,10 @@ fn act(command: DaemonCommand) -> Result<(), Failure> {
         }
         DaemonCommand::MarkLeft(arguments) => {
             println!("{}", mark_left::run(&arguments.config)?);
+            Ok(())
+        }
+        DaemonCommand::Hold(arguments) => {
+            println!("{}", lease::run_hold(&arguments.page.places()).map_err(Failure::host)?);
             Ok(())
         }
     }

@@ -19,6 +19,11 @@ pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// Says what the service is doing.
+pub fn status(text: &str) {
+    tell(&[NotifyState::Status(text)]);
+}
+
 /// Says that the configuration is being read again.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {

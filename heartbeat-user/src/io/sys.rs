@@ -26,7 +26,6 @@ const LINK_TYPE_TCX: u32 = 11;
 const ATTACH_TCX_EGRESS: u32 = 47;
 /// `BPF_F_BEFORE`, from linux/bpf.h.
 const F_BEFORE: u32 = 1 << 3;
-
 /// `BPF_XDP`, from linux/bpf.h.
 const ATTACH_XDP: u32 = 37;
 /// `XDP_FLAGS_SKB_MODE`, from linux/if_link.h.

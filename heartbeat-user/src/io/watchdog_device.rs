@@ -1,0 +1,271 @@
+//! The machine's watchdog device: what ends the acts of a node on which nothing runs any more. It is armed when this
+//! node begins to act, fed only with a valid reading of the lease, and disarmed when everything has stopped; else it
+//! resets the machine. It judges no lease itself.
+//!
+//! ```text
+//! closed --may act: open, set, read back--> armed --may act: fed--> armed
+//!    ^                                        | may not act: not fed, and the time runs
+//!    `----- everything stopped: 'V', close ---'
+//! ```
+//!
+//! A daemon that ends without having disarmed it, be it by a crash or by a handover, leaves it armed: its successor opens
+//! it again within the time-out, or the machine is reset.
+
+use crate::lease::{Refused, Token};
+use anyhow::{Context, bail};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// `WDIOF_MAGICCLOSE`, from linux/watchdog.h: it can be disarmed.
+const MAGIC_CLOSE: u32 = 0x100;
+/// The byte that says that the close to come is meant.
+const MAGIC: &[u8] = b"V";
+
+/// `struct watchdog_info`, from linux/watchdog.h.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Info {
+    /// What it can, as bits of `WDIOF_*`.
+    pub options: u32,
+    /// Version of its firmware.
+    pub firmware_version: u32,
+    /// What it is called.
+    pub identity: [u8; 32],
+}
+
+/// An open watchdog: it runs.
+pub trait Watchdog {
+    /// Returns what it can.
+    ///
+    /// # Errors
+    /// As `WDIOC_GETSUPPORT`.
+    fn info(&mut self) -> io::Result<Info>;
+    /// Asks for a time-out in seconds; the device takes the nearest that it has.
+    ///
+    /// # Errors
+    /// As `WDIOC_SETTIMEOUT`.
+    fn set_timeout(&mut self, seconds: u32) -> io::Result<()>;
+    /// Returns the time-out that is in force, in seconds.
+    ///
+    /// # Errors
+    /// As `WDIOC_GETTIMEOUT`.
+    fn timeout(&mut self) -> io::Result<u32>;
+    /// Begins the time-out anew.
+    ///
+    /// # Errors
+    /// As `WDIOC_KEEPALIVE`.
+    fn feed(&mut self) -> io::Result<()>;
+    /// Writes the byte that lets the close to come disarm it.
+    ///
+    /// # Errors
+    /// As write(2).
+    fn announce_close(&mut self) -> io::Result<()>;
+}
+
+#[allow(missing_docs, reason = "the macro documents nothing that it makes")]
+mod calls {
+    nix::ioctl_read!(get_support, b'W', 0, super::Info);
+    nix::ioctl_read!(keep_alive, b'W', 5, libc::c_int);
+    nix::ioctl_readwrite!(set_timeout, b'W', 6, libc::c_int);
+    nix::ioctl_read!(get_timeout, b'W', 7, libc::c_int);
+}
+
+/// The kernel's.
+#[derive(Debug)]
+pub struct Device(File);
+
+impl Device {
+    /// Opens the device, which arms it.
+    ///
+    /// # Errors
+    /// As open(2): busy if another has it.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        OpenOptions::new().write(true).custom_flags(libc::O_CLOEXEC).open(path).map(Self)
+    }
+}
+
+impl Watchdog for Device {
+    fn info(&mut self) -> io::Result<Info> {
+        let mut info = Info::default();
+        // SAFETY: the kernel writes a `watchdog_info` into one that lives through the call.
+        unsafe { calls::get_support(self.0.as_raw_fd(), &mut info) }?;
+        Ok(info)
+    }
+
+    fn set_timeout(&mut self, seconds: u32) -> io::Result<()> {
+        let mut seconds = libc::c_int::try_from(seconds).map_err(io::Error::other)?;
+        // SAFETY: the kernel reads and writes an int that lives through the call.
+        unsafe { calls::set_timeout(self.0.as_raw_fd(), &mut seconds) }?;
+        Ok(())
+    }
+
+    fn timeout(&mut self) -> io::Result<u32> {
+        let mut seconds = 0;
+        // SAFETY: as above.
+        unsafe { calls::get_timeout(self.0.as_raw_fd(), &mut seconds) }?;
+        u32::try_from(seconds).map_err(io::Error::other)
+    }
+
+    fn feed(&mut self) -> io::Result<()> {
+        let mut unused = 0;
+        // SAFETY: as above.
+        unsafe { calls::keep_alive(self.0.as_raw_fd(), &mut unused) }?;
+        Ok(())
+    }
+
+    fn announce_close(&mut self) -> io::Result<()> {
+        self.0.write_all(MAGIC)
+    }
+}
+
+/// Opens a watchdog; [`Device::open`] in earnest.
+pub type Open<W> = Box<dyn FnMut() -> io::Result<W> + Send>;
+
+/// What holds the device.
+pub struct Feeder<W> {
+    open: Open<W>,
+    armed: Option<W>,
+    /// How long the daemon may make no progress: no watchdog may be quicker.
+    hang_limit: Duration,
+}
+
+impl Feeder<Device> {
+    /// Makes the feeder of the device at `path`; it is opened when this node first acts.
+    #[must_use]
+    pub fn of(path: PathBuf, hang_limit: Duration) -> Self {
+        Self::new(Box::new(move || Device::open(&path)), hang_limit)
+    }
+}
+
+impl<W: Watchdog> Feeder<W> {
+    /// Makes a feeder; nothing is opened yet.
+    #[must_use]
+    pub fn new(open: Open<W>, hang_limit: Duration) -> Self {
+        Self { open, armed: None, hang_limit }
+    }
+
+    /// Says whether the device runs.
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        self.armed.is_some()
+    }
+
+    /// Tries the device for the start: opens it, asks of it what it will have to do, and closes it disarmed. Nothing
+    /// runs yet then that it would have to end.
+    ///
+    /// # Errors
+    /// If it cannot be had, cannot be disarmed, or would be quicker than the hang limit.
+    pub fn probe(&mut self) -> anyhow::Result<()> {
+        if self.armed.is_none() {
+            let mut watchdog = self.ready()?;
+            watchdog.announce_close().context("disarm the watchdog device")?;
+        }
+        Ok(())
+    }
+
+    /// Takes what the page has just said: arms the device when this node begins to act, feeds it while it may, and lets
+    /// its time run while it may not.
+    ///
+    /// # Errors
+    /// If the device cannot be armed or fed. This node must not go on acting unguarded.
+    pub fn handle(&mut self, judged: Result<Token, Refused>) -> anyhow::Result<()> {
+        if judged.is_err() {
+            return Ok(());
+        }
+        match &mut self.armed {
+            Some(watchdog) => watchdog.feed().context("feed the watchdog device"),
+            None => {
+                // To be opened is to be fed.
+                self.armed = Some(self.ready()?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Disarms the device, once everything that ran under the lease has stopped.
+    ///
+    /// # Errors
+    /// If it cannot be told: it stays armed then, and is to be told again.
+    pub fn everything_stopped(&mut self) -> anyhow::Result<()> {
+        if let Some(watchdog) = &mut self.armed {
+            watchdog.announce_close().context("disarm the watchdog device")?;
+            self.armed = None;
+        }
+        Ok(())
+    }
+
+    /// Opens the device and makes sure of it, or closes it disarmed.
+    fn ready(&mut self) -> anyhow::Result<W> {
+        let mut watchdog = (self.open)().context("open the watchdog device")?;
+        match suits(&mut watchdog, self.hang_limit) {
+            Ok(()) => Ok(watchdog),
+            Err(error) => {
+                // Nothing to be done if this fails too: the machine is reset, and the log says why.
+                let _ = watchdog.announce_close();
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Sets the time-out and believes only what is read back.
+fn suits<W: Watchdog>(watchdog: &mut W, hang_limit: Duration) -> anyhow::Result<()> {
+    let info = watchdog.info().context("ask the watchdog device what it can")?;
+    if info.options & MAGIC_CLOSE == 0 {
+        bail!("the watchdog device cannot be disarmed: each orderly end of heartbeatd would reset this machine");
+    }
+    let least = u32::try_from(hang_limit.as_millis().div_ceil(1_000)).context("hang_limit_s")?;
+    // A device without a choice says no; what it has is judged below.
+    let set = watchdog.set_timeout(least);
+    let found = watchdog.timeout().context("read the time-out of the watchdog device")?;
+    if found >= least {
+        return Ok(());
+    }
+    let why = set.err().map(|error| format!(" (it cannot be set: {error})")).unwrap_or_default();
+    bail!(
+        "the watchdog device resets this machine after {found} s{why}, sooner than hang_limit_s ({least} s): it would \
+         kill the very daemon that the kernel has just carried"
+    )
+}
+
+/// Looks at the device without opening it, which would arm it, for `heartbeatd check`.
+///
+/// # Errors
+/// If it is no device, if its driver or the kernel's command line forbids disarming it, or if it is known to have no
+/// time-out as long as the hang limit.
+pub fn check(path: &Path, hang_limit: Duration) -> anyhow::Result<()> {
+    let found = std::fs::metadata(path).with_context(|| path.display().to_string())?;
+    if !found.file_type().is_char_device() {
+        bail!("{}: is no watchdog device", path.display());
+    }
+    let (major, minor) = (nix::sys::stat::major(found.rdev()), nix::sys::stat::minor(found.rdev()));
+    // Miscellaneous device 130 is the first watchdog under its old name, which has no entry of its own.
+    let entry = if (major, minor) == (10, 130) {
+        PathBuf::from("/sys/class/watchdog/watchdog0")
+    } else {
+        PathBuf::from(format!("/sys/dev/char/{major}:{minor}"))
+    };
+    check_entry(&entry, hang_limit).with_context(|| path.display().to_string())
+}
+
+fn check_entry(entry: &Path, hang_limit: Duration) -> anyhow::Result<()> {
+    // A kernel that does not say leaves it to the start, which asks the device.
+    let number = |name: &str| std::fs::read_to_string(entry.join(name)).ok()?.trim().parse::<u64>().ok();
+    if number("nowayout") == Some(1) {
+        bail!("it cannot be disarmed (nowayout): each orderly end of heartbeatd would reset this machine");
+    }
+    match number("max_timeout") {
+        Some(most @ 1..) if Duration::from_secs(most) < hang_limit => bail!(
+            "it resets this machine after {most} s at the latest, sooner than hang_limit_s ({} s)",
+            hang_limit.as_secs()
+        ),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-const UNITS: [&str; 2] = ["heartbeatd.service", "heartbeatd-left.service"];
+const UNITS: [&str; 4] =
+    ["heartbeatd.service", "heartbeatd-left.service", "heartbeat-quorate.service", "heartbeat-quorate.target"];
 /// Highest exposure allowed, as `systemd-analyze security` prints it.
 const EXPOSURE_MAX: f64 = 2.2;
 /// The default of hang_limit_s.
@@ -70,10 +71,11 @@ fn copies(change: impl Fn(String) -> String) -> tempfile::TempDir {
 
 fn verify(test: &str, directory: &Path) -> Option<(bool, String)> {
     let units = UNITS.map(|unit| directory.join(unit));
-    let output = run(test, "systemd-analyze", &[&"verify", &"--man=no", &units[0], &units[1]])?;
+    let [first, second, third, fourth] = &units;
+    let output = run(test, "systemd-analyze", &[&"verify", &"--man=no", first, second, third, fourth])?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     // Complaints about units of the host are not ours.
-    let ours = said.lines().filter(|line| line.contains("heartbeatd")).map(|line| format!("{line}\n")).collect();
+    let ours = said.lines().filter(|line| line.contains("heartbeat")).map(|line| format!("{line}\n")).collect();
     Some((output.status.success(), ours))
 }
 
@@ -100,7 +102,7 @@ fn exposure(test: &str, unit: &Path) -> Option<f64> {
 #[test]
 fn exposure_is_low() {
     let test = "exposure_is_low";
-    for unit in UNITS {
+    for unit in UNITS.into_iter().filter(|unit| unit.ends_with(".service")) {
         let Some(exposure) = exposure(test, &packaging().join(unit)) else { return };
         assert!(exposure <= EXPOSURE_MAX, "{unit}: {exposure}");
         println!("{unit}: exposure {exposure}");
@@ -161,7 +163,7 @@ fn commands_are_known_to_the_binary() {
             }
         }
     }
-    assert_eq!(checked, 5);
+    assert_eq!(checked, 6);
 }
 
 /// The user and the pin directory as sysusers and tmpfiles make them, in a root of their own.
@@ -189,8 +191,39 @@ fn user_and_pin_directory_are_made() {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let way = std::fs::metadata(&bpffs).unwrap();
     assert_eq!((way.mode() & 0o7777, way.uid()), (0o711, 0), "to be passed, and not to be read");
-    let pins = std::fs::metadata(bpffs.join("heartbeatd")).unwrap();
-    assert_eq!((pins.mode() & 0o7777, pins.uid().to_string().as_str()), (0o700, user[2]));
+    for (directory, mode) in [("heartbeatd", 0o700), ("heartbeatd-lease", 0o755)] {
+        let pins = std::fs::metadata(bpffs.join(directory)).unwrap();
+        assert_eq!((pins.mode() & 0o7777, pins.uid().to_string().as_str()), (mode, user[2]), "{directory}");
+    }
+}
+
+/// What makes units bound to the target start and stop with the lease.
+#[test]
+fn the_target_follows_the_lease() {
+    let (service, target) = ("heartbeat-quorate.service", "heartbeat-quorate.target");
+    assert_eq!(one(target, "BindsTo"), service);
+    assert_eq!(one(target, "After"), service);
+    assert_eq!(one(service, "ExecStart"), "/usr/sbin/heartbeatd hold");
+    assert_eq!(one(service, "Type"), "notify");
+    // A unit that is bound is only stopped by it: it has to be started again, and again without end.
+    assert!(one(service, "ExecStartPost").ends_with(&format!("systemctl start --no-block {target}")));
+    assert_eq!((one(service, "Restart").as_str(), one(service, "StartLimitIntervalSec").as_str()), ("always", "0"));
+    assert_eq!(one(service, "TimeoutStartSec"), "infinity");
+    // No right, and no need of the daemon.
+    assert_eq!((one(service, "DynamicUser").as_str(), one(service, "CapabilityBoundingSet").as_str()), ("yes", ""));
+    for key in ["Requires", "BindsTo", "PartOf", "Requisite"] {
+        assert!(!values(service, key).iter().any(|unit| unit.contains("heartbeatd")), "{key}");
+    }
+    // A node that waits for quorum ends its boot nonetheless.
+    assert_eq!(one(service, "DefaultDependencies"), "no");
+}
+
+/// A hook's control group is made below the unit's own, which has to be the service's to divide.
+#[test]
+fn hooks_have_their_control_group() {
+    assert_eq!(one("heartbeatd.service", "Delegate"), "pids");
+    let paths = one("heartbeatd.service", "ReadWritePaths");
+    assert!(paths.split(' ').any(|path| path == "-/sys/fs/cgroup/system.slice/%n"), "{paths}");
 }
 
 /// Debian ships an unrelated `heartbeat`, which owns that unit, user and those paths.
@@ -200,7 +233,8 @@ fn nothing_is_named_as_the_other_heartbeat() {
     for directory in [packaging(), packaging().join("sysusers.d"), packaging().join("tmpfiles.d")] {
         for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
             let name = entry.file_name().into_string().unwrap();
-            assert!(name.starts_with("heartbeatd"), "{name}");
+            let ours = ["heartbeatd", "heartbeat-quorate.", "heartbeat_lease.h"];
+            assert!(ours.iter().any(|begin| name.starts_with(begin)), "{name}");
             let text = std::fs::read_to_string(entry.path()).unwrap();
             for other in ["heartbeat.service", "/heartbeat/", "/heartbeat ", "=heartbeat\n", "/ha.d"] {
                 assert!(!text.contains(other), "{name}: {other}");

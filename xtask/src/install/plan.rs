@@ -50,6 +50,7 @@ impl Plan {
         for kind in ["sysusers.d", "tmpfiles.d"] {
             plan.all(&packaging.join(kind), &prefix.join("lib").join(kind), ".conf")?;
         }
+        plan.copy(&packaging.join("heartbeat_lease.h"), &prefix.join("include/heartbeat_lease.h"), 0o644);
         let documents = prefix.join("share/doc/heartbeatd");
         plan.copy(&packaging.join("heartbeatd.toml"), &documents.join("heartbeatd.toml"), 0o644);
         plan.all(top, &documents, ".md")?;
@@ -80,7 +81,7 @@ impl Plan {
 
     /// Adds the service's units, with the programs where this prefix has them.
     fn units(&mut self, packaging: &Path, prefix: &Path) -> Result<()> {
-        for name in names(packaging)?.iter().filter(|name| name.ends_with(".service")) {
+        for name in names(packaging)?.iter().filter(|name| name.ends_with(".service") || name.ends_with(".target")) {
             let path = packaging.join(name);
             let mut text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
             for program in ["sbin/heartbeatd", "bin/heartbeatctl"] {

@@ -12,6 +12,7 @@ pub mod agreement;
 pub mod controller;
 pub mod echoes;
 pub mod event;
+pub mod facts;
 pub mod identity;
 pub mod ids;
 pub mod lateness;

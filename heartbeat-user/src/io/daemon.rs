@@ -1,10 +1,13 @@
 //! The daemon's life: start, serve, reload, end. It waits for signals and the service manager, and hands what they
 //! say to the threads that act on it.
 
-use crate::cli::{ExitCode, QuorumArgs, RunArgs};
-use crate::control::serve;
+use crate::cli::{ExitCode, RunArgs};
+use crate::config::load;
+use crate::control::{AgreementDoor, serve};
+use crate::core::agreement::types::{Ending, Outcome, Request};
 use crate::core::event::EventBody;
 use crate::core::time::MonoTime;
+use crate::io::agreement::door::Door;
 use crate::io::backend::DaemonBackend;
 use crate::io::decider::Decider;
 use crate::io::failure::Failure;
@@ -15,11 +18,12 @@ use crate::io::pacer::Pacer;
 use crate::io::start::{Running, start};
 use crate::io::{clock, manager};
 use anyhow::Context;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 /// Time for which an announced handover holds: a stop long after is meant as a stop.
 const HANDOVER: Duration = Duration::from_secs(600);
@@ -33,10 +37,11 @@ const SUCCESSION: Duration = Duration::from_secs(2);
 /// # Errors
 /// If the node cannot run as configured.
 pub fn run(arguments: &RunArgs) -> Result<(), Failure> {
-    // Who forces or prevents something counts on it: better no start than one that does neither.
-    if arguments.quorum != QuorumArgs::default() {
-        let error = anyhow::anyhow!("--force-quorum and --prevent-quorum: this heartbeatd makes no views");
-        return Err(Failure::new(ExitCode::Usage, error));
+    let file = &arguments.config.config;
+    if arguments.quorum.force_quorum.is_some() {
+        let name = load(file)?.cluster.name;
+        let forced = arguments.quorum.forced(&name);
+        forced.map_err(|reason| Failure::new(ExitCode::Usage, anyhow::Error::msg(reason)))?;
     }
     let watchdog = manager::watchdog();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -49,8 +54,9 @@ pub fn run(arguments: &RunArgs) -> Result<(), Failure> {
         // Signals first: one that comes during the start is obeyed after it, never by sudden death with a program
         // attached.
         let signals = Signals::listen()?;
-        let running = start(&arguments.config.config, arguments.bpf_object.as_deref(), watchdog)?;
-        serve_until_told(running, signals, watchdog).await
+        let quorum = &arguments.quorum;
+        let running = start(file, arguments.bpf_object.as_deref(), watchdog, quorum.prevent_quorum)?;
+        serve_until_told(running, signals, watchdog, quorum.force_quorum.is_some()).await
     })
 }
 
@@ -58,6 +64,8 @@ pub fn run(arguments: &RunArgs) -> Result<(), Failure> {
 enum End {
     Leave(&'static str),
     Handover(&'static str),
+    /// The agreement is over for this node.
+    Agreement(Ending),
 }
 
 /// The signals that mean something.
@@ -80,7 +88,12 @@ impl Signals {
     }
 }
 
-async fn serve_until_told(running: Running, signals: Signals, watchdog: Option<Duration>) -> Result<(), Failure> {
+async fn serve_until_told(
+    running: Running,
+    signals: Signals,
+    watchdog: Option<Duration>,
+    force: bool,
+) -> Result<(), Failure> {
     let Running {
         keeper,
         decider,
@@ -92,12 +105,14 @@ async fn serve_until_told(running: Running, signals: Signals, watchdog: Option<D
         identity,
         memory_locked,
         warnings,
+        mut ended,
+        door,
         listener,
         locks,
     } = running;
     let handover = Arc::new(AtomicU64::new(0));
     let backend = Arc::new(DaemonBackend {
-        config,
+        config: config.clone(),
         plan: plan.clone(),
         shared: shared.clone(),
         pacer: pacer.clone(),
@@ -111,7 +126,7 @@ async fn serve_until_told(running: Running, signals: Signals, watchdog: Option<D
         generation: identity.generation,
         memory_locked,
         warnings,
-        door: None,
+        door: door.clone().map(|door| door as Arc<dyn AgreementDoor>),
     });
     let orders = keeper.orders();
     let server = tokio::spawn(async move {
@@ -120,8 +135,16 @@ async fn serve_until_told(running: Running, signals: Signals, watchdog: Option<D
     });
     let fed = watchdog.map(|every| tokio::spawn(feed_watchdog(shared.clone(), every)));
     manager::ready(&format!("incarnation {}, watching {} paths", identity.incarnation, plan.paths.len()));
-    let ending = wait_for_end(signals, &orders, &handover).await;
+    let settings = config.read().unwrap_or_else(PoisonError::into_inner).clone();
+    if let Some(door) = door.clone().filter(|_| force) {
+        let heard = settings.settings.longest_detection_time() * 2;
+        tokio::spawn(force_quorum(door, heard));
+    }
+    let ending = wait_for_end(signals, &orders, &handover, &mut ended).await;
     manager::stopping();
+    if let (End::Leave(_), Some(door)) = (&ending, door) {
+        leave(door, settings.daemon.leave_timeout).await;
+    }
     server.abort();
     if let Some(fed) = fed {
         fed.abort();
@@ -129,11 +152,48 @@ async fn serve_until_told(running: Running, signals: Signals, watchdog: Option<D
     let _ = server.await;
     end(keeper, decider, pacer, journal, &shared, &ending);
     drop(locks);
-    Ok(())
+    match ending {
+        End::Agreement(Ending::Out) => {
+            let error = anyhow::anyhow!("the cluster left this node out: what it ran has stopped, a restart joins anew");
+            Err(Failure::new(ExitCode::Fenced, error))
+        }
+        End::Agreement(Ending::Forfeited) => {
+            Err(Failure::host(anyhow::anyhow!("the agreement could not be kept on disk: this node's vote is forfeited")))
+        }
+        End::Leave(_) | End::Handover(_) | End::Agreement(Ending::Left) => Ok(()),
+    }
 }
 
-/// Waits for SIGTERM or SIGINT; meanwhile reloads on SIGHUP.
-async fn wait_for_end(mut signals: Signals, keeper: &SyncSender<Order>, handover: &AtomicU64) -> End {
+/// Goes on without the others, on the operator's word: after it would have heard one that has quorum.
+async fn force_quorum(door: Arc<Door>, heard: Duration) {
+    tokio::time::sleep(heard).await;
+    match ask(door, Request::Force, Duration::from_secs(10)).await {
+        Ok(Outcome::Decided(_) | Outcome::Done) => {}
+        Ok(outcome) => log::error!("--force-quorum: nothing was forced: {outcome:?}"),
+        Err(reason) => log::error!("--force-quorum: {reason}"),
+    }
+}
+
+/// Has a view without this node decided, as far as that can be had in time.
+async fn leave(door: Arc<Door>, limit: Duration) {
+    // The agreement gives up by itself at the limit.
+    if let Err(reason) = ask(door, Request::Leave, limit + Duration::from_secs(1)).await {
+        log::warn!("this node leaves without a view that says so: {reason}");
+    }
+}
+
+async fn ask(door: Arc<Door>, request: Request, limit: Duration) -> Result<Outcome, String> {
+    let asked = tokio::task::spawn_blocking(move || door.request(request, limit)).await;
+    asked.map_err(|error| error.to_string())?.map_err(|refusal| refusal.message)
+}
+
+/// Waits for SIGTERM or SIGINT, or for the agreement's end; meanwhile reloads on SIGHUP.
+async fn wait_for_end(
+    mut signals: Signals,
+    keeper: &SyncSender<Order>,
+    handover: &AtomicU64,
+    ended: &mut watch::Receiver<Option<Ending>>,
+) -> End {
     loop {
         // Every arm is cancel-safe: a signal that is not taken stays pending.
         tokio::select! {
@@ -149,6 +209,11 @@ async fn wait_for_end(mut signals: Signals, keeper: &SyncSender<Order>, handover
             }
             _ = signals.interrupt.recv() => return End::Leave("interrupted"),
             _ = signals.hangup.recv() => reload(keeper).await,
+            Ok(over) = ended.wait_for(Option::is_some) => {
+                if let Some(ending) = *over {
+                    return End::Agreement(ending);
+                }
+            }
         }
     }
 }
@@ -194,6 +259,9 @@ fn end(
     let (handover, reason) = match ending {
         End::Leave(reason) => (false, *reason),
         End::Handover(reason) => (true, *reason),
+        End::Agreement(Ending::Left) => (false, "left the cluster"),
+        End::Agreement(Ending::Out) => (false, "left out by the cluster"),
+        End::Agreement(Ending::Forfeited) => (false, "the agreement could not be kept on disk"),
     };
     journal.sink.now(EventBody::Stopped { reason: reason.to_owned(), handover });
     keeper.stop(handover);

@@ -2,12 +2,16 @@
 //! only then proves progress to the kernel. It waits for nothing but time and orders, and decides nothing itself.
 
 use crate::config::{Config, settings_hash};
+use crate::core::agreement::Status;
+use crate::core::agreement::types::{Ending, Outcome, Request};
 use crate::core::controller::{Command, Controller, Input};
 use crate::core::event::LateSource;
 use crate::core::ids::{NetworkId, NodeId, PathId};
 use crate::core::path::PathInput;
 use crate::core::settings::{NetworkSpec, NodeSpec, PathSettings, PathSpec, Settings};
 use crate::core::time::{MonoTime, nanos};
+use crate::io::agreement::{Errand, Hands};
+use crate::io::disk::Report;
 use crate::io::journal::EventSink;
 use crate::io::keeper;
 use crate::io::lateness::LatenessRecord;
@@ -18,6 +22,7 @@ use crate::io::paths::{Usable, Use};
 use crate::io::snapshot::{NodeView, PathView, Snapshot};
 use crate::io::{clock, realtime};
 use anyhow::Context;
+use heartbeat_common::view::Order as ViewOrder;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -38,6 +43,13 @@ enum Order {
     Incarnation(u64),
     Settings(Box<Settings>),
     Keeper(SyncSender<keeper::Order>),
+    /// Decide together with others from now on.
+    Agreement(Box<Hands>),
+    Wake,
+    Wrote(Report),
+    Announced(ViewOrder, bool),
+    Request(Request, SyncSender<Outcome>),
+    View(SyncSender<Status>),
     Stop,
 }
 
@@ -112,6 +124,37 @@ impl Orders {
         let _ = self.queue.send(Order::Keeper(keeper));
     }
 
+    /// Gives it the agreement to drive.
+    pub fn agreement(&self, hands: Box<Hands>) {
+        let _ = self.queue.send(Order::Agreement(hands));
+    }
+
+    /// Wakes it: messages have come. Waits for nothing; if its queue is full it is awake.
+    pub fn wake(&self) {
+        let _ = self.queue.try_send(Order::Wake);
+    }
+
+    /// Tells it how a write of the agreement's state ended.
+    pub fn wrote(&self, report: Report) {
+        let _ = self.queue.send(Order::Wrote(report));
+    }
+
+    /// Asks the agreement for something, and waits at most `limit` for what becomes of it. `None`: no word of it.
+    #[must_use]
+    pub fn request(&self, request: Request, limit: Duration) -> Option<Outcome> {
+        let (answer, wait) = sync_channel(1);
+        self.queue.try_send(Order::Request(request, answer)).ok()?;
+        wait.recv_timeout(limit).ok()
+    }
+
+    /// Asks how the agreement stands, and waits at most `limit`. `None`: there is none, or no answer.
+    #[must_use]
+    pub fn view(&self, limit: Duration) -> Option<Status> {
+        let (answer, wait) = sync_channel(1);
+        self.queue.try_send(Order::View(answer)).ok()?;
+        wait.recv_timeout(limit).ok()
+    }
+
     /// Asks for a picture of everything, and waits at most `limit`: a loop that makes no progress does not answer.
     #[must_use]
     pub fn show(&self, limit: Duration) -> Option<Snapshot> {
@@ -137,6 +180,8 @@ pub struct DeciderSetup {
     pub sink: EventSink,
     /// SCHED_FIFO priority wanted; 0: none.
     pub priority: u8,
+    /// Where it says that this node's part in the cluster is over.
+    pub ended: tokio::sync::watch::Sender<Option<Ending>>,
 }
 
 /// The deciding thread.
@@ -156,7 +201,8 @@ impl Decider {
         let (queue, orders) = sync_channel(ORDERS_MAX);
         let lateness = Arc::new(LatenessRecord::default());
         let plan = setup.plan.clone();
-        let mut worker = Worker::new(setup, lateness.clone());
+        let orders_kept = Orders { queue: queue.clone(), plan: plan.clone() };
+        let mut worker = Worker::new(setup, lateness.clone(), orders_kept);
         let thread = std::thread::Builder::new()
             .name("hb-decider".to_owned())
             .spawn(move || worker.run(&orders))
@@ -187,6 +233,10 @@ struct Worker {
     sink: EventSink,
     lateness: Arc<LatenessRecord>,
     keeper: Option<SyncSender<keeper::Order>>,
+    hands: Option<Box<Hands>>,
+    /// The way to this thread, for whom it asks something of.
+    orders: Orders,
+    ended: tokio::sync::watch::Sender<Option<Ending>>,
     /// Orders that the keeper did not take yet.
     held_back: VecDeque<keeper::Order>,
     priority: u8,
@@ -242,7 +292,7 @@ impl Bursts {
 }
 
 impl Worker {
-    fn new(setup: DeciderSetup, lateness: Arc<LatenessRecord>) -> Self {
+    fn new(setup: DeciderSetup, lateness: Arc<LatenessRecord>, orders: Orders) -> Self {
         let paths = setup.plan.paths.len();
         let paths_of = |id: NodeId| {
             let indexed = setup.plan.paths.iter().enumerate();
@@ -258,6 +308,9 @@ impl Worker {
             sink: setup.sink,
             lateness,
             keeper: None,
+            hands: None,
+            orders,
+            ended: setup.ended,
             held_back: VecDeque::with_capacity(ORDERS_MAX),
             priority: setup.priority,
             looks: vec![Look::default(); paths],
@@ -282,27 +335,37 @@ impl Worker {
         let mut due = clock::now();
         loop {
             let now = clock::now();
-            self.note_lateness(due, now);
+            let late = self.note_lateness(due, now);
             self.turn(now);
+            self.agree(now, late);
             let end = clock::now();
             self.note_pause(now, end);
             // What was believed is as of the round's start: no later progress is proved by it.
             self.shared.set_progress(now.0);
             due = end + self.round();
-            if let Some(timeout) = self.controller.poll_timeout() {
+            let agreement = self.hands.as_ref().and_then(|hands| hands.due());
+            if let Some(timeout) = self.controller.poll_timeout().into_iter().chain(agreement).min() {
                 due = due.min(timeout.max(end + ROUND.0));
             }
             loop {
                 match orders.recv_timeout(due.since(clock::now())) {
                     Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                    Ok(order) => self.obey(order),
+                    // Messages are read at once, but not more often than rounds may be.
+                    Ok(Order::Wake) => due = due.min((end + ROUND.0).max(clock::now())),
+                    Ok(order) => {
+                        self.obey(order);
+                        if let Some(soon) = self.hands.as_ref().and_then(|hands| hands.due()) {
+                            due = due.min(soon.max(end + ROUND.0).max(clock::now()));
+                        }
+                    }
                     Err(RecvTimeoutError::Timeout) => break,
                 }
             }
         }
     }
 
-    fn note_lateness(&mut self, due: MonoTime, now: MonoTime) {
+    /// Says whether the round that began at `now` was late beyond the budget.
+    fn note_lateness(&mut self, due: MonoTime, now: MonoTime) -> bool {
         let budget = nanos(self.controller.settings().lateness_budget);
         self.lateness.note(now.0.saturating_sub(due.0), budget);
         self.controller.handle(Input::Late { source: LateSource::Decider, due, ran: now }, now);
@@ -310,6 +373,30 @@ impl Worker {
             let input = Input::Late { source: LateSource::Pacer, due: MonoTime(due), ran: MonoTime(ran) };
             self.controller.handle(input, now);
         }
+        now.0.saturating_sub(due.0) > budget
+    }
+
+    /// The agreement's part of a round.
+    fn agree(&mut self, now: MonoTime, late: bool) {
+        if let Some(hands) = &mut self.hands {
+            hands.round(now, late, &self.controller, &self.looks);
+        }
+        self.run_errands();
+    }
+
+    fn run_errands(&mut self) {
+        let errands = self.hands.as_mut().map(|hands| hands.errands()).unwrap_or_default();
+        for errand in errands {
+            match errand {
+                Errand::Announce(announced, view) => {
+                    let orders = self.orders.clone();
+                    let told = move |done| drop(orders.queue.send(Order::Announced(view, done)));
+                    self.hold_back(keeper::Order::Announce(announced, Box::new(told)));
+                }
+                Errand::End(ending) => drop(self.ended.send_replace(Some(ending))),
+            }
+        }
+        self.order_keeper();
     }
 
     /// Takes a pause within a round, from `start` to `end`, for what it is: own lateness, like one before a round.
@@ -397,8 +484,20 @@ impl Worker {
                 self.controller.reconfigure(*settings, clock::now());
             }
             Order::Keeper(keeper) => self.keeper = Some(keeper),
-            Order::Stop => {}
+            Order::Agreement(hands) => self.hands = Some(hands),
+            Order::Wrote(report) => self.with_hands(|hands| hands.wrote(report)),
+            Order::Announced(view, done) => self.with_hands(|hands| hands.announced(view, done)),
+            Order::Request(request, answer) => self.with_hands(|hands| hands.request(request, answer)),
+            Order::View(answer) => self.with_hands(|hands| drop(answer.try_send(hands.status()))),
+            Order::Wake | Order::Stop => {}
         }
+    }
+
+    fn with_hands(&mut self, act: impl FnOnce(&mut Hands)) {
+        if let Some(hands) = &mut self.hands {
+            act(hands);
+        }
+        self.run_errands();
     }
 
     fn picture(&self) -> Snapshot {

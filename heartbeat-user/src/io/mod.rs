@@ -10,6 +10,7 @@
 //!   tokio: control socket, signals, service manager
 //! ```
 
+pub mod agreement;
 pub mod attach;
 pub mod backend;
 #[cfg(feature = "bpf-log")]

@@ -4,9 +4,13 @@
 use crate::cli::{ExitCode, Watchdog, check_watchdog};
 use crate::config::{Config, FastPath, find_self, load};
 use crate::control::{ListenError, Listener};
+use crate::core::agreement::document::Member;
+use crate::core::agreement::types::Ending;
 use crate::core::event::{EventBody, NodeName};
 use crate::core::identity::{self, Disk, Found, Identity, Kept as KeptIdentity, Reason};
 use crate::core::ids::NodeId;
+use crate::io::agreement::begin::{self, Beginning};
+use crate::io::agreement::door::Door;
 use crate::io::decider::{Decider, DeciderSetup, Plan};
 use crate::io::fabric::{Fabric, FabricSetup};
 use crate::io::failure::Failure;
@@ -16,7 +20,7 @@ use crate::io::lock::Locks;
 use crate::io::memory::Shared;
 use crate::io::object::Object;
 use crate::io::pacer::{Pacer, PacerSetup};
-use crate::io::paths::{Paths, Who};
+use crate::io::paths::{Paths, Who, vote_slot};
 use crate::io::pins::PinDir;
 use crate::io::responder::Responder;
 use crate::io::state::{State, StateDir, random};
@@ -30,6 +34,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// A running daemon's parts, ended in this order.
 pub struct Running {
@@ -53,6 +58,10 @@ pub struct Running {
     pub memory_locked: bool,
     /// What a person should know.
     pub warnings: Vec<String>,
+    /// Says when this node's part in the cluster is over, and why.
+    pub ended: watch::Receiver<Option<Ending>>,
+    /// Where views are asked for; `None`: this node makes none.
+    pub door: Option<Arc<Door>>,
     /// The control socket.
     pub listener: Listener,
     /// The locks, held to the end.
@@ -117,11 +126,17 @@ impl Drop for Undo {
     }
 }
 
-/// Starts everything. `watchdog` is the one that the service manager holds over this process.
+/// Starts everything. `watchdog` is the one that the service manager holds over this process; with `join_only` this node
+/// forms no view, and joins one.
 ///
 /// # Errors
 /// If the node cannot run as configured; nothing is left behind then that was not there before.
-pub fn start(file: &Path, bpf_object: Option<&Path>, watchdog: Option<Duration>) -> Result<Running, Failure> {
+pub fn start(
+    file: &Path,
+    bpf_object: Option<&Path>,
+    watchdog: Option<Duration>,
+    join_only: bool,
+) -> Result<Running, Failure> {
     clock::refuse_shifted().map_err(Failure::host)?;
     let (config, own) = configured(file)?;
     if let Some(every) = watchdog {
@@ -142,7 +157,7 @@ pub fn start(file: &Path, bpf_object: Option<&Path>, watchdog: Option<Duration>)
     // Until it is known whether somebody's program is to be taken over, only what was made here is taken back.
     let mut undo = Undo::new(&kernel, !made);
     let placeholder = Who { incarnation: 1, generation: 1 };
-    let mut paths = Paths::new(&config, own, ring, placeholder).map_err(Failure::config)?;
+    let mut paths = Paths::new(&config, own, ring.clone(), placeholder).map_err(Failure::config)?;
     let shared = match &kernel {
         Ok((object, _)) => object.share(paths.len() as u32),
         Err(_) => Shared::new(None, paths.len() as u32),
@@ -151,7 +166,8 @@ pub fn start(file: &Path, bpf_object: Option<&Path>, watchdog: Option<Duration>)
     take_over_ticks(&shared);
     let (identity, state) = identify(&state_dir, &shared, kernel.is_ok(), paths.digest(), lived)?;
     undo.pins = Undo::new(&kernel, identity.adopt).pins.take();
-    take_on(&kernel, &shared, &identity, &state, paths.digest())?;
+    let floor = begin::floor(shared.page(), state.boot);
+    let adopted = take_on(&kernel, &shared, &identity, &state, paths.digest())?;
     let who = Who { incarnation: identity.incarnation, generation: identity.generation };
     paths.change::<Object>(None, &config, who).map_err(Failure::host)?;
 
@@ -176,7 +192,7 @@ pub fn start(file: &Path, bpf_object: Option<&Path>, watchdog: Option<Duration>)
     let pacer = Arc::new(pacer);
     let responder =
         Responder::start(shared.clone(), paths.confs.clone(), config.daemon.realtime_priority.saturating_sub(1))?;
-    let usable = paths.usable.clone();
+    let (usable, fences) = (paths.usable.clone(), paths.fence_signers());
 
     tell_start(&journal, &config, own, &identity, &state);
     report_refusals(&journal, &pacer, &config, memory_locked, &mut warnings);
@@ -185,6 +201,7 @@ pub fn start(file: &Path, bpf_object: Option<&Path>, watchdog: Option<Duration>)
     let mut fabric = Fabric::new(setup);
     fabric.scan(true).map_err(Failure::host)?;
     drop_other_links(&fabric).map_err(Failure::host)?;
+    let (ending, ended) = watch::channel(None);
     let decider = Decider::start(DeciderSetup {
         settings: plan.settings(&config, identity.incarnation),
         plan: plan.clone(),
@@ -193,7 +210,9 @@ pub fn start(file: &Path, bpf_object: Option<&Path>, watchdog: Option<Duration>)
         usable,
         sink: journal.sink.clone(),
         priority: config.daemon.realtime_priority.saturating_sub(1),
+        ended: ending,
     })?;
+    let state_id = state.state_id;
     let current = Arc::new(RwLock::new(config.clone()));
     let keeper = Keeper::start(Kept {
         fabric,
@@ -209,6 +228,26 @@ pub fn start(file: &Path, bpf_object: Option<&Path>, watchdog: Option<Duration>)
         watchdog,
     })?;
     decider.orders().keeper(keeper.orders());
+    let beginning = Beginning {
+        config: config.clone(),
+        own: Member { node: NodeId(own), incarnation: identity.incarnation },
+        generation: identity.generation,
+        state_id,
+        floor,
+        adopted,
+        join_only,
+        keys: ring,
+        plan: plan.clone(),
+        fences,
+        shared: shared.clone(),
+        pacer: pacer.clone(),
+        sink: journal.sink.clone(),
+    };
+    let hands = begin::begin(beginning, &decider.orders()).map_err(Failure::host)?;
+    let door = hands.is_some().then(|| door(&config, own, decider.orders(), &shared));
+    if let Some(hands) = hands {
+        decider.orders().agreement(hands);
+    }
     undo.pins = None;
     Ok(Running {
         keeper,
@@ -221,9 +260,17 @@ pub fn start(file: &Path, bpf_object: Option<&Path>, watchdog: Option<Duration>)
         identity,
         memory_locked,
         warnings,
+        ended,
+        door,
         listener,
         locks,
     })
+}
+
+fn door(config: &Config, own: u16, orders: crate::io::decider::Orders, shared: &Arc<Shared>) -> Arc<Door> {
+    let peers = config.nodes.iter().filter(|node| node.id != own);
+    let slots = peers.filter_map(|node| Some((vote_slot(config, node.id)? as usize, NodeId(node.id)))).collect();
+    Arc::new(Door { orders, shared: shared.clone(), slots })
 }
 
 /// Opens the control socket, before anything is taken over or taken on: a start that cannot be controlled is none.
@@ -368,8 +415,8 @@ fn identify(
 }
 
 /// Makes the kernel's records those of this identity. A new incarnation begins only after the program of the old one
-/// was taken off: that it is heard proves that the old one has stopped.
-fn take_on(kernel: &Kernel, shared: &Shared, identity: &Identity, state: &State, plan: u64) -> Result<(), Failure> {
+/// was taken off: that it is heard proves that the old one has stopped. Says whether the page of the lease is kept.
+fn take_on(kernel: &Kernel, shared: &Shared, identity: &Identity, state: &State, plan: u64) -> Result<bool, Failure> {
     if !identity.adopt {
         if let Ok((_, pins)) = kernel {
             attach::remove_other_links(pins, &[]).map_err(Failure::host)?;
@@ -378,7 +425,7 @@ fn take_on(kernel: &Kernel, shared: &Shared, identity: &Identity, state: &State,
             shared.clear_tick(path);
         }
     }
-    shared.page().take_on(identity.incarnation, state.boot, identity.adopt);
+    let kept = shared.page().take_on(identity.incarnation, state.boot, identity.adopt);
     // Only the deciding loop proves progress: an adopted program goes on showing the age that it had. A new incarnation
     // begins fresh, so that its first echoes do not show a controller that never made progress.
     let progress_ns = if identity.adopt { shared.progress() } else { clock::now().0 };
@@ -392,7 +439,7 @@ fn take_on(kernel: &Kernel, shared: &Shared, identity: &Identity, state: &State,
         state_id: state.state_id,
         plan,
     });
-    Ok(())
+    Ok(kept)
 }
 
 fn lock_memory(config: &Config, warnings: &mut Vec<String>) -> bool {

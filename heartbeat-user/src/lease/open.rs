@@ -224,5 +224,5 @@ fn by_pin(pin: &Path, socket: &Path, owner: Owner) -> Result<OwnedFd, OpenError>
             return Err(OpenError::Writable { path: path.to_owned(), mode: found.mode() & 0o7777 });
         }
     }
-    sys::object_get_readonly(pin).map_err(io("open the pinned page"))
+    sys::object_get_to_read(pin).map_err(io("open the pinned page"))
 }

@@ -1,0 +1,138 @@
+//! Three clocks of this host side by side: that it slept, and that one of them runs out of its bounds, is seen by how they
+//! part. It stops nothing itself.
+
+use crate::core::agreement::types::Times;
+use crate::core::time::MonoTime;
+use nix::time::{ClockId, clock_gettime};
+
+/// More than this gained or lost by CLOCK_MONOTONIC within the window is out of bounds: the drift that every wait allows
+/// for, and what the kernel's own slewing may add (500 ppm).
+const OUT_NS: u64 = 900_000;
+/// Over which time clocks are compared.
+const WINDOW_NS: u64 = 1_000_000_000;
+/// CLOCK_BOOTTIME and CLOCK_MONOTONIC part by this much only when the host sleeps.
+const SLEPT_NS: u64 = 1_000_000;
+
+fn read(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock).expect("clock_gettime knows the fixed clocks of Linux");
+    time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
+}
+
+/// Reads the clocks. CLOCK_MONOTONIC last: what a bank of the page adds to its stamps is then never too much.
+#[must_use]
+pub fn now() -> Times {
+    let raw_ns = read(ClockId::CLOCK_MONOTONIC_RAW);
+    let boot_ns = read(ClockId::CLOCK_BOOTTIME);
+    Times { mono: MonoTime(read(ClockId::CLOCK_MONOTONIC)), boot_ns, raw_ns }
+}
+
+/// The tightest of three readings: one that was interrupted shows clocks further apart than they are.
+fn tight() -> Times {
+    let one = || {
+        let begun = read(ClockId::CLOCK_MONOTONIC);
+        let times = now();
+        (times.mono.0 - begun, times)
+    };
+    (0..3).map(|_| one()).min_by_key(|(took, _)| *took).map_or_else(now, |(_, times)| times)
+}
+
+/// What a look at the clocks found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The host slept since the last look.
+    pub slept: bool,
+    /// A clock has left its bounds (true) or is within them again.
+    pub news: Option<bool>,
+}
+
+/// What was seen of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clocks {
+    /// CLOCK_BOOTTIME less CLOCK_MONOTONIC.
+    offset: Option<u64>,
+    /// Where the window begins.
+    from: Option<Times>,
+    out: bool,
+}
+
+impl Clocks {
+    /// Reads them.
+    #[must_use]
+    pub fn times(&self) -> Times {
+        now()
+    }
+
+    /// Compares them with the look before.
+    pub fn look(&mut self) -> Seen {
+        self.compare(tight())
+    }
+
+    fn compare(&mut self, now: Times) -> Seen {
+        let offset = now.boot_ns.saturating_sub(now.mono.0);
+        let slept = self.offset.is_some_and(|before| offset > before.saturating_add(SLEPT_NS));
+        self.offset = Some(self.offset.map_or(offset, |before| if slept { offset } else { before.max(offset) }));
+        let from = *self.from.get_or_insert(now);
+        let (mono, raw) = (now.mono.0.saturating_sub(from.mono.0), now.raw_ns.saturating_sub(from.raw_ns));
+        if raw < WINDOW_NS {
+            let out = mono.abs_diff(raw) > OUT_NS;
+            return Seen { slept, news: self.turn(out || self.out) };
+        }
+        self.from = Some(now);
+        // A longer window, after a pause, has had more time to drift.
+        let bound = OUT_NS.saturating_mul(raw / WINDOW_NS);
+        Seen { slept, news: self.turn(mono.abs_diff(raw) > bound) }
+    }
+
+    fn turn(&mut self, out: bool) -> Option<bool> {
+        (std::mem::replace(&mut self.out, out) != out).then_some(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: u64 = 1_000_000_000;
+
+    fn at(mono: u64, raw: u64, slept: u64) -> Times {
+        Times { mono: MonoTime(100 * S + mono), boot_ns: 100 * S + mono + slept, raw_ns: 100 * S + raw }
+    }
+
+    #[test]
+    fn a_sleep_is_seen_once() {
+        let mut clocks = Clocks::default();
+        assert!(!clocks.compare(at(0, 0, 0)).slept);
+        assert!(!clocks.compare(at(S, S, 900_000)).slept, "readings are never quite together");
+        assert!(clocks.compare(at(2 * S, 2 * S, 5 * S)).slept);
+        assert!(!clocks.compare(at(3 * S, 3 * S, 5 * S)).slept);
+    }
+
+    #[test]
+    fn a_clock_that_is_slewed_is_out_until_a_whole_window_was_within_bounds() {
+        let mut clocks = Clocks::default();
+        assert_eq!(clocks.compare(at(0, 0, 0)).news, None);
+        // 8 % fast: seen after little more than 10 ms.
+        assert_eq!(clocks.compare(at(10_800_000, 10_000_000, 0)).news, None);
+        assert_eq!(clocks.compare(at(12_960_000, 12_000_000, 0)).news, Some(true));
+        let slewed = 960_000;
+        assert_eq!(clocks.compare(at(S / 2 + slewed, S / 2, 0)).news, None);
+        assert_eq!(clocks.compare(at(S + slewed, S, 0)).news, None, "the window that began with it is out");
+        assert_eq!(clocks.compare(at(2 * S + slewed, 2 * S, 0)).news, Some(false));
+    }
+
+    #[test]
+    fn drift_within_what_waits_allow_for_is_none_after_a_pause_either() {
+        let mut clocks = Clocks::default();
+        assert_eq!(clocks.compare(at(0, 0, 0)).news, None);
+        let (raw, drift) = (50 * S, 50 * 400_000);
+        assert_eq!(clocks.compare(at(raw + drift, raw, 0)).news, None);
+    }
+
+    #[test]
+    fn the_host_s_clocks_are_read() {
+        let mut clocks = Clocks::default();
+        let (first, second) = (clocks.times(), clocks.times());
+        assert!(second.mono >= first.mono && second.boot_ns >= first.boot_ns && second.raw_ns >= first.raw_ns);
+        assert!(!clocks.look().slept);
+    }
+}

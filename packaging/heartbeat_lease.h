@@ -33,6 +33,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/types.h>
 #include <sys/un.h>
@@ -59,6 +60,7 @@ enum {
     HB_WORD_IN_FORCE = 6,
     HB_WORD_HOLD = 9,
     HB_WORD_AHEAD = 10,
+    HB_WORD_LIVES_UNTIL = 13,
     HB_WORD_BANKS = 16
 };
 
@@ -102,9 +104,10 @@ typedef enum {
     HB_UNSTEADY = 10     /* replaced each time that it was read: ask again */
 } hb_refused;
 
-/* A page that is open for reading. */
+/* A page that is open for reading: mapped, or the kernel's map, which is copied by a system call at each question. */
 typedef struct {
     const uint64_t *page;
+    int map; /* 0: none; else one more than its descriptor */
 } hb_lease;
 
 static inline uint64_t hb_get(const uint64_t *page, unsigned index)
@@ -148,9 +151,10 @@ static inline int hb_granted(const uint64_t *page, unsigned bank, uint64_t now)
 
 static inline hb_refused hb_judge_bank(const uint64_t *page, unsigned bank, uint64_t now, hb_token *token)
 {
+    uint64_t lives_until = hb_get(page, HB_WORD_LIVES_UNTIL);
     if (hb_get(page, HB_WORD_MAGIC) != HB_MAGIC)
         return HB_NO_PAGE;
-    if (hb_get(page, HB_WORD_CLOSED) != 0)
+    if (hb_get(page, HB_WORD_CLOSED) != 0 || (lives_until != 0 && now >= lives_until))
         return HB_CLOSED;
     token->incarnation = hb_get(page, HB_WORD_INCARNATION);
     if (token->incarnation == 0)
@@ -191,17 +195,65 @@ static inline hb_refused hb_lease_judge(const uint64_t *page, uint64_t now, hb_t
     return HB_UNSTEADY;
 }
 
-/* Says whether this node may act now. It costs no system call. */
+/* Copies the one value of a map. 0, or -1 with errno. */
+static inline int hb_copy(int fd, uint64_t *page)
+{
+    struct {
+        uint32_t map_fd, zero;
+        uint64_t key, value, flags;
+    } attribute;
+    uint32_t key = 0;
+    memset(&attribute, 0, sizeof attribute);
+    attribute.map_fd = (uint32_t)fd;
+    attribute.key = (uint64_t)(uintptr_t)&key;
+    attribute.value = (uint64_t)(uintptr_t)page;
+    return syscall(SYS_bpf, 1 /* BPF_MAP_LOOKUP_ELEM */, &attribute, sizeof attribute) < 0 ? -1 : 0;
+}
+
+/*
+ * Copies a map so that the copy is of one bank, whole: which bank is active and whose page it is have to be the same in
+ * the copies before and after it. HB_MAY_ACT: it is.
+ */
+static inline hb_refused hb_copy_whole(int fd, uint64_t *page)
+{
+    uint64_t after[HB_PAGE_LEN / 8];
+    int attempt;
+    if (hb_copy(fd, after) != 0)
+        return HB_NO_PAGE;
+    for (attempt = 0; attempt < 4; attempt++) {
+        uint64_t active = after[HB_WORD_ACTIVE], incarnation = after[HB_WORD_INCARNATION];
+        if (hb_copy(fd, page) != 0 || hb_copy(fd, after) != 0)
+            return HB_NO_PAGE;
+        if (page[HB_WORD_ACTIVE] == active && after[HB_WORD_ACTIVE] == active &&
+            page[HB_WORD_INCARNATION] == incarnation && after[HB_WORD_INCARNATION] == incarnation)
+            return HB_MAY_ACT;
+    }
+    return HB_UNSTEADY;
+}
+
+/*
+ * Says whether this node may act now. It costs a few short system calls where the kernel keeps the page, and none where
+ * heartbeatd runs without the kernel.
+ */
 static inline hb_refused hb_lease_acting(const hb_lease *lease, hb_token *token)
 {
+    uint64_t copy[HB_PAGE_LEN / 8];
+    const uint64_t *page = lease->page;
     struct timespec time;
     token->order = 0;
     token->incarnation = 0;
-    if (lease->page == NULL)
+    if (lease->map != 0) {
+        hb_refused refused = hb_copy_whole(lease->map - 1, copy);
+        if (refused != HB_MAY_ACT)
+            return refused;
+        page = copy;
+    }
+    if (page == NULL)
         return HB_NO_PAGE;
+    /* The clock last: a copy is of a moment before. */
     if (clock_gettime(CLOCK_BOOTTIME, &time) != 0)
         return HB_UNSTEADY;
-    return hb_lease_judge(lease->page, (uint64_t)time.tv_sec * UINT64_C(1000000000) + (uint64_t)time.tv_nsec, token);
+    return hb_lease_judge(page, (uint64_t)time.tv_sec * UINT64_C(1000000000) + (uint64_t)time.tv_nsec, token);
 }
 
 /* The same as a truth value. */
@@ -248,26 +300,65 @@ static inline int hb_refuse_shifted(void)
     return 0;
 }
 
-/* Maps the page behind a descriptor that cannot write, which stays the caller's. 0, or -1 with errno. */
+/* Says whether there is a map of one such page behind a descriptor. 0, or -1 with errno. */
+static inline int hb_check_map(int fd)
+{
+    struct {
+        uint32_t bpf_fd, info_len;
+        uint64_t info;
+    } attribute;
+    uint32_t info[16]; /* struct bpf_map_info: type, id, key_size, value_size */
+    memset(&attribute, 0, sizeof attribute);
+    memset(info, 0, sizeof info);
+    attribute.bpf_fd = (uint32_t)fd;
+    attribute.info_len = sizeof info;
+    attribute.info = (uint64_t)(uintptr_t)info;
+    if (syscall(SYS_bpf, 15 /* BPF_OBJ_GET_INFO_BY_FD */, &attribute, sizeof attribute) < 0)
+        return -1;
+    if (info[2] != 4 || info[3] != HB_PAGE_LEN) {
+        errno = EPROTO;
+        return -1;
+    }
+    return 0;
+}
+
+/*
+ * Opens the page behind a descriptor that cannot write, which stays the caller's. 0, or -1 with errno; EPERM also where
+ * this process may not call bpf(2), as in a container whose filter forbids it.
+ */
 static inline int hb_lease_open_fd(hb_lease *lease, int fd)
 {
     struct stat found;
+    uint64_t copy[HB_PAGE_LEN / 8];
     void *page;
-    int flags = fcntl(fd, F_GETFL);
+    int seals, flags = fcntl(fd, F_GETFL);
     lease->page = NULL;
+    lease->map = 0;
     if (flags < 0 || fstat(fd, &found) != 0)
         return -1;
     if ((flags & O_ACCMODE) != O_RDONLY || (flags & O_PATH) != 0) {
         errno = EACCES;
         return -1;
     }
-    if (S_ISREG(found.st_mode)) {
-        /* A page that is cut off under its reader kills the reader. */
-        int seals = fcntl(fd, F_GET_SEALS);
-        if (found.st_size < HB_PAGE_LEN || seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
+    if (!S_ISREG(found.st_mode)) {
+        int map;
+        if (hb_check_map(fd) != 0 || hb_copy(fd, copy) != 0)
+            return -1;
+        if (copy[HB_WORD_MAGIC] != HB_MAGIC) {
             errno = EPROTO;
             return -1;
         }
+        map = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+        if (map < 0)
+            return -1;
+        lease->map = map + 1;
+        return 0;
+    }
+    /* A page that is cut off under its reader kills the reader. */
+    seals = fcntl(fd, F_GET_SEALS);
+    if (found.st_size < HB_PAGE_LEN || seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
+        errno = EPROTO;
+        return -1;
     }
     page = mmap(NULL, HB_PAGE_LEN, PROT_READ, MAP_SHARED, fd, 0);
     if (page == MAP_FAILED)
@@ -350,6 +441,7 @@ static inline int hb_lease_open(hb_lease *lease, const char *path)
     socklen_t length = sizeof peer;
     int stream, page = -1, result, error;
     lease->page = NULL;
+    lease->map = 0;
     if (path == NULL)
         path = HB_LEASE_SOCKET;
     if (hb_refuse_shifted() != 0)
@@ -392,7 +484,10 @@ static inline void hb_lease_close(hb_lease *lease)
 {
     if (lease->page != NULL)
         munmap((void *)(uintptr_t)lease->page, HB_PAGE_LEN);
+    if (lease->map != 0)
+        close(lease->map - 1);
     lease->page = NULL;
+    lease->map = 0;
 }
 
 #endif

@@ -52,6 +52,9 @@ pub mod word {
     pub const AHEAD: usize = 10;
     /// Boot id of the machine start that the page belongs to, two words.
     pub const BOOT: usize = 11;
+    /// When the page is over unless its controller says otherwise before, CLOCK_BOOTTIME ns; 0: never. For a page that no
+    /// kernel looks after: an own grant in it would stand for ever once its controller is gone.
+    pub const LIVES_UNTIL: usize = 13;
     /// Where the two banks begin.
     pub const BANKS: usize = 16;
 }
@@ -212,7 +215,8 @@ fn judge<W: Words>(page: &W, bank: usize, now: u64) -> Result<Token, Refused> {
     if page.get(word::MAGIC) != MAGIC {
         return Err(Refused::NoPage);
     }
-    if page.get(word::CLOSED) != 0 {
+    let lives_until = page.get(word::LIVES_UNTIL);
+    if page.get(word::CLOSED) != 0 || lives_until != 0 && now >= lives_until {
         return Err(Refused::Closed);
     }
     let incarnation = page.get(word::INCARNATION);

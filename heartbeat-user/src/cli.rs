@@ -53,7 +53,7 @@ pub const DEFAULT_UNIT: &str = "heartbeatd.service";
         "  2  the command line is wrong\n",
         "  6  the configuration or the key is wrong\n",
         "  7  another heartbeatd runs with the same directories\n",
-        "  8  this host lacks something (bpffs, a capability, an address)\n",
+        "  8  this host lacks something (bpffs, a capability, an address), or its disk failed\n",
         "  10 the cluster left this node out or fenced it: a restart joins anew\n",
     )
 )]

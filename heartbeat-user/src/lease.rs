@@ -1,4 +1,4 @@
-//! The lease for those who hold on to it: services, hooks and the tools maps the page of this node and ask, without the
+//! The lease for those who hold on to it: services, hooks and the tools read the page of this node and ask, without the
 //! daemon, whether they may act. It reads and judges; it never writes a word of the page and starts nothing.
 //!
 //! ```no_run
@@ -61,26 +61,28 @@ impl Lease {
         open::open(places)
     }
 
-    /// Judges a page that was mapped otherwise.
+    /// Judges a page that was opened otherwise.
     #[must_use]
     pub fn of(page: Page) -> Self {
         Self { page }
     }
 
-    /// Says whether this node may act now, and under which token. It costs no system call.
+    /// Says whether this node may act now, and under which token. It costs a few short system calls where the kernel keeps
+    /// the page, and none where heartbeatd runs without the kernel.
     ///
     /// # Errors
     /// Why not. After [`Refused::Closed`] the page has to be opened anew: a later heartbeatd has another one. One that
     /// was killed may not have closed its own, so that also a page which refuses for long is to be opened anew.
     pub fn acting(&self) -> Result<Token, Refused> {
-        heartbeat_common::lease::acting(&self.page, now())
+        self.page.acting(now)
     }
 
     /// Returns until when the lease holds as its dates stand, CLOCK_BOOTTIME ns. It may go on for longer, and end at any
     /// moment: by a fence, or by this node itself.
+    /// A page that cannot be read just now ends at once.
     #[must_use]
     pub fn end(&self) -> u64 {
-        end(&self.page)
+        self.page.end()
     }
 }
 

@@ -204,7 +204,7 @@ impl Daemon {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 tokio::select! {
-                    ended = serve(listener, backend) => panic!("{ended:?}"),
+                    ended = serve(listener, backend, std::future::pending()) => panic!("{ended:?}"),
                     _ = stopped => {}
                 }
             });

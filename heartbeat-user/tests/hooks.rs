@@ -59,7 +59,7 @@ impl Place {
     }
 
     fn gate(&self) -> Arc<dyn Gate> {
-        Arc::new(Lease::of(Page::map(self.page.readable().as_fd()).unwrap()))
+        Arc::new(Lease::of(Page::open(self.page.readable().as_fd()).unwrap()))
     }
 
     fn start(&self, settings: Settings) -> (Hooks, Receiver<Report>) {

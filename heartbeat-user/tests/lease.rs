@@ -89,8 +89,8 @@ fn the_page_is_handed_out_for_reading_to_everybody() {
 fn only_a_descriptor_that_cannot_write_is_handed_out_or_mapped() {
     let page = Written::new();
     assert!(Readable::try_new(page.writable()).unwrap_err().to_string().contains("not for reading alone"));
-    assert!(Page::map(page.writable().as_fd()).is_err());
-    assert!(Page::map(page.readable().as_fd()).is_ok());
+    assert!(Page::open(page.writable().as_fd()).is_err());
+    assert!(Page::open(page.readable().as_fd()).is_ok());
     // What is handed out can be mapped for writing by nobody.
     let fd = page.readable();
     let length = std::num::NonZeroUsize::new(4096).unwrap();
@@ -110,7 +110,7 @@ fn what_is_no_page_is_refused() {
     assert!(matches!(&error, OpenError::NoPage { source, .. } if source.kind() == std::io::ErrorKind::InvalidData));
     // A file that could be cut off under its reader, or written by whoever opens it anew.
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    let map = |file: &tempfile::NamedTempFile| Page::map(std::fs::File::open(file.path()).unwrap().as_fd());
+    let map = |file: &tempfile::NamedTempFile| Page::open(std::fs::File::open(file.path()).unwrap().as_fd());
     assert!(map(&file).unwrap_err().to_string().contains("shorter"));
     std::io::Write::write_all(&mut file, &[0; 4096]).unwrap();
     assert!(map(&file).is_err());

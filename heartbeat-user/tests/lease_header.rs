@@ -108,6 +108,7 @@ fn renew(page: &Page, random: &mut Random) {
         (word::IN_FORCE, 7),
         (word::HOLD, 0),
         (word::AHEAD, 0),
+        (word::LIVES_UNTIL, 0),
     ] {
         page.set(index, mostly(random, value));
     }

@@ -35,9 +35,8 @@ fn await_view(crew: &Crew, nodes: &[usize]) -> u64 {
     let names: Vec<String> = nodes.iter().map(|node| crew.name(*node).to_owned()).collect();
     wait_for(PATIENCE, "one view of them all, in force", || {
         let all: Vec<Stands> = nodes.iter().map(|node| stands(crew, *node)).collect();
-        let fits = |one: &Stands| {
-            one.members == names && one.life == "member" && one.acting && one.number == all[0].number
-        };
+        let fits =
+            |one: &Stands| one.members == names && one.life == "member" && one.acting && one.number == all[0].number;
         if all.iter().all(fits) { Ok(all[0].number) } else { Err(format!("{all:?}")) }
     })
     .unwrap()

@@ -93,6 +93,19 @@ fn the_own_vote_counts_while_granting_and_for_one_lease_after_the_clear() {
 }
 
 #[test]
+fn a_page_that_no_kernel_keeps_ends_with_its_controller() {
+    let page = page();
+    // Alone with the vote: no date ends this lease.
+    page.set(active_bank(&page) + bank::TOTAL_WEIGHT, 1);
+    assert_eq!(acting(&page, u64::MAX), Ok(TOKEN));
+    page.set(word::LIVES_UNTIL, 30_000);
+    assert_eq!(acting(&page, 29_999), Ok(TOKEN));
+    assert_eq!(acting(&page, 30_000), Err(Refused::Closed));
+    begin(&page, 6, [1, 2]);
+    assert_eq!(page.get(word::LIVES_UNTIL), 0);
+}
+
+#[test]
 fn a_lease_of_the_view_before_is_carried_over() {
     let page = page();
     page.set(active_bank(&page) + bank::CARRY_UNTIL_NS, 50_000);

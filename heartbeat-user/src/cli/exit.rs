@@ -20,7 +20,8 @@ pub enum ExitCode {
     BadConfiguration = 6,
     /// Another heartbeatd runs with the same directories.
     AnotherInstance = 7,
-    /// This host lacks something: bpffs, a capability, an interface.
+    /// This host lacks something: bpffs, a capability, an interface, a disk that keeps what it is given; or what ran here
+    /// before has not stopped.
     Environment = 8,
     /// This node may not act: it has no view in force, or no fresh majority of votes has granted.
     NotQuorate = 9,

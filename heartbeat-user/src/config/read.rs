@@ -7,7 +7,7 @@ use super::settings::read_settings;
 use super::subnet::{self, Subnet};
 use super::{Cluster, Config, Daemon, FastPath, HookEvent, Hooks, InterfaceOverride, Role};
 use super::{SIZE_MAX, check};
-use crate::core::event::EventBody;
+use crate::core::event::{EventBody, Level, ViewEvent};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -251,7 +251,7 @@ fn read_daemon(mut section: Section<'_, '_>) -> Option<Daemon> {
 fn read_hooks(section: &mut Section<'_, '_>) -> Option<Hooks> {
     let programs = section.list_or_empty("on_event", HOOKS_MAX, |text| absolute(text, PATH_MAX));
     let events = section.list_or_empty("hook_events", HOOK_EVENTS_MAX, |text| {
-        let known = EventBody::ALL.iter().find(|(id, name, _)| text == *name || text == id.to_string());
+        let known = events().find(|(id, name, _)| text == *name || text == id.to_string());
         let Some((id, name, _)) = known else { return Err(unknown_event(text)) };
         Ok(HookEvent { id: *id, name })
     });
@@ -268,8 +268,13 @@ fn read_hooks(section: &mut Section<'_, '_>) -> Option<Hooks> {
     })
 }
 
+/// Every event: number, name and level.
+fn events() -> impl Iterator<Item = &'static (u32, &'static str, Level)> {
+    EventBody::ALL.iter().chain(ViewEvent::ALL)
+}
+
 fn unknown_event(text: &str) -> String {
-    let names = EventBody::ALL.iter().map(|(_, name, _)| *name);
+    let names = events().map(|(_, name, _)| *name);
     let meant = super::fault::nearest(text, names).map(|meant| format!(", did you mean {meant:?}?"));
     format!("must be the name or the id of an event{}", meant.unwrap_or_default())
 }

@@ -87,16 +87,22 @@ pub trait Backend: Send + Sync + 'static {
     fn change(&self, change: &Change, uid: u32) -> Result<ChangedBody, Refusal>;
 }
 
-/// Serves `listener` from `backend` until dropped. It wants a current-thread runtime or any other with time and I/O on.
+/// Serves `listener` from `backend` until `over` comes: then nobody is let in any more, and who is being answered gets the
+/// answer, as far as it is taken in time. It wants a current-thread runtime or any other with time and I/O on.
 ///
 /// # Errors
 /// Only if the listener cannot be handed to the runtime.
-pub async fn serve(listener: Listener, backend: Arc<dyn Backend>) -> io::Result<std::convert::Infallible> {
+pub async fn serve(listener: Listener, backend: Arc<dyn Backend>, over: impl Future<Output = ()>) -> io::Result<()> {
     let socket = tokio::net::UnixListener::from_std(listener.socket.try_clone()?)?;
     let slots = Arc::new(Mutex::new(Slots::default()));
     let mut connections = tokio::task::JoinSet::new();
+    tokio::pin!(over);
     loop {
-        let accepted = socket.accept().await;
+        let accepted = tokio::select! {
+            biased;
+            () = &mut over => break,
+            accepted = socket.accept() => accepted,
+        };
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, _)) => {
@@ -116,6 +122,15 @@ pub async fn serve(listener: Listener, backend: Arc<dyn Backend>) -> io::Result<
             }
         }
     }
+    let answered = async {
+        while lock(&slots).entries.iter().any(|entry| matches!(entry.phase, Phase::Answering | Phase::Changing)) {
+            if connections.join_next().await.is_none() {
+                break;
+            }
+        }
+    };
+    let _ = timeout(WRITE_DEADLINE, answered).await;
+    Ok(())
 }
 
 fn busy() -> Refusal {

@@ -36,8 +36,10 @@ pub struct Found {
     pub pins: Option<Kept>,
     /// Boot id of this machine start.
     pub boot: [u64; 2],
-    /// Newest incarnation of this node that a peer is known to know; 0: none.
+    /// Newest incarnation of this node that a peer is known to know, or that a view on this disk admitted; 0: none.
     pub learnt: u64,
+    /// What this node promised by its vote is lost, though the rest of the state directory may be there.
+    pub vote_lost: bool,
     /// A random number. A first start may be one that has lost all memory of an earlier: were its incarnation always
     /// the same, peers could take it for the one that they know. Unlike, it is newer, or older and told so by them.
     pub seed: u32,
@@ -54,7 +56,7 @@ pub enum Reason {
     Adopted,
     /// Neither disk state nor pins: the first start, or both were lost.
     FirstStart,
-    /// Pins without disk state.
+    /// Pins without disk state, or the vote's part of it is lost.
     DiskLost,
     /// The node had left.
     Left,
@@ -132,6 +134,9 @@ fn reason(found: &Found) -> Reason {
     if disk.left {
         return Reason::Left;
     }
+    if found.vote_lost {
+        return Reason::DiskLost;
+    }
     if disk.kept.boot != found.boot {
         return Reason::Rebooted;
     }
@@ -155,7 +160,7 @@ mod tests {
     const KEPT: Kept = Kept { incarnation: 7, generation: 3, state_id: 9, boot: BOOT };
 
     fn found(disk: Option<Disk>, pins: Option<Kept>, learnt: u64) -> Found {
-        Found { disk, pins, boot: BOOT, learnt, seed: 0 }
+        Found { disk, pins, boot: BOOT, learnt, vote_lost: false, seed: 0 }
     }
 
     fn disk(kept: Kept) -> Option<Disk> {
@@ -196,6 +201,17 @@ mod tests {
             ("disk lost, learnt more", found(None, Some(KEPT), 20), raised(21, Reason::DiskLost)),
             ("disk made anew", found(disk(KEPT), Some(other_state), 0), raised(12, Reason::Disagree)),
             ("pins of an older incarnation", found(disk(KEPT), Some(older), 0), raised(8, Reason::Disagree)),
+            (
+                "the vote lost, all else there",
+                Found { vote_lost: true, ..found(disk(KEPT), Some(KEPT), 0) },
+                raised(8, Reason::DiskLost),
+            ),
+            (
+                "the vote lost, and a view on disk admitted more",
+                Found { vote_lost: true, ..found(disk(KEPT), Some(KEPT), 30) },
+                raised(31, Reason::DiskLost),
+            ),
+            ("a view on disk admitted more", found(disk(KEPT), None, 30), raised(31, Reason::PinsLost)),
             ("left", found(Some(Disk { kept: KEPT, left: true }), None, 0), raised(8, Reason::Left)),
             ("left, pins there", found(Some(Disk { kept: KEPT, left: true }), Some(KEPT), 0), raised(8, Reason::Left)),
             (
@@ -234,7 +250,7 @@ mod tests {
             })
         }) {
             let disk = kept.map(|kept| Disk { kept, left });
-            let found = Found { disk, pins, boot: [1, 0], learnt, seed: 0 };
+            let found = Found { disk, pins, boot: [1, 0], learnt, vote_lost: false, seed: 0 };
             let identity = decide(&found).unwrap();
             let known = [kept.map(|k| k.incarnation), pins.map(|k| k.incarnation), Some(learnt)];
             let known = known.into_iter().flatten().max().unwrap();

@@ -1,6 +1,6 @@
 //! Answers the control socket from what the other threads show. It copies and names; it decides nothing.
 
-mod views;
+pub(super) mod views;
 
 use crate::config::{Config, FastPath, Role as ConfigRole};
 use crate::control::{self, AgreementDoor, Backend, CHANGE_DEADLINE, Change, ErrorCode, Refusal};
@@ -109,6 +109,12 @@ impl DaemonBackend {
         let names = names(&config);
         let quorum = views::quorum(&status, &facts, &names, NodeId(self.plan.own), detection(&config));
         Ok(Some(control::ViewGlance::of(views::view(&status, &facts, &names), quorum.as_ref())))
+    }
+
+    /// What the configuration says of the first view, and the view says otherwise.
+    fn seeds(&self, config: &Config) -> Vec<String> {
+        let view = self.door.as_deref().and_then(|door| door.view().ok()?.view);
+        view.map_or_else(Vec::new, |view| views::outdated_seeds(config, &view))
     }
 
     /// Has a change decided.
@@ -280,6 +286,7 @@ impl Backend for DaemonBackend {
         };
         let progress = self.shared.progress();
         // A thread that does not tell of views must not hide the rest.
+        let seeds = self.seeds(&config);
         let (view, unseen) = match self.glance() {
             Ok(view) => (view, None),
             Err(refusal) => (None, Some(format!("what this node holds of views is not known: {refusal}"))),
@@ -330,7 +337,7 @@ impl Backend for DaemonBackend {
             paths: control::PathsSummary::of(&paths),
             isolated: snapshot.isolated,
             view,
-            warnings: own.chain(nics.ports_taken()).chain(nics.pins_lost).chain(unseen).collect(),
+            warnings: own.chain(nics.ports_taken()).chain(nics.pins_lost).chain(unseen).chain(seeds).collect(),
         })
     }
 

@@ -2,31 +2,36 @@
 //! say to the threads that act on it.
 
 use crate::cli::{ExitCode, RunArgs};
-use crate::config::load;
+use crate::config::{Config, load};
 use crate::control::{AgreementDoor, serve};
 use crate::core::agreement::types::{Ending, Outcome, Request};
 use crate::core::event::EventBody;
 use crate::core::time::MonoTime;
 use crate::io::agreement::door::Door;
-use crate::io::backend::DaemonBackend;
-use crate::io::decider::Decider;
+use crate::io::backend::{DaemonBackend, views};
+use crate::io::decider::{Decider, Over};
+use crate::io::disk::exits::{self, How};
 use crate::io::failure::Failure;
 use crate::io::journal::Journal;
-use crate::io::keeper::{Keeper, Order};
+use crate::io::keeper::{Goodbye, Keeper, Order};
 use crate::io::memory::Shared;
 use crate::io::pacer::Pacer;
 use crate::io::start::{Running, start};
 use crate::io::{clock, manager};
 use anyhow::Context;
-use std::sync::{Arc, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// Time for which an announced handover holds: a stop long after is meant as a stop.
 const HANDOVER: Duration = Duration::from_secs(600);
+
+/// How much longer than for a view a leave may take: what runs has to stop, and that is waited for no longer than the
+/// service manager does.
+const LEAVING: Duration = Duration::from_secs(20);
 
 /// How long an announced successor may take before the controller age begins to grow: an orderly restart is no stall.
 /// A controller that dies announces nothing, and its age grows at once.
@@ -64,8 +69,8 @@ pub fn run(arguments: &RunArgs) -> Result<(), Failure> {
 enum End {
     Leave(&'static str),
     Handover(&'static str),
-    /// The agreement is over for this node.
-    Agreement(Ending),
+    /// This node's part in the cluster is over.
+    Over(Over),
 }
 
 /// The signals that mean something.
@@ -107,6 +112,7 @@ async fn serve_until_told(
         warnings,
         mut ended,
         door,
+        services,
         listener,
         locks,
     } = running;
@@ -129,38 +135,114 @@ async fn serve_until_told(
         door: door.clone().map(|door| door as Arc<dyn AgreementDoor>),
     });
     let orders = keeper.orders();
+    let (close, closed) = oneshot::channel::<()>();
     let server = tokio::spawn(async move {
-        let Err(error) = serve(listener, backend).await;
-        log::error!("the control socket cannot be served: {error}");
+        let closed = async { drop(closed.await) };
+        if let Err(error) = serve(listener, backend, closed).await {
+            log::error!("the control socket cannot be served: {error}");
+        }
     });
+    let serving = services.serve();
     let fed = watchdog.map(|every| tokio::spawn(feed_watchdog(shared.clone(), every)));
     manager::ready(&format!("incarnation {}, watching {} paths", identity.incarnation, plan.paths.len()));
     let settings = config.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let ran = serving.ran().clone();
     if let Some(door) = door.clone().filter(|_| force) {
         let heard = settings.settings.longest_detection_time() * 2;
         tokio::spawn(force_quorum(door, heard));
     }
-    let ending = wait_for_end(signals, &orders, &handover, &mut ended).await;
+    let warn = |config: Arc<Config>| warn_of_seeds(door.clone(), config);
+    warn(settings.clone()).await;
+    let ending = wait_for_end(signals, &orders, &handover, &mut ended, || {
+        warn(config.read().unwrap_or_else(PoisonError::into_inner).clone())
+    })
+    .await;
     manager::stopping();
-    if let (End::Leave(_), Some(door)) = (&ending, door) {
-        leave(door, settings.daemon.leave_timeout).await;
-    }
-    server.abort();
+    // What ran was told to stop when the agreement ended, or else by the page that is closed below.
+    let told = match (&ending, door.clone()) {
+        (End::Leave(_), Some(door)) => leave(door, settings.daemon.leave_timeout).await,
+        (End::Over(Over::Outrun(_)), _) => false,
+        _ => true,
+    };
+    // Who asked for this end is answered before the socket goes.
+    let _ = close.send(());
+    let _ = server.await;
     if let Some(fed) = fed {
         fed.abort();
     }
-    let _ = server.await;
-    end(keeper, decider, pacer, journal, &shared, &ending);
+    let is_handover = matches!(ending, End::Handover(_));
+    if !is_handover {
+        // Nobody acts from here on; what acted is waited for, and only then is anything said to have stopped.
+        shared.page().close();
+        if !told {
+            ran.over_since(clock::now());
+        }
+    }
+    let goodbye = match (is_handover, serving.end(is_handover).await) {
+        (true, _) => Goodbye::Handover,
+        (false, true) => Goodbye::Stopped,
+        (false, false) => Goodbye::Leaving,
+    };
+    if let Some(how) = ending.how() {
+        match clock::boot_id() {
+            Ok(boot) => exits::note_end(&settings.daemon.state_dir, how, boot),
+            Err(error) => log::warn!("{error:#}"),
+        }
+    }
+    end(keeper, decider, pacer, journal, &shared, &ending, goodbye);
     drop(locks);
-    match ending {
-        End::Agreement(Ending::Out) => {
-            let error = anyhow::anyhow!("the cluster left this node out: what it ran has stopped, a restart joins anew");
-            Err(Failure::new(ExitCode::Fenced, error))
+    ending.outcome()
+}
+
+impl End {
+    /// Returns how this run ended, for the next start; `None`: it goes on.
+    const fn how(&self) -> Option<How> {
+        Some(match self {
+            Self::Handover(_) => return None,
+            Self::Leave(_) | Self::Over(Over::Agreement(Ending::Left)) => How::Left,
+            Self::Over(Over::Agreement(Ending::Out) | Over::Outrun(_)) => How::LeftOut,
+            Self::Over(Over::Agreement(Ending::Forfeited)) => How::DiskFailed,
+        })
+    }
+
+    /// Returns what is told as the reason.
+    const fn reason(&self) -> &'static str {
+        match self {
+            Self::Leave(reason) | Self::Handover(reason) => reason,
+            Self::Over(Over::Agreement(Ending::Left)) => "left the cluster",
+            Self::Over(Over::Agreement(Ending::Out)) => "left out by the cluster",
+            Self::Over(Over::Agreement(Ending::Forfeited)) => "the agreement could not be kept on disk",
+            Self::Over(Over::Outrun(_)) => "a peer knows a newer incarnation of this node",
         }
-        End::Agreement(Ending::Forfeited) => {
-            Err(Failure::host(anyhow::anyhow!("the agreement could not be kept on disk: this node's vote is forfeited")))
+    }
+
+    fn outcome(self) -> Result<(), Failure> {
+        match self {
+            Self::Leave(_) | Self::Handover(_) | Self::Over(Over::Agreement(Ending::Left)) => Ok(()),
+            Self::Over(Over::Agreement(Ending::Out)) => {
+                let error = anyhow::anyhow!("the cluster left this node out: a restart joins anew");
+                Err(Failure::new(ExitCode::Fenced, error))
+            }
+            Self::Over(Over::Outrun(known)) => {
+                let error = anyhow::anyhow!(
+                    "a peer knows incarnation {known} of this node, which is not the one that ran here: a restart joins \
+                     anew"
+                );
+                Err(Failure::new(ExitCode::Fenced, error))
+            }
+            Self::Over(Over::Agreement(Ending::Forfeited)) => Err(Failure::host(anyhow::anyhow!(
+                "the agreement could not be kept on disk: this node's vote is forfeited"
+            ))),
         }
-        End::Leave(_) | End::Handover(_) | End::Agreement(Ending::Left) => Ok(()),
+    }
+}
+
+/// Warns of what the configuration says of the first view and the view says otherwise: it is the view that holds.
+async fn warn_of_seeds(door: Option<Arc<Door>>, config: Arc<Config>) {
+    let Some(door) = door else { return };
+    let shown = tokio::task::spawn_blocking(move || door.view().ok().and_then(|status| status.view)).await;
+    if let Ok(Some(view)) = shown {
+        views::outdated_seeds(&config, &view).iter().for_each(|warning| log::warn!("{warning}"));
     }
 }
 
@@ -174,11 +256,15 @@ async fn force_quorum(door: Arc<Door>, heard: Duration) {
     }
 }
 
-/// Has a view without this node decided, as far as that can be had in time.
-async fn leave(door: Arc<Door>, limit: Duration) {
-    // The agreement gives up by itself at the limit.
-    if let Err(reason) = ask(door, Request::Leave, limit + Duration::from_secs(1)).await {
-        log::warn!("this node leaves without a view that says so: {reason}");
+/// Has a view without this node decided, as far as that can be had in time. Says whether the agreement took it.
+async fn leave(door: Arc<Door>, limit: Duration) -> bool {
+    // The agreement gives up by itself at the limit, once what runs has stopped.
+    match ask(door, Request::Leave, limit + LEAVING).await {
+        Ok(_) => true,
+        Err(reason) => {
+            log::warn!("this node leaves without a view that says so: {reason}");
+            false
+        }
     }
 }
 
@@ -187,12 +273,14 @@ async fn ask(door: Arc<Door>, request: Request, limit: Duration) -> Result<Outco
     asked.map_err(|error| error.to_string())?.map_err(|refusal| refusal.message)
 }
 
-/// Waits for SIGTERM or SIGINT, or for the agreement's end; meanwhile reloads on SIGHUP.
-async fn wait_for_end(
+/// Waits for SIGTERM or SIGINT, or for the end of this node's part; meanwhile reloads on SIGHUP, and calls `reloaded`
+/// after it.
+async fn wait_for_end<F: Future<Output = ()>>(
     mut signals: Signals,
     keeper: &SyncSender<Order>,
     handover: &AtomicU64,
-    ended: &mut watch::Receiver<Option<Ending>>,
+    ended: &mut watch::Receiver<Option<Over>>,
+    reloaded: impl Fn() -> F,
 ) -> End {
     loop {
         // Every arm is cancel-safe: a signal that is not taken stays pending.
@@ -208,10 +296,13 @@ async fn wait_for_end(
                 return End::Leave("told to stop");
             }
             _ = signals.interrupt.recv() => return End::Leave("interrupted"),
-            _ = signals.hangup.recv() => reload(keeper).await,
+            _ = signals.hangup.recv() => {
+                reload(keeper).await;
+                reloaded().await;
+            }
             Ok(over) = ended.wait_for(Option::is_some) => {
-                if let Some(ending) = *over {
-                    return End::Agreement(ending);
+                if let Some(over) = *over {
+                    return End::Over(over);
                 }
             }
         }
@@ -255,16 +346,11 @@ fn end(
     mut journal: Journal,
     shared: &Shared,
     ending: &End,
+    goodbye: Goodbye,
 ) {
-    let (handover, reason) = match ending {
-        End::Leave(reason) => (false, *reason),
-        End::Handover(reason) => (true, *reason),
-        End::Agreement(Ending::Left) => (false, "left the cluster"),
-        End::Agreement(Ending::Out) => (false, "left out by the cluster"),
-        End::Agreement(Ending::Forfeited) => (false, "the agreement could not be kept on disk"),
-    };
-    journal.sink.now(EventBody::Stopped { reason: reason.to_owned(), handover });
-    keeper.stop(handover);
+    let handover = goodbye == Goodbye::Handover;
+    journal.sink.now(EventBody::Stopped { reason: ending.reason().to_owned(), handover });
+    keeper.stop(goodbye);
     let rest = || {
         drop(pacer);
         journal.stop();

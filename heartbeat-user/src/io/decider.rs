@@ -3,13 +3,14 @@
 
 use crate::config::{Config, settings_hash};
 use crate::core::agreement::Status;
-use crate::core::agreement::types::{Ending, Outcome, Request};
+use crate::core::agreement::types::{Ending, Outcome, QuarantineTerms, Request, Timing};
 use crate::core::controller::{Command, Controller, Input};
 use crate::core::event::LateSource;
 use crate::core::ids::{NetworkId, NodeId, PathId};
 use crate::core::path::PathInput;
 use crate::core::settings::{NetworkSpec, NodeSpec, PathSettings, PathSpec, Settings};
 use crate::core::time::{MonoTime, nanos};
+use crate::io::agreement::begin::terms;
 use crate::io::agreement::{Errand, Hands};
 use crate::io::disk::Report;
 use crate::io::journal::EventSink;
@@ -48,9 +49,20 @@ enum Order {
     Wake,
     Wrote(Report),
     Announced(ViewOrder, bool),
+    ServicesStopped(bool),
+    Terms(Box<(u64, Timing, QuarantineTerms)>),
     Request(Request, SyncSender<Outcome>),
     View(SyncSender<Status>),
     Stop,
+}
+
+/// Why this node's part in the cluster is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// The agreement ends.
+    Agreement(Ending),
+    /// A peer knows an incarnation of this node that is not older than this, which is not the one that runs here.
+    Outrun(u64),
 }
 
 /// A way to tell it.
@@ -117,6 +129,7 @@ impl Orders {
     pub fn settings(&self, config: &Config) {
         // The core keeps its own incarnation; the number here is replaced by it.
         let _ = self.queue.send(Order::Settings(Box::new(self.plan.settings(config, 0))));
+        let _ = self.queue.send(Order::Terms(Box::new(terms(config))));
     }
 
     /// Tells it where the keeper takes orders.
@@ -137,6 +150,11 @@ impl Orders {
     /// Tells it how a write of the agreement's state ended.
     pub fn wrote(&self, report: Report) {
         let _ = self.queue.send(Order::Wrote(report));
+    }
+
+    /// Tells it that all that this node runs has stopped or, not `stopped`, that this was waited for in vain.
+    pub fn services_stopped(&self, stopped: bool) {
+        let _ = self.queue.send(Order::ServicesStopped(stopped));
     }
 
     /// Asks the agreement for something, and waits at most `limit` for what becomes of it. `None`: no word of it.
@@ -181,7 +199,7 @@ pub struct DeciderSetup {
     /// SCHED_FIFO priority wanted; 0: none.
     pub priority: u8,
     /// Where it says that this node's part in the cluster is over.
-    pub ended: tokio::sync::watch::Sender<Option<Ending>>,
+    pub ended: tokio::sync::watch::Sender<Option<Over>>,
 }
 
 /// The deciding thread.
@@ -236,7 +254,9 @@ struct Worker {
     hands: Option<Box<Hands>>,
     /// The way to this thread, for whom it asks something of.
     orders: Orders,
-    ended: tokio::sync::watch::Sender<Option<Ending>>,
+    ended: tokio::sync::watch::Sender<Option<Over>>,
+    /// An incarnation above this one is to be taken, once nothing of the present one is under way.
+    outrun: Option<u64>,
     /// Orders that the keeper did not take yet.
     held_back: VecDeque<keeper::Order>,
     priority: u8,
@@ -311,6 +331,7 @@ impl Worker {
             hands: None,
             orders,
             ended: setup.ended,
+            outrun: None,
             held_back: VecDeque::with_capacity(ORDERS_MAX),
             priority: setup.priority,
             looks: vec![Look::default(); paths],
@@ -379,9 +400,29 @@ impl Worker {
     /// The agreement's part of a round.
     fn agree(&mut self, now: MonoTime, late: bool) {
         if let Some(hands) = &mut self.hands {
-            hands.round(now, late, &self.controller, &self.looks);
+            if self.outrun.is_some() && hands.freeze() {
+                let above = self.outrun.take().unwrap_or_default();
+                self.hold_back(keeper::Order::Reincarnate(above));
+            } else {
+                hands.round(now, late, &self.controller, &self.looks);
+                hands.tell(&self.controller);
+            }
         }
         self.run_errands();
+    }
+
+    /// Takes a newer incarnation: at once where there is no view to be a part of, once the disk holds what was promised
+    /// where this node is no member. A member ends: a newer incarnation proves to others that what the older one ran has
+    /// stopped, and it has first to be so.
+    fn reincarnate(&mut self, above: u64) {
+        match &self.hands {
+            None => self.hold_back(keeper::Order::Reincarnate(above)),
+            Some(hands) if hands.is_bound() => {
+                self.shared.page().close();
+                self.ended.send_if_modified(|over| over.is_none().then(|| *over = Some(Over::Outrun(above))).is_some());
+            }
+            Some(_) => self.outrun = self.outrun.max(Some(above)),
+        }
     }
 
     fn run_errands(&mut self) {
@@ -393,7 +434,7 @@ impl Worker {
                     let told = move |done| drop(orders.queue.send(Order::Announced(view, done)));
                     self.hold_back(keeper::Order::Announce(announced, Box::new(told)));
                 }
-                Errand::End(ending) => drop(self.ended.send_replace(Some(ending))),
+                Errand::End(ending) => drop(self.ended.send_replace(Some(Over::Agreement(ending)))),
             }
         }
         self.order_keeper();
@@ -448,7 +489,7 @@ impl Worker {
                     self.pacer.tell(PacerCommand::Burst(paths));
                 }
             }
-            Command::Reincarnate { above } => self.hold_back(keeper::Order::Reincarnate(above)),
+            Command::Reincarnate { above } => self.reincarnate(above),
             Command::StepDown { path: PathId(path) } => self.hold_back(keeper::Order::StepDown(path as usize)),
         }
     }
@@ -478,7 +519,10 @@ impl Worker {
             Order::Show(answer) => {
                 let _ = answer.try_send(self.picture());
             }
-            Order::Incarnation(own) => self.controller.handle(Input::Incarnation { own }, clock::now()),
+            Order::Incarnation(own) => {
+                self.controller.handle(Input::Incarnation { own }, clock::now());
+                self.with_hands(|hands| hands.renew(own));
+            }
             Order::Settings(mut settings) => {
                 settings.incarnation = self.controller.settings().incarnation;
                 self.controller.reconfigure(*settings, clock::now());
@@ -487,6 +531,8 @@ impl Worker {
             Order::Agreement(hands) => self.hands = Some(hands),
             Order::Wrote(report) => self.with_hands(|hands| hands.wrote(report)),
             Order::Announced(view, done) => self.with_hands(|hands| hands.announced(view, done)),
+            Order::ServicesStopped(stopped) => self.with_hands(|hands| hands.services_stopped(stopped)),
+            Order::Terms(terms) => self.with_hands(|hands| hands.reconfigure(*terms)),
             Order::Request(request, answer) => self.with_hands(|hands| hands.request(request, answer)),
             Order::View(answer) => self.with_hands(|hands| drop(answer.try_send(hands.status()))),
             Order::Wake | Order::Stop => {}
@@ -496,6 +542,7 @@ impl Worker {
     fn with_hands(&mut self, act: impl FnOnce(&mut Hands)) {
         if let Some(hands) = &mut self.hands {
             act(hands);
+            hands.tell(&self.controller);
         }
         self.run_errands();
     }

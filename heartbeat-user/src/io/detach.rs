@@ -4,6 +4,7 @@
 use crate::cli::DEFAULT_CONFIG;
 use crate::config::{Config, load};
 use crate::control::{DetachedBody, ErrorCode, Refusal};
+use crate::io::page::pin;
 use crate::io::pins::{self, PinDir};
 use crate::io::{hands, mark_left, sys};
 use heartbeat_common::maps;
@@ -43,6 +44,9 @@ pub fn run(file: &Path) -> Result<DetachedBody, Refusal> {
     }
     let told = say_goodbye(&pins, config.as_ref());
     let removed = take_off(&pins).map_err(failed)?;
+    if let Some(config) = &config {
+        pin::remove(&config.daemon.lease_pin).map_err(failed)?;
+    }
     let removed = removed.iter().map(|path| path.display().to_string()).collect();
     Ok(DetachedBody {
         done: format!(
@@ -113,12 +117,14 @@ fn say_goodbye(pins: &PinDir, config: Option<&Config>) -> String {
     if !pins.answers() {
         return "the peers were told nothing, for no program of this build is attached any more".to_owned();
     }
-    if let Err(error) = mark_left::mark(&own) {
-        return format!("the peers could not be told that this node leaves ({error:#})");
-    }
+    let said = match mark_left::mark(&own) {
+        Ok(true) => "the peers were told that this node has left",
+        Ok(false) => "the peers were told that this node leaves, and not that it has stopped, for something still runs",
+        Err(error) => return format!("the peers could not be told that this node leaves ({error:#})"),
+    };
     // The pins go next, and with them the incarnation: what is said here is not taken back by a start.
     std::thread::sleep(goodbye(config));
-    "the peers were told that this node has left".to_owned()
+    said.to_owned()
 }
 
 /// Takes every program off and removes every pin and the directories, whatever the map layout. Returns what was removed.

@@ -16,7 +16,7 @@ mod form;
 mod writer;
 
 pub use first::{First, InitFault, first_state};
-pub use form::{Lost, Owner, decode, encode};
+pub use form::{Lost, Owner, admitted, decode, encode};
 pub use writer::{Report, Writer};
 
 use crate::config::{FileError, open_regular, read_limited};
@@ -177,6 +177,20 @@ impl AgreementFile {
         })
     }
 
+    /// Reads the newest incarnation of this node that a view in the file admitted; 0: none did, or there is no whole
+    /// file. It is true also of a file that is no vote any more.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn admitted(&self) -> Result<u64, FileError> {
+        let path = self.path();
+        let (file, _) = match open_regular(&path, false) {
+            Err(FileError::Open { error, .. }) if error.kind() == ErrorKind::NotFound => return Ok(0),
+            opened => opened?,
+        };
+        Ok(form::admitted(self.owner.node, &read_limited(file, &path, form::LEN_MAX as u64)?))
+    }
+
     /// Reads what is there and makes it certain. A whole state is written anew: what the system shows need not be on
     /// disk, if the flush of an earlier run failed. A lost one is set aside.
     ///
@@ -295,4 +309,4 @@ fn replace(
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::io) mod tests;

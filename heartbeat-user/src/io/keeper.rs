@@ -49,8 +49,19 @@ pub enum Order {
     Show(SyncSender<nics::View>),
     /// Take every program off.
     Detach(SyncSender<Result<(), String>>),
-    /// End. True: leave the programs for the next controller.
-    Stop(bool),
+    /// End.
+    Stop(Goodbye),
+}
+
+/// How a controller ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goodbye {
+    /// Its programs stay for the next one.
+    Handover,
+    /// Nothing runs on this node any more that acted by its lease: it says that it has stopped.
+    Stopped,
+    /// Something may: it says that it leaves, and no more.
+    Leaving,
 }
 
 /// The way to the keeper.
@@ -109,9 +120,9 @@ impl Keeper {
     }
 
     /// Ends the thread and waits for it.
-    pub fn stop(&mut self, handover: bool) {
+    pub fn stop(&mut self, goodbye: Goodbye) {
         if let Some(thread) = self.thread.take() {
-            let _ = self.orders.send(Order::Stop(handover));
+            let _ = self.orders.send(Order::Stop(goodbye));
             let _ = thread.join();
         }
     }
@@ -135,8 +146,8 @@ impl Worker {
             let now = clock::now();
             let wait = next_links.min(next_scan).min(next_repair).since(now);
             match queue.recv_timeout(wait) {
-                Ok(Order::Stop(handover)) => {
-                    self.end(handover);
+                Ok(Order::Stop(goodbye)) => {
+                    self.end(goodbye);
                     return;
                 }
                 Ok(order) => self.obey(order),
@@ -258,6 +269,8 @@ impl Worker {
         let kept = &mut self.kept;
         let old = kept.fabric.paths.who().incarnation;
         if old > above {
+            // Said again: whoever asked may wait for it.
+            kept.decider.incarnation(old);
             return Ok(());
         }
         if kept.state.incarnation <= above {
@@ -325,9 +338,9 @@ impl Worker {
     }
 
     /// Ends: either leaves everything for the next controller, or says goodbye and takes it away.
-    fn end(&mut self, handover: bool) {
+    fn end(&mut self, goodbye: Goodbye) {
         let kept = &mut self.kept;
-        if handover {
+        if goodbye == Goodbye::Handover {
             return;
         }
         // The kernel says it in every echo from now on, and a probe on each path says it at once.
@@ -341,6 +354,11 @@ impl Worker {
         // On disk before it is said: what has said "stopped" must not come back as the same incarnation.
         let state = State { left: true, ..kept.state };
         match kept.state_dir.write(&state) {
+            Ok(()) if goodbye == Goodbye::Leaving => {
+                log::error!(
+                    "this node leaves without saying that it stopped: the others wait for its lease to run out"
+                );
+            }
             Ok(()) => kept.shared.change_flags(0, FLAG_LEAVING | FLAG_STOPPED),
             Err(error) => log::error!("{error:#}: this node leaves without saying that it stopped"),
         }

@@ -48,6 +48,12 @@ pub fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled()
 }
 
+/// Says whether this machine was started by systemd, which then is the service manager (sd_booted(3)).
+#[must_use]
+pub fn is_there() -> bool {
+    std::path::Path::new("/run/systemd/system").is_dir()
+}
+
 /// Asks the service manager for a property of a unit; `None` if it does not say.
 pub fn of_unit(property: &str, unit: &str) -> Option<String> {
     let output = std::process::Command::new("systemctl")

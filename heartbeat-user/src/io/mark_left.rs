@@ -4,8 +4,10 @@
 use crate::cli::{MarkLeft, ServiceFacts, gave_up, mark_left_verdict};
 use crate::config::{Config, load};
 use crate::io::failure::Failure;
+use crate::io::hooks::Shelter;
 use crate::io::memory::Shared;
 use crate::io::pins::PinDir;
+use crate::io::ran::Ran;
 use crate::io::state::StateDir;
 use crate::io::{hands, manager, page, sys};
 use anyhow::{Context, bail};
@@ -49,9 +51,10 @@ pub fn run(file: &Path) -> Result<String, Failure> {
     if !own.exists() {
         return Ok("nothing done: no program of heartbeatd is pinned, so the kernel answers nothing".to_owned());
     }
-    mark(&own).map_err(Failure::host)?;
+    let stopped = mark(&own).map_err(Failure::host)?;
+    let said = if stopped { "has left" } else { "leaves, and not that it has stopped, for something still runs" };
     Ok(match pins.answers() {
-        true => "marked: the kernel tells every peer that this node has left".to_owned(),
+        true => format!("marked: the kernel tells every peer that this node {said}"),
         false => "marked, but no program of heartbeatd is attached, so the kernel answers nothing".to_owned(),
     })
 }
@@ -79,17 +82,24 @@ pub(super) fn pin_dir(config: Option<&Config>) -> anyhow::Result<PathBuf> {
     Ok(noted.unwrap_or_else(|| PathBuf::from(PIN_DIR)))
 }
 
-/// Sets in the pinned record of this node that it has left and stopped: every echo says so from then on. The lease ends
-/// before: who acts by it must not outlive what is said.
+/// Sets in the pinned record of this node that it leaves and, once nothing runs any more that acted by its lease, that it
+/// has stopped: every echo says so from then on. The lease ends before: who acts by it must not outlive what is said.
+/// Returns whether "stopped" is said: not, if something runs on after its time.
 ///
 /// # Errors
 /// If the record or the lease's page cannot be opened or mapped.
-pub(super) fn mark(pin: &Path) -> anyhow::Result<()> {
-    page::close_pinned(&pin.with_file_name(maps::LEASE))?;
+pub(super) fn mark(pin: &Path) -> anyhow::Result<bool> {
     let fd = sys::object_get(pin).with_context(|| format!("open {}", pin.display()))?;
     let shared = Shared::of_own(fd.as_fd())?;
-    shared.set_flags(shared.flags() | FLAG_LEAVING | FLAG_STOPPED);
-    Ok(())
+    let stop_time = page::close_pinned(&pin.with_file_name(maps::LEASE))?;
+    shared.set_flags(shared.flags() | FLAG_LEAVING);
+    let ran = Ran::new(stop_time, Shelter::find());
+    let stopped = ran.wait_for_earlier();
+    match &stopped {
+        Ok(()) => shared.set_flags(shared.flags() | FLAG_LEAVING | FLAG_STOPPED),
+        Err(what) => eprintln!("heartbeatd: {what}"),
+    }
+    Ok(stopped.is_ok())
 }
 
 /// Asks the manager whether it has given the unit up; `None` if it does not say.

@@ -6,6 +6,9 @@
 //!      | events                | orders
 //!      v                       v
 //!   journal --> events.jsonl   keeper: interfaces, programs, tables, pins, identity
+//!      |
+//!      v     decider <--messages--> link --TCP--> peers     decider --states--> disk --> agreement
+//!   hooks
 //!
 //!   tokio: control socket, signals, service manager
 //! ```
@@ -30,8 +33,8 @@ pub mod interfaces;
 pub mod journal;
 pub mod keeper;
 pub mod lateness;
-pub mod link;
 pub mod lease_socket;
+pub mod link;
 pub mod lock;
 pub mod looks;
 pub mod manager;
@@ -45,8 +48,10 @@ pub mod page;
 pub mod panics;
 pub mod paths;
 pub mod pins;
+pub mod ran;
 pub mod realtime;
 pub mod responder;
+pub mod services;
 pub mod snapshot;
 pub mod socket;
 pub mod start;

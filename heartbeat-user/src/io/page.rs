@@ -9,12 +9,14 @@ mod tests;
 use crate::io::memory::Region;
 use crate::io::sys;
 use anyhow::{Context, bail};
-use heartbeat_common::lease::{self, Words, word};
+use heartbeat_common::lease::{self, Words, bank, word};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::Duration;
 
 /// What nobody may do with the memory any more: change its size, map it anew for writing, or lift this.
 const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL;
@@ -74,7 +76,8 @@ impl Page {
     /// If the pin is gone or another map's, or descriptors have run out.
     pub fn reader(&self, pinned: &Path) -> anyhow::Result<OwnedFd> {
         if !self.in_kernel {
-            return self.fd.try_clone().context("the lease's memory");
+            let name = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+            return Ok(File::open(name).context("open the lease's memory for reading")?.into());
         }
         if !sys::is_pinned_at(self.fd(), pinned) {
             bail!("{}: this node's lease is not pinned there", pinned.display());
@@ -133,18 +136,21 @@ impl Words for Page {
 }
 
 /// Ends the page that is pinned at `path`, as far as it is one of this layout: for those who replace or remove maps whose
-/// controller is gone. Services that still have it mapped find out. A missing pin is fine.
+/// controller is gone. Services that still have it mapped find out. A missing pin is fine. Returns how long what ran under
+/// it may take to stop, as far as it says.
 ///
 /// # Errors
 /// If there is a pin that cannot be opened or mapped.
-pub fn close_pinned(path: &Path) -> anyhow::Result<()> {
+pub fn close_pinned(path: &Path) -> anyhow::Result<Duration> {
     let fd = match sys::object_get(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Duration::ZERO),
         found => found.with_context(|| format!("open {}", path.display()))?,
     };
     let page = Page::of_map(fd.as_fd()).with_context(|| format!("{}", path.display()))?;
-    if page.get(word::MAGIC) == lease::MAGIC {
-        page.close();
+    if page.get(word::MAGIC) != lease::MAGIC {
+        return Ok(Duration::ZERO);
     }
-    Ok(())
+    page.close();
+    let at = lease::active_bank(&page);
+    Ok(Duration::from_nanos(page.get(at + bank::LEASE_NS).saturating_sub(page.get(at + bank::ACT_NS))))
 }

@@ -5,15 +5,17 @@ use crate::cli::{ExitCode, Watchdog, check_watchdog};
 use crate::config::{Config, FastPath, find_self, load};
 use crate::control::{ListenError, Listener};
 use crate::core::agreement::document::Member;
-use crate::core::agreement::types::Ending;
 use crate::core::event::{EventBody, NodeName};
 use crate::core::identity::{self, Disk, Found, Identity, Kept as KeptIdentity, Reason};
 use crate::core::ids::NodeId;
-use crate::io::agreement::begin::{self, Beginning};
+use crate::core::time::MonoTime;
+use crate::io::agreement::begin::{self, Beginning, World};
 use crate::io::agreement::door::Door;
-use crate::io::decider::{Decider, DeciderSetup, Plan};
+use crate::io::decider::{Decider, DeciderSetup, Over, Plan};
+use crate::io::disk::{AgreementFile, Owner, TakenUp, exits};
 use crate::io::fabric::{Fabric, FabricSetup};
 use crate::io::failure::Failure;
+use crate::io::hooks::Shelter;
 use crate::io::journal::{Journal, JournalSetup};
 use crate::io::keeper::{Keeper, Kept};
 use crate::io::lock::Locks;
@@ -22,12 +24,15 @@ use crate::io::object::Object;
 use crate::io::pacer::{Pacer, PacerSetup};
 use crate::io::paths::{Paths, Who, vote_slot};
 use crate::io::pins::PinDir;
+use crate::io::ran::Ran;
 use crate::io::responder::Responder;
+use crate::io::services::Services;
 use crate::io::state::{State, StateDir, random};
-use crate::io::{attach, clock, detach, interfaces, realtime};
+use crate::io::{attach, clock, detach, interfaces, page, realtime};
 use crate::keys::{KeyRing, Keys};
 use anyhow::Context;
 use heartbeat_common::frame::{FLAG_FENCED, FLAG_LEAVING, FLAG_STOPPED};
+use heartbeat_common::lease::{self, Words as _, word};
 use heartbeat_common::maps::{self, Own};
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -59,9 +64,11 @@ pub struct Running {
     /// What a person should know.
     pub warnings: Vec<String>,
     /// Says when this node's part in the cluster is over, and why.
-    pub ended: watch::Receiver<Option<Ending>>,
+    pub ended: watch::Receiver<Option<Over>>,
     /// Where views are asked for; `None`: this node makes none.
     pub door: Option<Arc<Door>>,
+    /// What holds on to the lease, or is told of events.
+    pub services: Services,
     /// The control socket.
     pub listener: Listener,
     /// The locks, held to the end.
@@ -164,9 +171,13 @@ pub fn start(
     };
     let shared = Arc::new(shared.map_err(Failure::host)?);
     take_over_ticks(&shared);
-    let (identity, state) = identify(&state_dir, &shared, kernel.is_ok(), paths.digest(), lived)?;
+    let life = identify(&config, own, &state_dir, &shared, kernel.is_ok(), paths.digest(), lived)?;
+    let (identity, state) = (life.identity, life.state);
     undo.pins = Undo::new(&kernel, identity.adopt).pins.take();
-    let floor = begin::floor(shared.page(), state.boot);
+    let ran = Arc::new(Ran::new(config.settings.quorum.stop_time, Shelter::find()));
+    if !identity.adopt {
+        end_earlier(&ran, &shared, &life)?;
+    }
     let adopted = take_on(&kernel, &shared, &identity, &state, paths.digest())?;
     let who = Who { incarnation: identity.incarnation, generation: identity.generation };
     paths.change::<Object>(None, &config, who).map_err(Failure::host)?;
@@ -178,9 +189,12 @@ pub fn start(
         file: config.daemon.event_log.clone(),
         bytes_max: config.daemon.event_log_max_kib * 1024,
         files: config.daemon.event_log_files,
-        node,
+        node: node.clone(),
     })
     .map_err(Failure::host)?;
+    let mut services =
+        Services::start(&config, node, &journal, &shared, kernel.as_ref().ok().map(|(_, pins)| pins), ran.clone())?;
+    warnings.extend(services.warnings.iter().cloned());
     let plan = Arc::new(Plan { own, paths: paths.plans().to_vec() });
     let pacer = Pacer::start(PacerSetup {
         shared: shared.clone(),
@@ -196,6 +210,22 @@ pub fn start(
 
     tell_start(&journal, &config, own, &identity, &state);
     report_refusals(&journal, &pacer, &config, memory_locked, &mut warnings);
+    let begun = begin::begin(Beginning {
+        config: &config,
+        own: Member { node: NodeId(own), incarnation: identity.incarnation },
+        generation: identity.generation,
+        taken: life.taken,
+        own_ends: life.own_ends,
+        adopted,
+        join_only,
+        gated: services.gated,
+        page: shared.page(),
+    })
+    .map_err(Failure::host)?;
+    if let Some(announced) = begun.as_ref().and_then(begin::Begun::announced) {
+        // Said from the first frame on: an adopted program must not take its grants back until somebody says so.
+        paths.announce::<Object>(None, announced).map_err(Failure::host)?;
+    }
     let sink = journal.sink.clone();
     let setup = FabricSetup { config: config.clone(), paths, kernel, pacer: pacer.clone(), responder, sink };
     let mut fabric = Fabric::new(setup);
@@ -212,7 +242,6 @@ pub fn start(
         priority: config.daemon.realtime_priority.saturating_sub(1),
         ended: ending,
     })?;
-    let state_id = state.state_id;
     let current = Arc::new(RwLock::new(config.clone()));
     let keeper = Keeper::start(Kept {
         fabric,
@@ -228,24 +257,21 @@ pub fn start(
         watchdog,
     })?;
     decider.orders().keeper(keeper.orders());
-    let beginning = Beginning {
-        config: config.clone(),
-        own: Member { node: NodeId(own), incarnation: identity.incarnation },
-        generation: identity.generation,
-        state_id,
-        floor,
-        adopted,
-        join_only,
-        keys: ring,
-        plan: plan.clone(),
-        fences,
-        shared: shared.clone(),
-        pacer: pacer.clone(),
-        sink: journal.sink.clone(),
-    };
-    let hands = begin::begin(beginning, &decider.orders()).map_err(Failure::host)?;
-    let door = hands.is_some().then(|| door(&config, own, decider.orders(), &shared));
-    if let Some(hands) = hands {
+    let door = begun.is_some().then(|| door(&config, own, decider.orders(), &shared));
+    if let Some(begun) = begun {
+        let world = World {
+            config: &config,
+            file: life.file,
+            keys: ring,
+            plan: plan.clone(),
+            fences,
+            shared: shared.clone(),
+            pacer: pacer.clone(),
+            sink: journal.sink.clone(),
+            ran,
+            feeder: services.feeder.take(),
+        };
+        let hands = begin::hands(begun, world, &decider.orders()).map_err(Failure::host)?;
         decider.orders().agreement(hands);
     }
     undo.pins = None;
@@ -262,6 +288,7 @@ pub fn start(
         warnings,
         ended,
         door,
+        services,
         listener,
         locks,
     })
@@ -352,6 +379,8 @@ fn kernel_side(config: &Config, own: u16, file: Option<&Path>, locks: &mut Locks
 fn without_kernel(config: &Config, locks: &mut Locks, reason: String) -> Result<Kernel, Failure> {
     if let Some(pins) = locks.take_left_pins(&config.daemon.pin_dir, patience(config))? {
         pins.remove_links().map_err(Failure::host)?;
+        // Nobody renews or ends that page any more, and an own grant in it would stand for ever.
+        page::close_pinned(&pins.map(maps::LEASE)).map_err(Failure::host)?;
     }
     Ok(Err(reason))
 }
@@ -373,14 +402,29 @@ fn holds_anything(directory: &Path) -> bool {
     std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
 }
 
+/// Who this node is, and what is on its disk.
+struct Life {
+    identity: Identity,
+    state: State,
+    /// The agreement's file, and what it held.
+    file: AgreementFile,
+    taken: TakenUp,
+    /// Runs of this node that ended badly of late.
+    own_ends: u8,
+    /// What an earlier incarnation ran may run still: it was of this machine start, and did not say that it had stopped.
+    may_run: bool,
+}
+
 /// Decides who this node is, and puts it on disk. `lived` says that this node was here before, whatever is left of it.
 fn identify(
+    config: &Config,
+    own: u16,
     dir: &StateDir,
     shared: &Shared,
     kernel: bool,
     plan: u64,
     lived: bool,
-) -> Result<(Identity, State), Failure> {
+) -> Result<Life, Failure> {
     let boot = clock::boot_id().map_err(Failure::host)?;
     let seed = random().map_err(Failure::host)? as u32;
     let read = dir.read().map_err(Failure::host)?;
@@ -389,13 +433,17 @@ fn identify(
         log::log!(level, "{reason}: this node takes a new incarnation");
     }
     let disk = read.ok();
-    let own = shared.own();
-    let pinned = (kernel && own.abi == u64::from(maps::ABI)).then_some(KeptIdentity {
-        incarnation: own.incarnation,
-        generation: own.generation as u32,
+    let fresh = StateDir::fresh(1, 1, boot).map_err(Failure::host)?;
+    let state_id = disk.map_or(fresh.state_id, |state| state.state_id);
+    let file = AgreementFile::new(&config.daemon.state_dir, Owner { node: NodeId(own), state_id });
+    let (learnt, taken) = votes(&file, begin::floor(shared.page(), boot))?;
+    let mark = shared.own();
+    let pinned = (kernel && mark.abi == u64::from(maps::ABI)).then_some(KeptIdentity {
+        incarnation: mark.incarnation,
+        generation: mark.generation as u32,
         // Ticks of other paths are worth nothing: as if the pins were of another run.
-        state_id: if own.plan == plan { own.state_id } else { 0 },
-        boot: own.boot,
+        state_id: if mark.plan == plan { mark.state_id } else { 0 },
+        boot: mark.boot,
     });
     let kept = |state: &State| KeptIdentity {
         incarnation: state.incarnation,
@@ -404,14 +452,52 @@ fn identify(
         boot: state.boot,
     };
     // What the kernel has told the peers counts like what the disk says: an incarnation that said so is over.
-    let told_left = pinned.is_some() && own.flags & u64::from(FLAG_LEAVING | FLAG_STOPPED | FLAG_FENCED) != 0;
+    let told_left = pinned.is_some() && mark.flags & u64::from(FLAG_LEAVING | FLAG_STOPPED | FLAG_FENCED) != 0;
     let disk_left = |state: &State| Disk { kept: kept(state), left: state.left || told_left };
-    let found = Found { disk: disk.as_ref().map(disk_left), pins: pinned, boot, learnt: 0, seed };
+    let vote_lost = matches!(taken, TakenUp::Lost { .. });
+    let found = Found { disk: disk.as_ref().map(disk_left), pins: pinned, boot, learnt, vote_lost, seed };
     let identity = identity::decide(&found).map_err(Failure::host)?;
-    let fresh = StateDir::fresh(identity.incarnation, identity.generation.into(), boot).map_err(Failure::host)?;
-    let state = State { state_id: disk.map_or(fresh.state_id, |state| state.state_id), ..fresh };
+    let state = State { state_id, incarnation: identity.incarnation, generation: identity.generation.into(), ..fresh };
     dir.write(&state).map_err(Failure::host)?;
-    Ok((identity, state))
+    let may_run = disk.is_some_and(|state| state.boot == boot && !state.left);
+    let own_ends = exits::note_start(&config.daemon.state_dir, identity.incarnation, boot);
+    Ok(Life { identity, state, file, taken, own_ends, may_run })
+}
+
+/// Reads the agreement's file: the newest incarnation of this node that a view in it admitted, and what the vote goes on
+/// with. A node that was let in under an incarnation that its own state has forgotten must not come as an older one:
+/// each would be told that it was left out, one after the other.
+fn votes(file: &AgreementFile, floor: u64) -> Result<(u64, TakenUp), Failure> {
+    let learnt = file.admitted().map_err(Failure::host)?;
+    let taken = file.take_up(floor).map_err(Failure::host)?;
+    if let TakenUp::Lost { why, aside } = &taken {
+        let aside =
+            aside.as_ref().map_or_else(String::new, |path| format!("; what was there is now {}", path.display()));
+        log::error!("{}: {why}: this node has no vote until a view names a new one{aside}", file.path().display());
+    }
+    Ok((learnt, taken))
+}
+
+/// Ends what the incarnation before ran, and waits until it has stopped: that the new one is heard proves it to others.
+fn end_earlier(ran: &Ran, shared: &Shared, life: &Life) -> Result<(), Failure> {
+    let page = shared.page();
+    if page.get(word::MAGIC) == lease::MAGIC {
+        page.close();
+    }
+    if let (TakenUp::Resumed(state), true) = (&life.taken, life.may_run) {
+        ran.stop_time_is(state.installed.lease.stop_ms);
+        if !page.in_kernel() {
+            // Its own page went with it, and is over one lease later at the latest.
+            std::thread::sleep(Duration::from_millis(state.installed.lease.lease_ms.into()));
+        }
+    }
+    ran.over_since(if life.may_run { clock::now() } else { MonoTime::ZERO });
+    ran.wait_for_earlier().map_err(|what| {
+        Failure::host(anyhow::anyhow!(
+            "what this node ran under its last incarnation has not stopped ({what}): a new one would prove to others that \
+             it had"
+        ))
+    })
 }
 
 /// Makes the kernel's records those of this identity. A new incarnation begins only after the program of the old one

@@ -4,7 +4,7 @@
 use heartbeat_common::lease::{SLOTS, Words, active_bank, bank, end_of, weight, word};
 
 /// Returns the first moment, CLOCK_BOOTTIME ns, at which the active bank's dates and what is carried over from the view
-/// before give no lease any more; `u64::MAX` if the own vote is a majority by itself. Reasons not to act that do not
+/// before give no lease any more; `u64::MAX` if the own vote is a majority by itself and the kernel keeps the page. Reasons not to act that do not
 /// come from dates are not looked at.
 #[must_use]
 pub fn end<W: Words>(page: &W) -> u64 {
@@ -29,5 +29,9 @@ pub fn end<W: Words>(page: &W) -> u64 {
         sum = sum.saturating_add(weight);
         (sum.saturating_mul(2) > total).then_some(end)
     });
-    granted.unwrap_or(0).max(page.get(bank + bank::CARRY_UNTIL_NS))
+    let end = granted.unwrap_or(0).max(page.get(bank + bank::CARRY_UNTIL_NS));
+    match page.get(word::LIVES_UNTIL) {
+        0 => end,
+        lives_until => end.min(lives_until),
+    }
 }

@@ -121,7 +121,7 @@ pub(super) fn open(places: &Places) -> Result<Lease, OpenError> {
         (Err(OpenError::NobodyListens(socket)), Some(pin)) => (by_pin(pin, &socket, places.owner)?, pin),
         (asked, _) => (asked?, &places.socket),
     };
-    let page = Page::map(fd.as_fd()).map_err(|source| OpenError::NoPage { path: from.clone(), source })?;
+    let page = Page::open(fd.as_fd()).map_err(|source| OpenError::NoPage { path: from.clone(), source })?;
     Ok(Lease::of(page))
 }
 

@@ -35,6 +35,7 @@ proptest! {
         floor in 0u64..40,
         total in 1u64..40,
         carry in 0u64..700,
+        lives_until in prop_oneof![Just(0u64), 1u64..700],
     ) {
         let page = memory();
         let at = active_bank(&page);
@@ -53,6 +54,7 @@ proptest! {
             page.set(at + index, value);
         }
         page.set(word::GRANTING, if granting { 5 } else { 0 });
+        page.set(word::LIVES_UNTIL, lives_until);
         for (slot, (weight, date)) in votes.iter().enumerate() {
             page.set(at + bank::DATES + slot, *date);
             let word = at + bank::WEIGHTS + slot / 8;
@@ -60,7 +62,8 @@ proptest! {
         }
         let end = end(&page);
         prop_assert!(end == 0 || acting(&page, end - 1).is_ok(), "{end}");
-        prop_assert!(end == u64::MAX || acting(&page, end) == Err(Refused::Expired), "{end}");
+        let over = if end == lives_until && end != 0 { Refused::Closed } else { Refused::Expired };
+        prop_assert!(end == u64::MAX || acting(&page, end) == Err(over), "{end}");
     }
 
     #[test]

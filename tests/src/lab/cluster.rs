@@ -82,6 +82,7 @@ impl Cluster {
         let mut keys = vec![
             ("fast_path".to_owned(), format!("\"{}\"", options.fast_path)),
             ("pin_dir".to_owned(), path(lab.pin_dir(node).join("heartbeatd"))),
+            ("lease_pin".to_owned(), path(lab.pin_dir(node).join("heartbeatd-lease/lease"))),
             ("state_dir".to_owned(), path(own.join("state"))),
             ("run_dir".to_owned(), path(own.join("run"))),
             ("event_log".to_owned(), path(own.join("log/events.jsonl"))),

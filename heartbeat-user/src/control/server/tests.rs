@@ -90,12 +90,7 @@ impl Server {
         let served: Arc<dyn Backend> = backend.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async move {
-                tokio::select! {
-                    ended = serve(listener, served) => panic!("the server ended: {ended:?}"),
-                    _ = stopped => {}
-                }
-            });
+            runtime.block_on(serve(listener, served, async { drop(stopped.await) })).unwrap();
         });
         Self { path, backend, _directory: directory, stop: Some(stop), thread: Some(thread) }
     }
@@ -140,6 +135,20 @@ fn code(answer: &str) -> String {
     let value: Value = serde_json::from_str(answer).unwrap_or_else(|error| panic!("{error}: {answer:?}"));
     assert_eq!(value["schema"], 1, "{answer}");
     value["error"]["code"].as_str().unwrap_or("none").to_owned()
+}
+
+#[test]
+fn whoever_is_being_answered_at_the_end_gets_the_answer() {
+    let server = Server::start();
+    let (path, begun) = (server.path.clone(), Instant::now());
+    let asker =
+        std::thread::spawn(move || Client::ask(&path, &Request::ClearQuarantine { node: "c".into() })?.single());
+    while server.backend.changes.lock().unwrap().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it was asked");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(server);
+    assert_eq!(asker.join().unwrap().unwrap()["view"], "0.8");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::regroup::Regroup;
 use super::requests::Requests;
 use super::status::{Life, Stage, Status};
 use super::stops::{Clocks, Stops};
-use super::types::{Adopted, Command, Input, PeerFacts, Setup, Times};
+use super::types::{Adopted, Command, Input, PeerFacts, QuarantineTerms, Setup, Times, Timing};
 use super::voter::{State, Voter};
 use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
@@ -164,6 +164,12 @@ impl Agreement {
     #[must_use]
     pub const fn setup(&self) -> &Setup {
         &self.setup
+    }
+
+    /// Puts other settings, timers and terms of quarantine into force. Who this node is, who is configured and what began
+    /// the cluster stay.
+    pub fn reconfigure(&mut self, settings: u64, timing: Timing, quarantine: QuarantineTerms) {
+        (self.setup.settings, self.setup.timing, self.setup.quarantine) = (settings, timing, quarantine);
     }
 
     /// Returns how the agreement stands.

@@ -447,6 +447,13 @@ impl Controller {
         }
     }
 
+    /// Returns what was sent and heard on each path to a peer.
+    #[must_use]
+    pub fn evidence_of(&self, node: NodeId) -> Vec<PathEvidence> {
+        let paths = self.settings.paths.iter().enumerate().filter(|(_, spec)| spec.node == node);
+        paths.map(|(index, _)| self.path_evidence(index)).collect()
+    }
+
     fn path_evidence(&self, index: usize) -> PathEvidence {
         let (spec, path) = (&self.settings.paths[index], &self.paths[index]);
         PathEvidence {

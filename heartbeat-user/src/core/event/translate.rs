@@ -67,7 +67,7 @@ pub fn tell(event: A, names: &NodeNames) -> ViewEvent {
     match event {
         A::NodeRemoved { view, removal } => {
             let (member, judgement) = (names.member(removal.member), names.judgement(removal));
-            E::NodeRemoved { member, view: id(view), judgement }
+            E::NodeRemoved { member, view: id(view), judgement, paths: Vec::new() }
         }
         A::QuorumLost { view, why, missing } => {
             E::QuorumLost { view: id(view), cause: NotActing(why), missing: names.all(missing) }

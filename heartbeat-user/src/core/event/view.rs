@@ -5,7 +5,7 @@
 
 use super::cause::{JoinCause, NotActing, RemovalCause, StopProof};
 use super::declare::events;
-use super::{Level, NodeName};
+use super::{Level, NodeName, PathEvidence};
 use crate::core::ids::NodeId;
 use heartbeat_common::view::Order;
 use serde::{Serialize, Serializer};
@@ -68,6 +68,8 @@ events! {
             view: ViewId,
             /// Why.
             #[serde(flatten)] judgement: Judgement,
+            /// What this node itself had sent to it and heard of it, on each path.
+            #[serde(skip_serializing_if = "Vec::is_empty")] paths: Vec<PathEvidence>,
         }
         /// This node may not act any more: it stops what it runs.
         QuorumLost = 1177 "quorum_lost" Error {

@@ -44,7 +44,7 @@ impl fmt::Display for ViewEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use ViewEvent as E;
         match self {
-            E::NodeRemoved { member, view, judgement } => {
+            E::NodeRemoved { member, view, judgement, .. } => {
                 write!(f, "node {member} was removed from the membership by view {view}: {judgement}")
             }
             E::LeftOut { view, stayed, judgement } => {

@@ -1,47 +1,64 @@
 //! The agreement's start: its state from disk, its threads, and the core made of them. It refuses to guess: a disk that
 //! cannot be read starts nothing.
 
+use super::stopper::Stopper;
 use super::{Hands, HandsSetup, clocks};
 use crate::config::{Config, Role, settings_hash};
 use crate::core::agreement::Agreement;
 use crate::core::agreement::document::{Member, QuorumTerms};
-use crate::core::agreement::types::{Adopted, Configured, QuarantineTerms, Setup, Timing};
+use crate::core::agreement::types::{Adopted, Command, Configured, QuarantineTerms, Setup, Timing};
+use crate::core::agreement::voter::State;
 use crate::core::event::NodeNames;
 use crate::core::ids::NodeId;
 use crate::io::decider::{Orders, Plan};
-use crate::io::disk::{AgreementFile, Owner, TakenUp, Writer, new_vote};
+use crate::io::disk::{AgreementFile, TakenUp, Writer, new_vote};
 use crate::io::journal::EventSink;
 use crate::io::link::retry::LinkPath;
-use crate::io::link::{Link, LinkSetup, Peer, hello};
+use crate::io::link::{Link, LinkEvents, LinkSetup, Peer, hello};
 use crate::io::memory::Shared;
 use crate::io::pacer::Pacer;
-use crate::io::paths::vote_slot;
+use crate::io::page::Page;
+use crate::io::paths::{Announced, vote_slot};
+use crate::io::ran::Ran;
 use crate::io::state::random;
+use crate::io::watchdog_device::{Device, Feeder};
 use crate::keys::{FenceSigner, KeyRing};
 use anyhow::Context;
 use heartbeat_common::frame::PORT;
 use heartbeat_common::lease::{self, NODES_MAX, Words, bank, word};
 use heartbeat_common::view::Order;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// What is known of this node as it starts.
-pub struct Beginning {
+pub struct Beginning<'a> {
     /// The configuration.
-    pub config: Arc<Config>,
+    pub config: &'a Config,
     /// This node, under its incarnation.
     pub own: Member,
     /// Which controller of it this is.
     pub generation: u32,
-    /// The id of the state directory's contents.
-    pub state_id: u64,
-    /// Newest sequence of the agreement's file that the page remembers; 0: none.
-    pub floor: u64,
+    /// What its disk holds.
+    pub taken: TakenUp,
+    /// Runs of it that ended badly of late.
+    pub own_ends: u8,
     /// The page is that of this incarnation, and goes on.
     pub adopted: bool,
     /// It only joins.
     pub join_only: bool,
+    /// Whatever it runs asks the page before each act, as far as its time to stop does not say otherwise.
+    pub gated: bool,
+    /// The page.
+    pub page: &'a Page,
+}
+
+/// What the agreement reaches the world by.
+pub struct World<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// The agreement's file.
+    pub file: AgreementFile,
     /// The cluster's keys.
     pub keys: KeyRing,
     /// Which path is which.
@@ -54,6 +71,31 @@ pub struct Beginning {
     pub pacer: Arc<Pacer>,
     /// Where events go.
     pub sink: EventSink,
+    /// What this node runs.
+    pub ran: Arc<Ran>,
+    /// What feeds the watchdog device, if one is configured.
+    pub feeder: Option<Feeder<Device>>,
+}
+
+/// The core, made of what the disk holds, and what it wants done before anything else.
+pub struct Begun {
+    agreement: Agreement,
+    first: VecDeque<Command>,
+    durable: Option<Box<State>>,
+    gated: bool,
+}
+
+impl Begun {
+    /// Returns what is to be said in every frame from the first one on; nothing, where no view is held.
+    #[must_use]
+    pub fn announced(&self) -> Option<Announced> {
+        let standing = self.first.iter().rev().find_map(|command| match command {
+            Command::Standing(standing) => Some(standing),
+            _ => None,
+        })?;
+        let stop_ms = self.durable.as_ref().map_or(0, |state| state.installed.lease.stop_ms);
+        Some(super::carry::announced(standing, self.gated && stop_ms == 0))
+    }
 }
 
 /// Reads the newest sequence of the agreement's file that the page of this machine start remembers.
@@ -63,88 +105,111 @@ pub fn floor<W: Words>(page: &W, boot: [u64; 2]) -> u64 {
     if ours { page.get(word::DISK_SEQUENCE) } else { 0 }
 }
 
-/// Starts the agreement's threads and takes its state up. `None`: the configuration has more nodes than a view holds, and
-/// this node watches its peers without one.
+/// Makes the core. `None`: the configuration has more nodes than a view holds, and this node watches its peers without
+/// one.
 ///
 /// # Errors
-/// If the state on disk cannot be read or written, or a thread cannot be made.
-pub fn begin(beginning: Beginning, orders: &Orders) -> anyhow::Result<Option<Box<Hands>>> {
-    let Beginning { config, own, .. } = &beginning;
-    if config.nodes.len() > NODES_MAX {
+/// If the kernel gives no random number.
+pub fn begin(beginning: Beginning<'_>) -> anyhow::Result<Option<Begun>> {
+    if beginning.config.nodes.len() > NODES_MAX {
         return Ok(None);
     }
-    let owner = Owner { node: own.node, state_id: beginning.state_id };
-    let file = AgreementFile::new(&config.daemon.state_dir, owner);
-    let state = match file.take_up(beginning.floor)? {
-        TakenUp::Absent => None,
-        TakenUp::Resumed(state) => Some(*state),
-        TakenUp::Lost { why, aside } => {
-            let aside = aside.map_or_else(String::new, |path| format!("; what was there is now {}", path.display()));
-            log::error!("{}: {why}: this node has no vote until a view names a new one{aside}", file.path().display());
-            None
-        }
-    };
+    let (page, gated) = (beginning.page, beginning.gated);
     let setup = setup(&beginning)?;
-    let seed = setup.seed;
     let times = clocks::now();
-    let agreement = match state {
+    let durable = match beginning.taken {
+        TakenUp::Resumed(state) => Some(state),
+        TakenUp::Absent | TakenUp::Lost { .. } => None,
+    };
+    // What the page remembers is this vote's from now on: a new one begins anew, and is no older copy of the last.
+    page.set(word::DISK_SEQUENCE, durable.as_ref().map_or(0, |state| state.sequence));
+    let mut agreement = match &durable {
         Some(state) => {
-            let adopted = beginning.adopted.then(|| adopted(beginning.shared.page()));
-            Agreement::resume(setup, state, adopted, times)
+            let adopted = beginning.adopted.then(|| adopted(page));
+            Agreement::resume(setup, (**state).clone(), adopted, times)
         }
         None => Agreement::new(setup, times),
     };
-    let instance = agreement.status().view.map_or([0; 2], |view| view.instance);
+    let first = std::iter::from_fn(|| agreement.poll_command()).collect();
+    Ok(Some(Begun { agreement, first, durable, gated }))
+}
+
+/// Starts the agreement's threads, and carries out what the core wants before the first message.
+///
+/// # Errors
+/// If a thread cannot be made.
+pub fn hands(begun: Begun, world: World<'_>, orders: &Orders) -> anyhow::Result<Box<Hands>> {
+    let config = world.config;
+    let setup = begun.agreement.setup();
+    let (own, generation, seed) = (setup.own, setup.generation, setup.seed);
+    let instance = begun.agreement.status().view.map_or([0; 2], |view| view.instance);
     let reports = orders.clone();
-    let disk = Writer::start(file, move |report| reports.wrote(report))?;
-    let link = link(&beginning, orders, instance, seed)?;
+    let disk = Writer::start(world.file, move |report| reports.wrote(report))?;
+    let standing = hello::Standing { incarnation: own.incarnation, generation, instance };
+    let link = link(config, own.node, standing, world.keys, &world.plan, orders, seed)?;
     let slots = config.nodes.iter().filter_map(|node| {
         let slot = vote_slot(config, node.id)?;
         Some((NodeId(node.id), slot as usize))
     });
     let names = config.nodes.iter().map(|node| (NodeId(node.id), node.name.clone())).collect();
-    let peers = beginning.plan.paths.iter().map(|path| NodeId(path.peer_node));
-    Ok(Some(Box::new(Hands::new(HandsSetup {
-        agreement,
+    let peers = world.plan.paths.iter().map(|path| NodeId(path.peer_node));
+    let setup = HandsSetup {
+        agreement: begun.agreement,
+        first: begun.first,
+        durable: begun.durable,
         slots: slots.collect(),
         names: NodeNames::new(names),
-        gated: config.settings.quorum.stop_time.is_zero(),
-        fences: peers.zip(beginning.fences).collect(),
-        shared: beginning.shared,
-        pacer: beginning.pacer,
-        sink: beginning.sink,
+        gated: begun.gated,
+        fences: peers.zip(world.fences).collect(),
+        shared: world.shared,
+        pacer: world.pacer,
+        sink: world.sink,
         link,
         disk,
-    }))))
+        feeder: world.feeder,
+        stopper: Stopper::new(world.ran, orders.clone()),
+    };
+    Ok(Box::new(Hands::new(setup)))
 }
 
-fn setup(beginning: &Beginning) -> anyhow::Result<Setup> {
-    let config = &beginning.config;
-    let (settings, node) = (&config.settings, |id: u16| NodeId(id));
+/// Returns what of a configuration can change while the daemon runs: the hash of the settings, the timers, and the terms
+/// of quarantine.
+#[must_use]
+pub fn terms(config: &Config) -> (u64, Timing, QuarantineTerms) {
+    let settings = &config.settings;
     let (quorum, regroup) = (&settings.quorum, settings.regroup);
+    let timing = Timing {
+        tick: regroup.tick,
+        opening: regroup.opening_timeout,
+        stage: regroup.stage_timeout,
+        pruning: regroup.pruning_timeout,
+        control_limit: regroup.control_limit,
+        detection: settings.longest_detection_time(),
+        delay: settings.longest_delay(),
+        leave: config.daemon.leave_timeout,
+    };
+    let quarantine = QuarantineTerms { threshold: quorum.quarantine_threshold, duration: quorum.quarantine_duration };
+    (settings_hash(config), timing, quarantine)
+}
+
+fn setup(beginning: &Beginning<'_>) -> anyhow::Result<Setup> {
+    let config = beginning.config;
+    let quorum = &config.settings.quorum;
     let mut configured: Vec<_> =
-        config.nodes.iter().map(|each| Configured { node: node(each.id), weight: each.weight }).collect();
+        config.nodes.iter().map(|each| Configured { node: NodeId(each.id), weight: each.weight }).collect();
     configured.sort_by_key(|each| each.node);
+    let (settings, timing, quarantine) = terms(config);
     Ok(Setup {
         own: beginning.own,
         generation: beginning.generation,
         configured,
-        settings: settings_hash(config),
+        settings,
         lease_ms: millis(quorum.lease),
         stop_ms: millis(quorum.stop_time),
-        quorum: QuorumTerms { dynamic: quorum.dynamic, lower_priority: quorum.lower_priority.map(node) },
-        timing: Timing {
-            tick: regroup.tick,
-            opening: regroup.opening_timeout,
-            stage: regroup.stage_timeout,
-            pruning: regroup.pruning_timeout,
-            control_limit: regroup.control_limit,
-            detection: settings.longest_detection_time(),
-            delay: settings.longest_delay(),
-            leave: config.daemon.leave_timeout,
-        },
-        quarantine: QuarantineTerms { threshold: quorum.quarantine_threshold, duration: quorum.quarantine_duration },
-        own_ends: 0,
+        quorum: QuorumTerms { dynamic: quorum.dynamic, lower_priority: quorum.lower_priority.map(NodeId) },
+        timing,
+        quarantine,
+        own_ends: beginning.own_ends,
         join_only: beginning.join_only,
         fresh_vote: new_vote()?,
         seed: random()?,
@@ -166,14 +231,16 @@ fn adopted<W: Words>(page: &W) -> Adopted {
 }
 
 fn link(
-    beginning: &Beginning,
+    config: &Config,
+    own: NodeId,
+    standing: hello::Standing,
+    keys: KeyRing,
+    plan: &Plan,
     orders: &Orders,
-    instance: [u64; 2],
     seed: u64,
-) -> anyhow::Result<(Link, crate::io::link::LinkEvents)> {
-    let config = &beginning.config;
+) -> anyhow::Result<(Link, LinkEvents)> {
     let mut peers: BTreeMap<NodeId, Vec<LinkPath>> = BTreeMap::new();
-    for path in &beginning.plan.paths {
+    for path in &plan.paths {
         // Networks for the cluster's own traffic first.
         let role_rank = match path.role {
             Role::Internal => 0,
@@ -185,13 +252,9 @@ fn link(
     }
     let orders = orders.clone();
     Link::start(LinkSetup {
-        own: beginning.own.node,
-        standing: hello::Standing {
-            incarnation: beginning.own.incarnation,
-            generation: beginning.generation,
-            instance,
-        },
-        keys: beginning.keys.clone(),
+        own,
+        standing,
+        keys,
         peers: peers.into_iter().map(|(node, paths)| Peer { node, paths }).collect(),
         port: PORT,
         control_limit: config.settings.regroup.control_limit,

@@ -27,7 +27,10 @@ pub struct Door {
 impl AgreementDoor for Door {
     fn view(&self) -> Result<Status, Refusal> {
         self.orders.view(ANSWER).ok_or_else(|| {
-            Refusal::new(ErrorCode::Failed, format!("the deciding loop did not answer within {} ms", ANSWER.as_millis()))
+            Refusal::new(
+                ErrorCode::Failed,
+                format!("the deciding loop did not answer within {} ms", ANSWER.as_millis()),
+            )
         })
     }
 
@@ -37,7 +40,8 @@ impl AgreementDoor for Door {
 
     fn request(&self, request: Request, limit: Duration) -> Result<Outcome, Refusal> {
         self.orders.request(request, limit).ok_or_else(|| {
-            let message = format!("nothing was heard of the request within {} s; it may still be decided", limit.as_secs());
+            let message =
+                format!("nothing was heard of the request within {} s; it may still be decided", limit.as_secs());
             Refusal::new(ErrorCode::Failed, message)
         })
     }

@@ -3,15 +3,21 @@
 //! for nobody, and decides nothing.
 
 pub mod begin;
+mod carry;
 mod clocks;
 pub mod door;
 mod page;
+mod renew;
+mod stopper;
 
 use crate::core::agreement::document::Member;
-use crate::core::agreement::types::{Command, Ending, Input, Outcome, PageView, Request, Standing, Times};
-use crate::core::agreement::{Agreement, Status};
+use crate::core::agreement::types::{
+    Command, Ending, Input, Outcome, PageView, QuarantineTerms, Request, Times, Timing,
+};
+use crate::core::agreement::voter::State;
+use crate::core::agreement::{Agreement, AgreementEvent, Status};
 use crate::core::controller::Controller;
-use crate::core::event::{NodeNames, tell};
+use crate::core::event::{NodeNames, ViewEvent, tell};
 use crate::core::facts::{Facts, PeerLook};
 use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
@@ -20,18 +26,21 @@ use crate::io::journal::EventSink;
 use crate::io::link::{Link, LinkEvent, LinkEvents};
 use crate::io::looks::Look;
 use crate::io::memory::Shared;
-use crate::io::pacer::{Pacer, PacerCommand};
+use crate::io::pacer::Pacer;
+use crate::io::page::Page;
 use crate::io::paths::Announced;
+use crate::io::watchdog_device::{Device, Feeder};
 use crate::keys::FenceSigner;
 use clocks::Clocks;
-use heartbeat_common::fence;
-use heartbeat_common::frame::{FLAG_MEMBER, FLAG_QUORATE, STANDING_GATED, STANDING_VOTES, STANDING_WAITS};
+use heartbeat_common::frame::FLAG_QUORATE;
 use heartbeat_common::lease::{self, Words, word};
-use heartbeat_common::view::{Name, Order};
-use std::collections::BTreeMap;
+use heartbeat_common::view::Order;
+use renew::Written;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
+use stopper::Stopper;
 
 /// Messages taken in a round: those that are left come in the next one, which follows at once.
 const MESSAGES_MAX: usize = 64;
@@ -40,6 +49,10 @@ const MESSAGES_MAX: usize = 64;
 pub struct HandsSetup {
     /// The core, new or resumed.
     pub agreement: Agreement,
+    /// What it wants done first.
+    pub first: VecDeque<Command>,
+    /// The state on disk that it was resumed with.
+    pub durable: Option<Box<State>>,
     /// Shared memory, the page in it.
     pub shared: Arc<Shared>,
     /// The pacing thread.
@@ -56,8 +69,12 @@ pub struct HandsSetup {
     pub slots: BTreeMap<NodeId, usize>,
     /// Of each path, its peer and who signs fences on it.
     pub fences: Vec<(NodeId, FenceSigner)>,
-    /// Whatever this node runs asks the page before it acts.
+    /// Whatever this node runs asks the page before it acts, as far as the view's time to stop does not say otherwise.
     pub gated: bool,
+    /// What feeds the watchdog device, if one is configured.
+    pub feeder: Option<Feeder<Device>>,
+    /// Who waits for what runs to stop.
+    pub stopper: Stopper,
 }
 
 /// What the keeper's thread is to do for the agreement.
@@ -84,12 +101,23 @@ pub struct Hands {
     /// More messages wait.
     behind: bool,
     flags: u8,
+    /// What happened, to be told with what this node itself saw of it.
+    happened: Vec<AgreementEvent>,
+    written: Written,
+    /// This node is about to take a newer incarnation: nothing is promised under the old one any more.
+    frozen: bool,
+    /// The incarnation that the link does not know yet.
+    unlinked: Option<u64>,
+    /// What was last said of the watchdog device.
+    device_fault: Option<String>,
 }
 
 impl Hands {
     /// Takes the core up and carries out what it wants before the first message.
     #[must_use]
-    pub fn new(setup: HandsSetup) -> Self {
+    pub fn new(mut setup: HandsSetup) -> Self {
+        let first = std::mem::take(&mut setup.first);
+        let written = Written::new(setup.durable.take());
         let mut hands = Self {
             setup,
             facts: Facts::default(),
@@ -102,7 +130,14 @@ impl Hands {
             unannounced: false,
             behind: false,
             flags: 0,
+            happened: Vec::new(),
+            written,
+            frozen: false,
+            unlinked: None,
+            device_fault: None,
         };
+        hands.keep_alive();
+        first.into_iter().for_each(|command| hands.carry_out(command));
         hands.carry_out_all();
         hands
     }
@@ -110,6 +145,10 @@ impl Hands {
     /// One round, after the controller judged the same `looks` at `now`. `late`: it began so late that what was seen
     /// before says nothing about now.
     pub fn round(&mut self, now: MonoTime, late: bool, controller: &Controller, looks: &[Look]) {
+        if self.frozen {
+            return;
+        }
+        self.tell_link();
         let seen = self.clocks.look();
         if late {
             self.handle(Input::Late);
@@ -134,6 +173,9 @@ impl Hands {
     /// Returns when the next round is due at the latest.
     #[must_use]
     pub fn due(&self) -> Option<MonoTime> {
+        if self.frozen {
+            return None;
+        }
         if self.behind { Some(MonoTime::ZERO) } else { self.setup.agreement.poll_timeout() }
     }
 
@@ -147,14 +189,36 @@ impl Hands {
         match report {
             Report::Written { sequence, .. } => {
                 self.page().raise(word::DISK_SEQUENCE, sequence);
+                self.written.done(sequence);
                 self.handle(Input::Written(sequence));
             }
             Report::Failed { step, errno, .. } => {
                 let error = std::io::Error::from_raw_os_error(errno);
-                log::error!("the agreement's file: {step:?}: {error}");
+                log::error!("the agreement's file: it cannot {step}: {error}");
+                self.written.fail();
+                // Whatever was to come of it: this vote is over, and so is this run.
+                self.frozen = false;
                 self.handle(Input::WriteFailed);
             }
         }
+    }
+
+    /// Takes in that all that this node runs has stopped; not `stopped`: that it was waited for in vain. The machine's
+    /// watchdog is disarmed only by the former.
+    pub fn services_stopped(&mut self, stopped: bool) {
+        let acting = lease::acting(self.page(), self.clocks.times().boot_ns).is_ok();
+        if let Some(feeder) = self.setup.feeder.as_mut().filter(|_| stopped && !acting)
+            && let Err(error) = feeder.everything_stopped()
+        {
+            log::error!("{error:#}");
+        }
+        self.handle(Input::ServicesStopped);
+    }
+
+    /// Puts other timers and terms of quarantine into force.
+    pub fn reconfigure(&mut self, (settings, timing, quarantine): (u64, Timing, QuarantineTerms)) {
+        self.setup.agreement.reconfigure(settings, timing, quarantine);
+        self.carry_out_all();
     }
 
     /// Takes in that every frame says what belongs to this view, or that it could not be brought to.
@@ -168,6 +232,10 @@ impl Hands {
 
     /// Asks the core for something. `answer` gets what becomes of it.
     pub fn request(&mut self, request: Request, answer: SyncSender<Outcome>) {
+        if self.frozen {
+            // Who asks learns that nothing is known of it.
+            return;
+        }
         self.requests += 1;
         self.asked.insert(self.requests, answer);
         self.handle(Input::Request(self.requests, request));
@@ -179,7 +247,7 @@ impl Hands {
         self.setup.agreement.status()
     }
 
-    fn page(&self) -> &crate::io::page::Page {
+    fn page(&self) -> &Page {
         self.setup.shared.page()
     }
 
@@ -188,6 +256,9 @@ impl Hands {
     }
 
     fn handle(&mut self, input: Input) {
+        if self.frozen {
+            return;
+        }
         let now = self.clocks.times();
         self.setup.agreement.handle(input, now);
         self.carry_out_all();
@@ -198,7 +269,18 @@ impl Hands {
             self.carry_out(command);
         }
         while let Some(event) = self.setup.agreement.poll_event() {
-            self.setup.sink.now(tell(event, &self.setup.names).into());
+            self.happened.push(event);
+        }
+    }
+
+    /// Tells what happened since it was last called: of a node that was removed also what its paths looked like from here.
+    pub fn tell(&mut self, controller: &Controller) {
+        for event in self.happened.drain(..) {
+            let mut event = tell(event, &self.setup.names);
+            if let ViewEvent::NodeRemoved { member, paths, .. } = &mut event {
+                *paths = controller.evidence_of(member.node_id);
+            }
+            self.setup.sink.now(event.into());
         }
     }
 
@@ -241,91 +323,13 @@ impl Hands {
     fn read_page(&mut self) {
         let page = self.page();
         let acting = lease::acting(page, self.clocks.times().boot_ns);
+        self.feed(acting);
+        let page = self.page();
         let view = PageView { acting, fenced: page.get(word::FENCED), fenced_by: None };
         let quorate = if acting.is_ok() { FLAG_QUORATE } else { 0 };
         self.set_flags(self.flags & !FLAG_QUORATE | quorate);
         self.handle(Input::Page(view));
-    }
-
-    fn set_flags(&mut self, flags: u8) {
-        if flags != self.flags {
-            self.setup.shared.change_flags(self.flags & !flags, flags & !self.flags);
-            self.flags = flags;
-        }
-    }
-
-    fn carry_out(&mut self, command: Command) {
-        match command {
-            // One that cannot be had by the link is lost, as on the wire: what matters is said again.
-            Command::Send(to, message) => drop(self.setup.link.0.send(to, *message)),
-            Command::Write(state) => self.setup.disk.write(state),
-            Command::ClearGrants(mark) => self.clear_grants(mark),
-            Command::Install(bank) => {
-                let times = self.clocks.times();
-                page::install(self.setup.shared.page(), &bank, &self.setup.slots, times);
-                let instance = self.setup.agreement.status().view.map(|view| view.instance);
-                if let Some(instance) = instance {
-                    let _ = self.setup.link.0.set_instance(instance);
-                }
-            }
-            Command::SetGranting(mark) => drop(lease::grant(self.page(), mark)),
-            Command::InForce(order) => self.page().raise(word::IN_FORCE, order.0),
-            Command::Hold(bits) => self.page().set(word::HOLD, bits),
-            Command::Standing(standing) => self.announce(&standing),
-            Command::Burst => {
-                let all = (0..self.setup.shared.paths()).collect();
-                self.setup.pacer.tell(PacerCommand::Burst(all));
-            }
-            Command::Fence(victim, view) => self.fence(victim, view),
-            // What runs here is held by the page: see `docs/quorum.md`.
-            Command::StopServices => self.handle(Input::ServicesStopped),
-            Command::Answer(number, outcome) => {
-                if let Some(asker) = self.asked.remove(&number) {
-                    // Who has gone away meanwhile misses nothing.
-                    let _ = asker.try_send(outcome);
-                }
-            }
-            Command::Exit(ending) => self.errands.push(Errand::End(ending)),
-        }
-    }
-
-    fn clear_grants(&self, mark: u64) {
-        let page = self.page();
-        page.clear_grants(crate::io::clock::now().0);
-        // Also where none was given yet: none is to be given later.
-        page.set(word::CLEARED, mark);
-    }
-
-    fn announce(&mut self, standing: &Standing) {
-        self.set_flags(self.flags & !FLAG_MEMBER | if standing.member { FLAG_MEMBER } else { 0 });
-        let of = |set: bool, flag: u16| if set { flag } else { 0 };
-        let flags = of(standing.votes, STANDING_VOTES)
-            | of(!standing.member, STANDING_WAITS)
-            | of(self.setup.gated, STANDING_GATED);
-        let announced = Announced {
-            order: standing.view.order.0,
-            digest: standing.view.digest[0],
-            mark: standing.mark,
-            flags,
-            grants: standing.grants.iter().map(|(node, grant)| (node.0, *grant)).collect(),
-        };
-        self.said = Some((announced.clone(), standing.view.order));
-        self.errands.push(Errand::Announce(announced, standing.view.order));
-    }
-
-    fn fence(&mut self, victim: Member, view: Name) {
-        self.nonce += 1;
-        let order = fence::Order {
-            sender: self.own().incarnation,
-            victim: victim.incarnation,
-            view,
-            nonce: self.clocks.times().boot_ns.wrapping_add(self.nonce),
-            reason: fence::Reason::Silent,
-        };
-        let paths = self.setup.fences.iter().enumerate().filter(|(_, (node, _))| *node == victim.node);
-        let frames = paths.map(|(path, (_, signer))| (path as u32, signer.fence(&order))).collect();
-        // Sent again after a delay, until it is acknowledged.
-        let _ = self.setup.pacer.send_frames(frames);
+        self.keep_alive();
     }
 
     /// Returns this node's times.

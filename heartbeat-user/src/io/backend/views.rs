@@ -1,13 +1,14 @@
 //! Turns what the agreement and the page of the lease say into what people and programs are answered. It names and adds
 //! up; it decides nothing.
 
+use crate::config::Config;
 use crate::control::{
     BudgetStatus, LeaseFacts, Life, MemberStatus, OwedStatus, QuarantineStatus, QuorumStatus, RemovalReason,
     RemovalStatus, Stage, ViewDocument, ViewNumber, ViewRef, ViewStatus, VoteStatus,
 };
 use crate::core::agreement::document::{Document, Holder, Member, Reason, Vote};
 use crate::core::agreement::{self, Status};
-use crate::core::event::{NodeNames, NotActing};
+use crate::core::event::{NodeNames, NotActing, seconds_text};
 use crate::core::ids::NodeId;
 use crate::core::time::millis;
 use heartbeat_common::view::Order;
@@ -158,6 +159,38 @@ pub(super) fn quorum(
             in_force_ms: millis(document.lease.surely_over()),
         },
     })
+}
+
+/// Returns a warning for each key of the configuration that only began the cluster, and that the view has otherwise by
+/// now: it is the view that holds.
+pub(in crate::io) fn outdated_seeds(config: &Config, view: &Document) -> Vec<String> {
+    let quorum = &config.settings.quorum;
+    let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    let name = |id: Option<u16>| {
+        let node = id.map(|id| config.node(id).map_or_else(|| id.to_string(), |node| node.name.clone()));
+        node.unwrap_or_else(|| "none".to_owned())
+    };
+    let mut differ = Vec::new();
+    let mut compare = |key: &str, here: String, there: String| {
+        if here != there {
+            differ.push(format!(
+                "{key} is {here} in the configuration and {there} in the view, which holds: `heartbeatctl set` changes it"
+            ));
+        }
+    };
+    compare("quorum_arbitration_time_max_s", seconds_text(ms(quorum.lease)), seconds_text(view.lease.lease_ms));
+    compare("stop_time_s", seconds_text(ms(quorum.stop_time)), seconds_text(view.lease.stop_ms));
+    compare("dynamic_quorum", quorum.dynamic.to_string(), view.quorum.dynamic.to_string());
+    let lower = view.quorum.lower_priority.map(|node| node.0);
+    compare("lower_quorum_priority_node", name(quorum.lower_priority), name(lower));
+    for vote in &view.votes {
+        let Holder::Node(node) = vote.holder else { continue };
+        if let Some(configured) = config.node(node.0) {
+            let key = format!("weight of node {}", configured.name);
+            compare(&key, configured.weight.to_string(), vote.configured.to_string());
+        }
+    }
+    differ
 }
 
 #[cfg(test)]

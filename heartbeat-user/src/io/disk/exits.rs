@@ -147,9 +147,7 @@ impl Exits {
     /// that; by no clock is it known better.
     #[must_use]
     pub fn ungraceful(&self, now: &Moment) -> u32 {
-        let age = |at: &Moment| now.boottime_ms.saturating_sub(if at.boot == now.boot { at.boottime_ms } else { 0 });
-        let recent = |run: &&Run| run.how.is_ungraceful() && u128::from(age(&run.at)) < COUNTED.as_millis();
-        self.runs.iter().filter(recent).count() as u32
+        self.recent(now).count() as u32
     }
 
     /// Returns how long a start waits before it asks to join: nothing, then 1 s, doubled by each bad end of the last
@@ -162,10 +160,60 @@ impl Exits {
         }
     }
 
+    /// Returns how many bad ends the start that comes now waits for. A single death is none: a node whose machine was
+    /// reset is back at once, and one that dies again and again is not.
+    #[must_use]
+    pub fn counted(&self, now: &Moment) -> u8 {
+        match self.recent(now).collect::<Vec<_>>()[..] {
+            [one] if one.how == How::Died => 0,
+            ref ends => u8::try_from(ends.len()).unwrap_or(u8::MAX),
+        }
+    }
+
+    fn recent(&self, now: &Moment) -> impl Iterator<Item = &Run> {
+        let now = *now;
+        let age =
+            move |at: &Moment| now.boottime_ms.saturating_sub(if at.boot == now.boot { at.boottime_ms } else { 0 });
+        self.runs.iter().filter(move |run| run.how.is_ungraceful() && u128::from(age(&run.at)) < COUNTED.as_millis())
+    }
+
     fn shorten(&mut self) {
         let beyond = self.runs.len().saturating_sub(KEPT);
         self.runs.drain(..beyond);
     }
+}
+
+/// Returns this moment.
+#[must_use]
+pub fn now(boot: [u64; 2]) -> Moment {
+    Moment { wall: Timestamp::now(), boot, boottime_ms: crate::lease::now() / 1_000_000 }
+}
+
+/// Notes in the state directory that an incarnation runs. Returns how many bad ends its start has to wait for.
+#[must_use]
+pub fn note_start(directory: &Path, incarnation: u64, boot: [u64; 2]) -> u8 {
+    note(directory, boot, |exits, now| {
+        exits.begin(incarnation, now);
+        exits.counted(&now)
+    })
+}
+
+/// Notes how the incarnation that runs ended.
+pub fn note_end(directory: &Path, how: How, boot: [u64; 2]) {
+    note(directory, boot, |exits, now| exits.end(how, now));
+}
+
+/// Changes the file. It is a help and no more: what fails is logged.
+fn note<R>(directory: &Path, boot: [u64; 2], change: impl FnOnce(&mut Exits, Moment) -> R) -> R {
+    let (mut exits, fault) = Exits::read(directory);
+    if let Some(fault) = fault {
+        log::warn!("{fault}: how earlier runs ended is forgotten");
+    }
+    let result = change(&mut exits, now(boot));
+    if let Err(error) = exits.write(directory) {
+        log::warn!("{error}: the next start will not know how this run ended");
+    }
+    result
 }
 
 #[cfg(test)]
@@ -209,6 +257,31 @@ mod tests {
         for how in [How::Left, How::Removed, How::Running] {
             assert!(!how.is_ungraceful(), "{how:?}");
         }
+    }
+
+    #[test]
+    fn a_single_death_is_waited_for_by_nobody() {
+        let mut exits = Exits::default();
+        exits.begin(5, at(1, 10));
+        exits.begin(6, at(2, 10));
+        assert_eq!((exits.ungraceful(&at(2, 10)), exits.counted(&at(2, 10))), (1, 0));
+        exits.begin(7, at(2, 20));
+        assert_eq!(exits.counted(&at(2, 20)), 2, "and then it died again");
+        let mut fenced = Exits::default();
+        fenced.begin(5, at(1, 10));
+        fenced.end(How::Fenced, at(1, 20));
+        assert_eq!(fenced.counted(&at(1, 20)), 1);
+    }
+
+    #[test]
+    fn a_start_and_an_end_are_noted_in_the_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(note_start(directory.path(), 5, [1, 0]), 0);
+        note_end(directory.path(), How::Fenced, [1, 0]);
+        assert_eq!(note_start(directory.path(), 6, [1, 0]), 1);
+        note_end(directory.path(), How::Left, [1, 0]);
+        assert_eq!(note_start(directory.path(), 7, [1, 0]), 1);
+        assert_eq!(note_start(directory.path(), 7, [1, 0]), 1, "a handover is no end");
     }
 
     #[test]

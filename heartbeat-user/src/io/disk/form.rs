@@ -96,6 +96,36 @@ pub fn encode(owner: Owner, state: &State) -> Vec<u8> {
 /// # Errors
 /// Says why it is no vote any more. What the bytes say is believed only once the checksum has proved them whole.
 pub fn decode(owner: Owner, floor: u64, bytes: &[u8]) -> Result<State, Lost> {
+    let (head, body) = whole(bytes)?;
+    let node = NodeId(u16::from_le_bytes(field(head, 10)));
+    let state_id = u64::from_le_bytes(field(head, 16));
+    if node != owner.node {
+        return Err(Lost::OtherNode(node));
+    }
+    if state_id != owner.state_id {
+        return Err(Lost::OtherState(state_id));
+    }
+    let state = contents(body).map_err(Lost::Contents)?;
+    let sequence = u64::from_le_bytes(field(head, 24));
+    if sequence != state.sequence {
+        return Err(Lost::Contents(DocumentFault::Rule("its sequence is not that of its head")));
+    }
+    if sequence < floor {
+        return Err(Lost::Older { sequence, floor });
+    }
+    Ok(state)
+}
+
+/// Returns the newest incarnation of `node` that the view in these bytes has admitted; 0: none, or they are not whole.
+/// That is so whatever became of the vote: an older copy, or another state's, tells of incarnations that were.
+#[must_use]
+pub fn admitted(node: NodeId, bytes: &[u8]) -> u64 {
+    let state = whole(bytes).ok().and_then(|(_, body)| contents(body).ok());
+    state.map_or(0, |state| state.installed.admitted_of(node))
+}
+
+/// Takes head and state apart, once the checksum has proved them whole.
+fn whole(bytes: &[u8]) -> Result<(&[u8], &[u8]), Lost> {
     let shown = bytes.len().min(MAGIC.len());
     if bytes.get(..shown) != MAGIC.get(..shown) {
         return Err(Lost::Foreign);
@@ -116,23 +146,7 @@ pub fn decode(owner: Owner, floor: u64, bytes: &[u8]) -> Result<State, Lost> {
     if checksum(&head[..SUM.start], body) != head[SUM] {
         return Err(Lost::Checksum);
     }
-    let node = NodeId(u16::from_le_bytes(field(head, 10)));
-    let state_id = u64::from_le_bytes(field(head, 16));
-    if node != owner.node {
-        return Err(Lost::OtherNode(node));
-    }
-    if state_id != owner.state_id {
-        return Err(Lost::OtherState(state_id));
-    }
-    let state = contents(body).map_err(Lost::Contents)?;
-    let sequence = u64::from_le_bytes(field(head, 24));
-    if sequence != state.sequence {
-        return Err(Lost::Contents(DocumentFault::Rule("its sequence is not that of its head")));
-    }
-    if sequence < floor {
-        return Err(Lost::Older { sequence, floor });
-    }
-    Ok(state)
+    Ok((head, body))
 }
 
 fn contents(body: &[u8]) -> Result<State, DocumentFault> {

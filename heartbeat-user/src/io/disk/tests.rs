@@ -40,7 +40,7 @@ impl Seam {
 }
 
 /// A view of this node alone.
-pub(super) fn state() -> State {
+pub(in crate::io) fn state() -> State {
     let member = Member { node: NodeId(1), incarnation: 5 };
     let document = Document {
         schema: SCHEMA,

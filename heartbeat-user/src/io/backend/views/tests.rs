@@ -133,3 +133,26 @@ fn votes_are_fresh_within_the_lease_less_the_time_to_stop() {
     let over = quorum(&status(), &late, &names(), NodeId(10), Duration::ZERO).unwrap();
     assert_eq!((over.votes_fresh, over.lease_left_ms), (1, None));
 }
+
+#[test]
+fn what_only_began_the_cluster_is_told_where_the_view_has_it_otherwise() {
+    let text = "[cluster]\nname = \"demo\"\nid = \"6f0c5d9e2a417b83\"\n[settings]\nquorum_arbitration_time_max_s = 0.5\n\
+        stop_time_s = 0.1\nlower_quorum_priority_node = \"b\"\n[[network]]\nname = \"n\"\nsubnets = [\"10.1.0.0/24\"]\n\
+        [[node]]\nname = \"a\"\nid = 10\naddresses = [\"10.1.0.1\"]\n[[node]]\nname = \"b\"\nid = 20\n\
+        addresses = [\"10.1.0.2\"]\n[[node]]\nname = \"c\"\nid = 30\naddresses = [\"10.1.0.3\"]\n";
+    let config = crate::config::parse("file", text.as_bytes()).unwrap();
+    assert_eq!(outdated_seeds(&config, &document()), Vec::<String>::new());
+    let mut view = document();
+    (view.lease.lease_ms, view.lease.stop_ms, view.quorum.dynamic) = (800, 50, false);
+    (view.quorum.lower_priority, view.votes[2].configured) = (None, 0);
+    let told = outdated_seeds(&config, &view);
+    let expected = [
+        "quorum_arbitration_time_max_s is 0.5 in the configuration and 0.8 in the view",
+        "stop_time_s is 0.1 in the configuration and 0.05 in the view",
+        "dynamic_quorum is true in the configuration and false in the view",
+        "lower_quorum_priority_node is b in the configuration and none in the view",
+        "weight of node c is 1 in the configuration and 0 in the view",
+    ];
+    assert_eq!(told.len(), expected.len(), "{told:?}");
+    assert!(told.iter().zip(expected).all(|(told, expected)| told.starts_with(expected)), "{told:?}");
+}

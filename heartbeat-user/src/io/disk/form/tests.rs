@@ -44,6 +44,15 @@ fn every_fault_has_its_name() {
 }
 
 #[test]
+fn what_was_admitted_is_told_by_any_whole_file() {
+    let whole = encode(Owner { state_id: 1, ..OWNER }, &state());
+    assert!(decode(OWNER, 0, &whole).is_err(), "it is no vote of this state");
+    assert_eq!((admitted(NodeId(1), &whole), admitted(NodeId(2), &whole)), (5, 0));
+    assert_eq!(admitted(NodeId(1), &whole[..whole.len() - 1]), 0);
+    assert_eq!(admitted(NodeId(1), b""), 0);
+}
+
+#[test]
 fn contents_that_do_not_fit_together_are_no_state() {
     let no_vote = State { vote: heartbeat_common::view::VoteId::NONE, ..state() };
     let unaccepted = State { accepted: None, ..accepted(2) };

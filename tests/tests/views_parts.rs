@@ -39,14 +39,15 @@ fn await_view(crew: &Crew, nodes: &[usize]) -> Value {
     .unwrap()
 }
 
-/// So many nodes, each running a daemon; the cluster is created on the first and joined by the others.
+/// So many nodes that run a daemon, in a cluster of two at least; it is created on the first and joined by the others.
 fn formed(nodes: usize, settings: &[(&str, &str)], options: &Options<'_>) -> Crew {
-    let lab = Lab::new(Spec::new(nodes, 2)).unwrap();
+    let lab = Lab::new(Spec::new(nodes.max(2), 2)).unwrap();
     let cluster = settings
         .iter()
         .fold(Cluster::new(&lab, "lan").with("stall_limit_ms", 4000), |cluster, (key, value)| cluster.with(key, value));
     let mut crew = Crew::new(lab, cluster);
-    crew.start_all(options).unwrap();
+    (0..nodes).for_each(|node| crew.start(node, options).unwrap());
+    crew.all_up().unwrap();
     asked(&crew, 0, &["init", "lab"]);
     await_view(&crew, &(0..nodes).collect::<Vec<_>>());
     crew
@@ -165,7 +166,7 @@ fn hooks_are_run_with_the_token_and_the_event() {
     if !root_or_skip("hooks_are_run_with_the_token_and_the_event") {
         return;
     }
-    let lab = Lab::new(Spec::new(1, 1)).unwrap();
+    let lab = Lab::new(Spec::new(2, 1)).unwrap();
     let (hook, told) = (lab.scratch().join("hook"), lab.scratch().join("told"));
     let script = format!(
         "#!/bin/sh\necho \"$HEARTBEAT_EVENT $HEARTBEAT_TOKEN $HEARTBEAT_NODE\" >> {told}\nexit 3\n",
@@ -179,7 +180,7 @@ fn hooks_are_run_with_the_token_and_the_event() {
     ];
     let cluster = Cluster::new(&lab, "lan").with("stall_limit_ms", 4000);
     let mut crew = Crew::new(lab, cluster);
-    crew.start_all(&Options { daemon, ..Options::default() }).unwrap();
+    crew.start(0, &Options { daemon, ..Options::default() }).unwrap();
     let mark = crew.mark().unwrap();
     asked(&crew, 0, &["init", "lab"]);
     await_view(&crew, &[0]);
@@ -196,7 +197,7 @@ fn a_device_that_is_no_watchdog_is_refused_at_the_start() {
     if !root_or_skip("a_device_that_is_no_watchdog_is_refused_at_the_start") {
         return;
     }
-    let lab = Lab::new(Spec::new(1, 1)).unwrap();
+    let lab = Lab::new(Spec::new(2, 1)).unwrap();
     let cluster = Cluster::new(&lab, "lan");
     let daemon = vec![("watchdog_device".to_owned(), "\"/dev/null\"".to_owned())];
     let ended = refused(&lab, 0, &cluster, &Options { daemon, ..Options::default() }).unwrap();

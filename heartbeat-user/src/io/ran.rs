@@ -71,6 +71,14 @@ impl Ran {
     /// Says what still runs.
     pub fn wait_for_earlier(&self) -> Result<(), String> {
         self.wait()?;
+        self.end_earlier_hooks()
+    }
+
+    /// Kills what hooks of an earlier controller have left, and waits until it is gone.
+    ///
+    /// # Errors
+    /// If something is not.
+    pub fn end_earlier_hooks(&self) -> Result<(), String> {
         self.shelter.clear(GRACE).map_err(|error| format!("hooks of an earlier heartbeatd do not end: {error}"))
     }
 

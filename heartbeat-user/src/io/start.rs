@@ -111,16 +111,27 @@ pub fn key_ring(config: &Config) -> Result<KeyRing, Failure> {
 /// as it is.
 struct Undo {
     pins: Option<PinDir>,
+    /// The second pin of the lease's page.
+    lease_pin: Option<PathBuf>,
 }
 
 impl Undo {
     fn new(kernel: &Kernel, adopt: bool) -> Self {
-        Self { pins: if adopt { None } else { kernel.as_ref().ok().map(|(_, pins)| pins.clone()) } }
+        let pins = if adopt { None } else { kernel.as_ref().ok().map(|(_, pins)| pins.clone()) };
+        Self { pins, lease_pin: None }
+    }
+
+    /// The start did not fail.
+    fn keep(&mut self) {
+        (self.pins, self.lease_pin) = (None, None);
     }
 }
 
 impl Drop for Undo {
     fn drop(&mut self) {
+        if let Some(Err(error)) = self.lease_pin.take().map(|pin| page::pin::remove(&pin)) {
+            log::error!("not everything could be taken back: {error:#}");
+        }
         if let Some(pins) = self.pins.take() {
             let undone = pins.hold().and_then(|ours| match ours {
                 true => attach::remove_other_links(&pins, &[]).and_then(|()| pins.remove_all()),
@@ -175,8 +186,12 @@ pub fn start(
     let (identity, state) = (life.identity, life.state);
     undo.pins = Undo::new(&kernel, identity.adopt).pins.take();
     let ran = Arc::new(Ran::new(config.settings.quorum.stop_time, Shelter::find()));
-    if !identity.adopt {
+    if identity.adopt {
+        // Of a controller that died: nobody waits for its hooks any more.
+        ran.end_earlier_hooks().map_err(|error| Failure::host(anyhow::anyhow!(error)))?;
+    } else {
         end_earlier(&ran, &shared, &life)?;
+        undo.lease_pin = Some(config.daemon.lease_pin.clone());
     }
     let adopted = take_on(&kernel, &shared, &identity, &state, paths.digest())?;
     let who = Who { incarnation: identity.incarnation, generation: identity.generation };
@@ -274,7 +289,8 @@ pub fn start(
         let hands = begin::hands(begun, world, &decider.orders()).map_err(Failure::host)?;
         decider.orders().agreement(hands);
     }
-    undo.pins = None;
+    undo.keep();
+    exits::note_start(&config.daemon.state_dir, identity.incarnation, state.boot);
     Ok(Running {
         keeper,
         decider,
@@ -460,7 +476,7 @@ fn identify(
     let state = State { state_id, incarnation: identity.incarnation, generation: identity.generation.into(), ..fresh };
     dir.write(&state).map_err(Failure::host)?;
     let may_run = disk.is_some_and(|state| state.boot == boot && !state.left);
-    let own_ends = exits::note_start(&config.daemon.state_dir, identity.incarnation, boot);
+    let own_ends = exits::before(&config.daemon.state_dir, identity.incarnation, boot);
     Ok(Life { identity, state, file, taken, own_ends, may_run })
 }
 

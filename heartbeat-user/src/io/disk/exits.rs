@@ -189,13 +189,18 @@ pub fn now(boot: [u64; 2]) -> Moment {
     Moment { wall: Timestamp::now(), boot, boottime_ms: crate::lease::now() / 1_000_000 }
 }
 
-/// Notes in the state directory that an incarnation runs. Returns how many bad ends its start has to wait for.
+/// Returns how many bad ends the start of an incarnation has to wait for. Nothing is noted: a start that is refused is no
+/// run.
 #[must_use]
-pub fn note_start(directory: &Path, incarnation: u64, boot: [u64; 2]) -> u8 {
-    note(directory, boot, |exits, now| {
-        exits.begin(incarnation, now);
-        exits.counted(&now)
-    })
+pub fn before(directory: &Path, incarnation: u64, boot: [u64; 2]) -> u8 {
+    let (mut exits, now) = (Exits::read(directory).0, now(boot));
+    exits.begin(incarnation, now);
+    exits.counted(&now)
+}
+
+/// Notes in the state directory that an incarnation runs.
+pub fn note_start(directory: &Path, incarnation: u64, boot: [u64; 2]) {
+    note(directory, boot, |exits, now| exits.begin(incarnation, now));
 }
 
 /// Notes how the incarnation that runs ended.
@@ -204,16 +209,15 @@ pub fn note_end(directory: &Path, how: How, boot: [u64; 2]) {
 }
 
 /// Changes the file. It is a help and no more: what fails is logged.
-fn note<R>(directory: &Path, boot: [u64; 2], change: impl FnOnce(&mut Exits, Moment) -> R) -> R {
+fn note(directory: &Path, boot: [u64; 2], change: impl FnOnce(&mut Exits, Moment)) {
     let (mut exits, fault) = Exits::read(directory);
     if let Some(fault) = fault {
         log::warn!("{fault}: how earlier runs ended is forgotten");
     }
-    let result = change(&mut exits, now(boot));
+    change(&mut exits, now(boot));
     if let Err(error) = exits.write(directory) {
         log::warn!("{error}: the next start will not know how this run ended");
     }
-    result
 }
 
 #[cfg(test)]
@@ -276,12 +280,18 @@ mod tests {
     #[test]
     fn a_start_and_an_end_are_noted_in_the_directory() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(note_start(directory.path(), 5, [1, 0]), 0);
+        let starts = |incarnation| {
+            let ends = before(directory.path(), incarnation, [1, 0]);
+            note_start(directory.path(), incarnation, [1, 0]);
+            ends
+        };
+        assert_eq!(starts(5), 0);
         note_end(directory.path(), How::Fenced, [1, 0]);
-        assert_eq!(note_start(directory.path(), 6, [1, 0]), 1);
+        assert_eq!((before(directory.path(), 6, [1, 0]), before(directory.path(), 7, [1, 0])), (1, 1), "none is a run");
+        assert_eq!(starts(7), 1);
         note_end(directory.path(), How::Left, [1, 0]);
-        assert_eq!(note_start(directory.path(), 7, [1, 0]), 1);
-        assert_eq!(note_start(directory.path(), 7, [1, 0]), 1, "a handover is no end");
+        assert_eq!((starts(8), starts(8)), (1, 1), "a handover is no end");
+        assert_eq!(starts(9), 2, "it died");
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Ran {
     pub fn wait(&self) -> Result<(), String> {
         let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
         let stop = Duration::from_millis(self.stop_ms.load(Ordering::Acquire));
-        let stopped = wait(since, stop, || state_of_target(), clock::now, std::thread::sleep);
+        let stopped = wait(since, stop, state_of_target, clock::now, std::thread::sleep);
         self.left_running.store(stopped.is_err(), Ordering::Release);
         stopped
     }

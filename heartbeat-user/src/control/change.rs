@@ -202,6 +202,7 @@ impl Change {
             }
             Rule::Exhausted => refused(self, "no number is left for another forced start"),
             Rule::Ending => refused(self, "heartbeatd is ending"),
+            Rule::Conflict => refused(self, "somebody else changed it meanwhile: look at it and ask again"),
         }
     }
 }

@@ -6,7 +6,8 @@ use crate::core::agreement::types::PeerFacts;
 use crate::core::ids::NodeId;
 use crate::core::node::{Node, Verdict};
 use crate::core::time::MonoTime;
-use heartbeat_common::frame::{self, word};
+use heartbeat_common::fence::GATED;
+use heartbeat_common::frame;
 use heartbeat_common::tick::Tick;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -57,7 +58,10 @@ impl Facts {
         seen.note_echo(now, echo, detection);
         let said = current().max_by_key(|tick| tick.peer_dynamic_ns);
         let flags = said.map_or(0, |tick| frame::flags(tick.peer_dynamic));
-        let standing = said.map_or(0, |tick| (tick.standing[word::IDENTITY - word::STANDING] >> 32) as u16);
+        // A newer incarnation acknowledges too, without having obeyed anything: it proves itself, by being heard.
+        let obeyed = || ticks.iter().filter(|tick| tick.fence_acked != 0 && tick.fence_acked_by == tick.fence_acked);
+        let fence_acked = obeyed().map(|tick| tick.fence_acked).max().unwrap_or(0);
+        let gates = |tick: &&Tick<u64>| tick.fence_acked == fence_acked && tick.fence_acked_flags & GATED != 0;
         PeerFacts {
             node: id,
             incarnation,
@@ -68,8 +72,8 @@ impl Facts {
             both_ways_since: seen.both.map(|(since, _)| since),
             controller_age: node.said().controller_age_ms.map(Duration::from_millis),
             stopped: flags & frame::FLAG_STOPPED != 0,
-            fence_acked: ticks.iter().map(|tick| tick.fence_acked).max().unwrap_or(0),
-            gated: standing & frame::STANDING_GATED != 0,
+            fence_acked,
+            gated: obeyed().any(|tick| gates(tick)),
             quorate: flags & frame::FLAG_QUORATE != 0,
         }
     }
@@ -102,5 +106,56 @@ const fn health(verdict: Verdict) -> Health {
         Verdict::Hung => Health::Hung,
         Verdict::Left => Health::Left,
         Verdict::Down => Health::Down,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::event::NodeName;
+
+    const MS: u64 = 1_000_000;
+
+    fn of(facts: &mut Facts, now: u64, ticks: &[&Tick<u64>]) -> PeerFacts {
+        let name = NodeName { node: "b".to_owned(), node_id: NodeId(2) };
+        let node = Node::new(name, MonoTime::ZERO);
+        let look = PeerLook { id: NodeId(2), node: &node, detection: Duration::from_millis(500) };
+        facts.of(MonoTime(now * MS), look, ticks)
+    }
+
+    #[test]
+    fn only_the_victim_itself_proves_by_an_acknowledgement_that_it_stopped() {
+        let acked =
+            |by, flags| Tick::<u64> { fence_acked: 7, fence_acked_by: by, fence_acked_flags: flags, ..Tick::default() };
+        let told = |tick: &Tick<u64>| {
+            let fact = of(&mut Facts::default(), 1, &[tick]);
+            (fact.fence_acked, fact.gated)
+        };
+        assert_eq!(told(&Tick::default()), (0, false));
+        assert_eq!(told(&acked(7, GATED)), (7, true));
+        assert_eq!(told(&acked(7, 0)), (7, false));
+        assert_eq!(told(&acked(8, GATED)), (0, false), "a newer incarnation knows of it, and obeyed nothing");
+        let (older, newer) = (acked(7, GATED), Tick::<u64> { fence_acked: 9, fence_acked_by: 9, ..Tick::default() });
+        let fact = of(&mut Facts::default(), 1, &[&older, &newer]);
+        assert_eq!((fact.fence_acked, fact.gated), (9, false), "what the newest said is said of the newest");
+    }
+
+    #[test]
+    fn hearing_each_other_begins_anew_after_a_gap_and_with_an_incarnation() {
+        let mut facts = Facts::default();
+        let tick = |incarnation, echo: u64| Tick::<u64> {
+            peer_incarnation: incarnation,
+            heard_ns: echo * MS,
+            echo_ns: echo * MS,
+            ..Tick::default()
+        };
+        let mut since = |now, tick: &Tick<u64>| of(&mut facts, now, &[tick]).both_ways_since.map(|at| at.0 / MS);
+        assert_eq!(since(1_000, &tick(7, 900)), None, "an echo from before it was noticed");
+        assert_eq!(since(1_100, &tick(7, 1_050)), Some(1_050));
+        assert_eq!(since(1_500, &tick(7, 1_490)), Some(1_050));
+        assert_eq!(since(1_991, &tick(7, 1_490)), None, "silent for longer than the detection time");
+        assert_eq!(since(2_600, &tick(7, 2_590)), Some(2_590));
+        assert_eq!(since(2_700, &tick(8, 2_690)), None, "a newer incarnation");
+        assert_eq!(since(2_800, &tick(8, 2_790)), Some(2_790));
     }
 }

@@ -136,6 +136,7 @@ fn each_rule_has_its_own_code_or_sentence() {
         (Rule::Busy, ErrorCode::Busy),
         (Rule::Exhausted, ErrorCode::RuleBroken),
         (Rule::Ending, ErrorCode::RuleBroken),
+        (Rule::Conflict, ErrorCode::RuleBroken),
     ];
     let mut told = BTreeSet::new();
     for (rule, code) in rules {

@@ -91,12 +91,6 @@ impl LeaseTerms {
     pub fn surely_over(self) -> Duration {
         with_drift(self.longest_ms)
     }
-
-    /// Returns the same for the time that stopping takes.
-    #[must_use]
-    pub fn surely_stopped(self) -> Duration {
-        with_drift(self.stop_ms)
-    }
 }
 
 /// Lengthens a time by the drift of two clocks against each other, to the next millisecond.

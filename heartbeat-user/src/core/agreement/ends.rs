@@ -36,12 +36,19 @@ impl Ends {
         self.states.iter().map(|(vote, sequence)| (*vote, *sequence)).collect()
     }
 
-    /// Remembers how new a vote's state is.
-    pub fn remember(&mut self, vote: VoteId, sequence: u64) {
-        if vote.is_vote() && (self.states.len() < SLOTS || self.states.contains_key(&vote)) {
-            let newest = self.states.entry(vote).or_insert(0);
-            *newest = (*newest).max(sequence);
+    /// Begins with what the disk remembers.
+    pub fn of(states: &[(VoteId, u64)]) -> Self {
+        Self { states: states.iter().copied().collect(), ..Self::default() }
+    }
+
+    /// Remembers how new a vote's state is. Says whether that is news.
+    pub fn remember(&mut self, vote: VoteId, sequence: u64) -> bool {
+        let room = self.states.len() < SLOTS || self.states.contains_key(&vote);
+        let news = vote.is_vote() && room && self.states.get(&vote).is_none_or(|newest| *newest < sequence);
+        if news {
+            self.states.insert(vote, sequence);
         }
+        news
     }
 }
 
@@ -67,6 +74,8 @@ impl Agreement {
                 noted.remove(0);
             }
         }
+        // Votes that no view names any more leave room for others.
+        ends.states.retain(|vote, _| view.votes.iter().any(|one| one.id == *vote));
         ends.quarantined.retain(|node, _| view.quarantined.iter().any(|one| one.node == *node));
         for one in &view.quarantined {
             ends.quarantined.entry(one.node).or_insert(now);
@@ -112,6 +121,15 @@ impl Agreement {
         let is = |node: NodeId| view.quarantined.iter().any(|one| one.node == node);
         for one in old.iter().flat_map(|old| &old.quarantined).filter(|one| !is(one.node)) {
             self.tell(AgreementEvent::QuarantineCleared { node: one.node });
+        }
+    }
+
+    /// Remembers how new the state of a report's author is, here and on the own disk.
+    pub(super) fn remember_state(&mut self, report: &Report) {
+        if self.ends.remember(report.vote, report.sequence)
+            && let Some(voter) = &mut self.voter
+        {
+            voter.remember(self.ends.remembers());
         }
     }
 

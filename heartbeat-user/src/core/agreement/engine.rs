@@ -99,6 +99,7 @@ impl Agreement {
     #[must_use]
     pub fn resume(setup: Setup, state: State, adopted: Option<Adopted>, now: Times) -> Self {
         let mut this = Self::new(setup, now);
+        this.ends = Ends::of(&state.remembers);
         this.voter = Some(Voter::resume(state));
         this.take_up(adopted);
         this
@@ -106,6 +107,9 @@ impl Agreement {
 
     /// Takes in whatever happened by `now`.
     pub fn handle(&mut self, input: Input, now: Times) {
+        // Whoever owns this says when it ran late; but whatever comes first after a pause must not be judged by what was
+        // seen before it, and it need not be that.
+        let paused = now.mono.since(self.now.mono) > self.setup.timing.delay;
         self.now = Times {
             mono: now.mono.max(self.now.mono),
             boot_ns: now.boot_ns.max(self.now.boot_ns),
@@ -113,6 +117,9 @@ impl Agreement {
         };
         if self.course == Course::Ended {
             return;
+        }
+        if paused {
+            self.late();
         }
         match input {
             Input::Facts(facts) => self.look(&facts),

@@ -52,7 +52,7 @@ impl Agreement {
         if !peer.take(report) {
             return;
         }
-        self.ends.remember(report.vote, report.sequence);
+        self.remember_state(report);
         self.compare_states(report, author);
         self.join_turn(report.turn, report.view, author.node);
         if self.held.as_ref().is_some_and(|held| held.name == report.view) {

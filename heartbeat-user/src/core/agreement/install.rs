@@ -57,7 +57,9 @@ impl Agreement {
             self.commands.push_back(Command::ClearGrants(mark(name)));
         }
         let kept = !foreign && adopted.is_some_and(|page| page.bank == (name.order.0, name.digest[0]));
-        self.hold_view(document.clone(), name, (!kept).then_some(adopted.is_some() && !foreign));
+        // The page's lease goes on only where this incarnation had one: until a view came into force, it had none.
+        let carry = !foreign && self.page.in_force.is_view();
+        self.hold_view(document.clone(), name, (!kept).then_some(carry));
         let (in_force, own) = (self.page.in_force, self.setup.own);
         if let Some(held) = &mut self.held {
             held.in_force = in_force == held.name.order;
@@ -65,12 +67,16 @@ impl Agreement {
         if out_of(&document, own) {
             self.left_out(&document);
         }
+        if adopted.is_some() {
+            // What held the controller before was its own: it may have been killed while it left, and this one does not.
+            self.commands.push_back(Command::Hold(self.page.hold));
+        }
     }
 
     /// Makes a view that is on disk the one held. `bank`: make a bank for it, with the lease of the one before or not.
     fn hold_view(&mut self, document: Document, name: Name, bank: Option<bool>) {
         let since = self.now.clocks();
-        self.stops.install(&document, since);
+        self.stops.install(&document, self.slewed(), since);
         self.fences.install(&document);
         self.page.granting = false;
         self.page.standing = Order::NONE;
@@ -82,6 +88,12 @@ impl Agreement {
         }
         self.say_standing();
         self.commands.push_back(Command::Burst);
+    }
+
+    /// By how much a clock may be slewed before its owner's next round sees that: less than a tenth of a round, and there
+    /// are two in a delay at least.
+    pub(super) fn slewed(&self) -> Duration {
+        self.setup.timing.delay / 20
     }
 
     pub(super) fn make_bank(&mut self, carry: bool) {
@@ -129,6 +141,7 @@ impl Agreement {
             grants: if may { others.map(word).collect() } else { Vec::new() },
             member: is_member(view, own),
             votes,
+            stops_at_once: view.lease.stop_ms == 0,
         };
         self.commands.push_back(Command::Standing(Box::new(standing)));
     }
@@ -193,7 +206,8 @@ impl Agreement {
     /// Takes a view that was decided: it is written, and held once it is on disk.
     pub(super) fn learn(&mut self, document: Document) {
         let Some(voter) = &mut self.voter else {
-            let (voter, effects) = Voter::begin(State::new(self.setup.fresh_vote, document));
+            let state = State { remembers: self.ends.remembers(), ..State::new(self.setup.fresh_vote, document) };
+            let (voter, effects) = Voter::begin(state);
             self.voter = Some(voter);
             self.carry_out(effects);
             return;

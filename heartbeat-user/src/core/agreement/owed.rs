@@ -54,8 +54,8 @@ impl Agreement {
             if peer.ripened(now, delay) {
                 self.stops.restarted(facts.node, facts.incarnation);
             }
-            if facts.fence_acked != 0 {
-                self.stops.fenced(facts.node, facts.fence_acked, facts.gated, clocks);
+            if facts.fence_acked != 0 && facts.gated {
+                self.stops.fenced(facts.node, facts.fence_acked);
             }
         }
         let Some(held) = &self.held else { return };

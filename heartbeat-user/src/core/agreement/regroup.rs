@@ -228,7 +228,7 @@ impl Agreement {
             votes: &votes,
             configured: &configured,
             stopped: &proved.map(|(member, _)| member).collect(),
-            installed_for: self.now.clocks().since(held.since),
+            installed_for: self.now.clocks().since(held.since).saturating_sub(self.slewed()),
             ends: &self.ends_told(reports.values().copied()),
             threshold: self.setup.quarantine.threshold,
             released: &self.released(),

@@ -30,8 +30,8 @@ struct Open {
 /// What it waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Waits {
-    /// A view that fulfils this wish.
-    Wish(Wished),
+    /// A view that fulfils this wish; and what it changes, as it was when it was asked for.
+    Wish(Wished, Option<Setting>),
     /// This view on the own disk.
     View(Order),
     /// The end of this node's part.
@@ -49,7 +49,7 @@ pub(super) struct Requests {
 impl Requests {
     pub fn wishes(&self) -> impl Iterator<Item = &Wished> {
         self.open.iter().filter_map(|open| match &open.waits {
-            Waits::Wish(wished) => Some(wished),
+            Waits::Wish(wished, _) => Some(wished),
             Waits::View(_) | Waits::End => None,
         })
     }
@@ -75,7 +75,7 @@ impl Agreement {
         };
         match asked {
             Ok(Some(waits)) => {
-                let reported = matches!(waits, Waits::Wish(_));
+                let reported = matches!(waits, Waits::Wish(..));
                 self.requests.open.push(Open { number, until: self.now.mono + TIME, waits });
                 if reported {
                     self.report_now();
@@ -153,11 +153,12 @@ impl Agreement {
         if self.requests.wishes().count() >= WISHES_MAX {
             return Err(Refusal::Busy);
         }
+        let before = setting_in(&held.document, wish);
         self.requests.sequence += 1;
         // Numbers of an earlier controller of this incarnation are never used again.
         let sequence = u64::from(self.setup.generation) << 32 | self.requests.sequence;
         let id = ChangeId { by: self.setup.own, sequence };
-        Ok(Some(Waits::Wish(Wished { id, wish })))
+        Ok(Some(Waits::Wish(Wished { id, wish }, before)))
     }
 
     /// Answers what the view now on disk fulfils, by itself or because nothing is left to wish.
@@ -165,11 +166,14 @@ impl Agreement {
         let Some(held) = &self.held else { return };
         let (order, change) = (held.name.order, held.document.change);
         let outcome = |open: &Open| match &open.waits {
-            Waits::Wish(wished) if change == Some(wished.id) => Some(Outcome::Decided(order)),
-            Waits::Wish(wished) if !applies(&held.document, wished.wish) => Some(Outcome::Done),
+            Waits::Wish(wished, _) if change == Some(wished.id) => Some(Outcome::Decided(order)),
+            Waits::Wish(wished, _) if !applies(&held.document, wished.wish) => Some(Outcome::Done),
+            Waits::Wish(wished, before) if setting_in(&held.document, wished.wish) != *before => {
+                Some(Outcome::Refused(Refusal::Conflict))
+            }
             Waits::View(view) if *view == order => Some(Outcome::Decided(order)),
             Waits::View(view) if *view < order => Some(Outcome::NoQuorum),
-            Waits::Wish(_) | Waits::View(_) | Waits::End => None,
+            Waits::Wish(..) | Waits::View(_) | Waits::End => None,
         };
         let answers = self.requests.open.iter().filter_map(|open| Some((open.number, outcome(open)?))).collect();
         self.answer_these(answers);
@@ -189,7 +193,7 @@ impl Agreement {
     pub(super) fn answer_all_at_end(&mut self) {
         let outcome = |open: &Open| match open.waits {
             Waits::End => Outcome::Done,
-            Waits::Wish(_) | Waits::View(_) => Outcome::NoQuorum,
+            Waits::Wish(..) | Waits::View(_) => Outcome::NoQuorum,
         };
         let answers = self.requests.open.iter().map(|open| (open.number, outcome(open))).collect();
         self.answer_these(answers);
@@ -215,6 +219,21 @@ impl Agreement {
             Wish::Without(_) | Wish::Release(_) => None,
         }
     }
+}
+
+/// Returns what a view holds of that which a wish changes.
+fn setting_in(view: &Document, wish: Wish) -> Option<Setting> {
+    let Wish::Change(setting) = wish else { return None };
+    Some(match setting {
+        Setting::LeaseMs(_) => Setting::LeaseMs(view.lease.lease_ms),
+        Setting::StopMs(_) => Setting::StopMs(view.lease.stop_ms),
+        Setting::Weight(node, _) => {
+            let vote = view.votes.iter().find(|vote| vote.holder == Holder::Node(node));
+            Setting::Weight(node, vote.map_or(0, |vote| vote.configured))
+        }
+        Setting::LowerPriority(_) => Setting::LowerPriority(view.quorum.lower_priority),
+        Setting::Dynamic(_) => Setting::Dynamic(view.quorum.dynamic),
+    })
 }
 
 fn check_weight(view: &Document, node: NodeId, weight: u8) -> Result<(), Refusal> {

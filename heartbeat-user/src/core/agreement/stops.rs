@@ -38,7 +38,7 @@ pub enum How {
     Restarted,
     /// A member of the view knows it.
     Told,
-    /// The longest lease that it can have had is over; or, after an acknowledged fence, the time that stopping takes.
+    /// The longest lease that it can have had is over.
     Waited,
 }
 
@@ -49,8 +49,6 @@ struct Debt {
     learned: Clocks,
     /// The longest lease that it can have, by every view seen since.
     wait: Duration,
-    /// When its kernel acknowledged a fence that does not stop what it runs.
-    fenced: Option<Clocks>,
     known: Option<How>,
 }
 
@@ -58,17 +56,17 @@ struct Debt {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Stops {
     debts: BTreeMap<Member, Debt>,
-    stop_time: Duration,
 }
 
 impl Stops {
     /// Takes up the view installed. What it owes no more is forgotten; what is owed longer keeps its time and proofs.
-    pub fn install(&mut self, document: &Document, now: Clocks) {
-        let wait = document.lease.surely_over();
-        self.stop_time = self.stop_time.max(document.lease.surely_stopped());
+    /// `slack` is waited beyond the longest lease: for so much longer a clock that is slewed keeps one, until its owner
+    /// has seen that and holds itself.
+    pub fn install(&mut self, document: &Document, slack: Duration, now: Clocks) {
+        let wait = document.lease.surely_over() + slack;
         let mut debts = BTreeMap::new();
         for owed in &document.owed {
-            let fresh = Debt { learned: now, wait, fenced: None, known: None };
+            let fresh = Debt { learned: now, wait, known: None };
             let mut debt = self.debts.remove(&owed.member).unwrap_or(fresh);
             debt.wait = debt.wait.max(wait);
             debts.insert(owed.member, debt);
@@ -91,26 +89,18 @@ impl Stops {
         self.prove(How::Told, |owed| owed == member);
     }
 
-    /// The kernel of a node acknowledged a fence of everything up to this incarnation. `gated`: whatever it runs asks
-    /// that kernel before it acts; else it needs the time to stop.
-    pub fn fenced(&mut self, node: NodeId, incarnation: u64, gated: bool, now: Clocks) {
-        if gated {
-            self.prove(How::Fenced, |owed| owed.node == node && owed.incarnation <= incarnation);
-        }
-        for (owed, debt) in &mut self.debts {
-            if owed.node == node && owed.incarnation <= incarnation {
-                debt.fenced.get_or_insert(now);
-            }
-        }
+    /// The kernel of a node obeyed a fence of everything up to this incarnation, and whatever the node runs asks that
+    /// kernel before it acts. Of one that does not ask nothing is known by that: it may look at the page for the next
+    /// time when its lease would have ended, and begin to stop then.
+    pub fn fenced(&mut self, node: NodeId, incarnation: u64) {
+        self.prove(How::Fenced, |owed| owed.node == node && owed.incarnation <= incarnation);
     }
 
     /// Takes note of the time. Returns who is now known to have stopped, and how.
     pub fn advance(&mut self, now: Clocks) -> Vec<(Member, How)> {
         let mut news = Vec::new();
         for (member, debt) in &mut self.debts {
-            let waited = now.since(debt.learned) >= debt.wait
-                || debt.fenced.is_some_and(|fenced| now.since(fenced) >= self.stop_time);
-            if debt.known.is_none() && waited {
+            if debt.known.is_none() && now.since(debt.learned) >= debt.wait {
                 debt.known = Some(How::Waited);
                 news.push((*member, How::Waited));
             }
@@ -144,12 +134,7 @@ impl Stops {
     #[must_use]
     pub fn remaining(&self, now: Clocks) -> Option<Duration> {
         let open = self.debts.values().filter(|debt| debt.known.is_none());
-        let left = open.map(|debt| {
-            let wait = debt.wait.saturating_sub(now.since(debt.learned));
-            let stop = debt.fenced.map_or(wait, |fenced| self.stop_time.saturating_sub(now.since(fenced)));
-            wait.min(stop)
-        });
-        left.min()
+        open.map(|debt| debt.wait.saturating_sub(now.since(debt.learned))).min()
     }
 
     /// What was only waited for can be proved later on; a proof counts for others, a wait does not.

@@ -132,9 +132,10 @@ pub struct PeerFacts {
     pub controller_age: Option<Duration>,
     /// This incarnation said that it has stopped for good, after all that it ran had.
     pub stopped: bool,
-    /// The highest incarnation of it whose fence its kernel has acknowledged; 0: none.
+    /// The highest incarnation of it whose fence the kernel of that very incarnation has obeyed and acknowledged; 0:
+    /// none.
     pub fence_acked: u64,
-    /// That kernel gates all that the node runs.
+    /// The acknowledgement said that this kernel gates all that the node runs.
     pub gated: bool,
     /// It says that it is quorate.
     pub quorate: bool,
@@ -214,6 +215,8 @@ pub enum Refusal {
     Exhausted,
     /// This node ends.
     Ending,
+    /// Another change of the same thing was decided first: whoever asked had not seen it.
+    Conflict,
 }
 
 /// What the owner reports.
@@ -296,6 +299,8 @@ pub struct Standing {
     pub member: bool,
     /// This disk state has a vote.
     pub votes: bool,
+    /// The view leaves what runs no time to stop: its kernel, where it gates all of it, ends it at once.
+    pub stops_at_once: bool,
 }
 
 /// Why the controller ends.

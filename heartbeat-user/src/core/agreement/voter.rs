@@ -11,6 +11,7 @@ use super::document::{Document, DocumentFault};
 use crate::core::ids::NodeId;
 use borsh::{BorshDeserialize, BorshSerialize};
 use heartbeat_common::acceptor::{Promise, Refusal, Register};
+use heartbeat_common::lease::SLOTS;
 use heartbeat_common::view::{Ballot, Name, VoteId};
 use std::collections::VecDeque;
 
@@ -27,6 +28,8 @@ pub struct State {
     pub register: Register,
     /// The document accepted, if one was.
     pub accepted: Option<Document>,
+    /// The newest state of each other vote that this node has heard of, by vote. It goes to disk with the next change.
+    pub remembers: Vec<(VoteId, u64)>,
 }
 
 impl State {
@@ -34,7 +37,7 @@ impl State {
     #[must_use]
     pub fn new(vote: VoteId, installed: Document) -> Self {
         let register = Register::open(installed.name());
-        Self { sequence: 1, vote, installed, register, accepted: None }
+        Self { sequence: 1, vote, installed, register, accepted: None, remembers: Vec::new() }
     }
 
     /// Says whether its parts belong together: what a disk returned is not believed.
@@ -50,6 +53,9 @@ impl State {
             && self.register.view == self.installed.name()
             && self.register.has_accepted() == accepted.is_some()
             && self.register.value == value;
+        if self.remembers.len() > SLOTS || !self.remembers.is_sorted_by(|(one, _), (next, _)| one < next) {
+            return Err(DocumentFault::Rule("what it remembers of other votes is too much, or not in order"));
+        }
         if fits { Ok(()) } else { Err(DocumentFault::Rule("its register is not that of its view")) }
     }
 }
@@ -171,6 +177,11 @@ impl Voter {
         self.forfeited
     }
 
+    /// Takes what is known of the states of other votes; it is written with the next change.
+    pub fn remember(&mut self, states: Vec<(VoteId, u64)>) {
+        self.state.remembers = states;
+    }
+
     /// Takes a proposer's question whether an attempt may be made.
     pub fn prepare(&mut self, from: NodeId, view: Name, ballot: Ballot) -> Vec<Effect> {
         let mut effects = Vec::new();
@@ -226,7 +237,8 @@ impl Voter {
         let mut effects = vec![Effect::ClearGrants];
         self.waiting.clear();
         let sequence = self.state.sequence + 1;
-        self.state = State { sequence, ..State::new(self.state.vote, document.clone()) };
+        let remembers = std::mem::take(&mut self.state.remembers);
+        self.state = State { sequence, remembers, ..State::new(self.state.vote, document.clone()) };
         self.wait(Effect::Installed);
         self.write(&mut effects);
         effects

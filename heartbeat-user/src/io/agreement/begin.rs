@@ -93,8 +93,7 @@ impl Begun {
             Command::Standing(standing) => Some(standing),
             _ => None,
         })?;
-        let stop_ms = self.durable.as_ref().map_or(0, |state| state.installed.lease.stop_ms);
-        Some(super::carry::announced(standing, self.gated && stop_ms == 0))
+        Some(super::carry::announced(standing, self.gated))
     }
 }
 

@@ -99,9 +99,7 @@ impl Hands {
 
     fn announce(&mut self, standing: &Standing) {
         self.set_flags(self.flags & !FLAG_MEMBER | if standing.member { FLAG_MEMBER } else { 0 });
-        let view = self.setup.agreement.status().view;
-        let stop_ms = view.map_or(0, |view| view.lease.stop_ms);
-        let announced = announced(standing, self.setup.gated && stop_ms == 0);
+        let announced = announced(standing, self.setup.gated);
         self.said = Some((announced.clone(), standing.view.order));
         self.errands.push(Errand::Announce(announced, standing.view.order));
     }
@@ -125,7 +123,9 @@ impl Hands {
 /// Returns what every frame is to say of a view. `gated`: whatever this node runs asks its page before each act.
 pub(super) fn announced(standing: &Standing, gated: bool) -> Announced {
     let of = |set: bool, flag: u16| if set { flag } else { 0 };
-    let flags = of(standing.votes, STANDING_VOTES) | of(!standing.member, STANDING_WAITS) | of(gated, STANDING_GATED);
+    let flags = of(standing.votes, STANDING_VOTES)
+        | of(!standing.member, STANDING_WAITS)
+        | of(gated && standing.stops_at_once, STANDING_GATED);
     Announced {
         order: standing.view.order.0,
         digest: standing.view.digest[0],

@@ -67,7 +67,8 @@ impl Clocks {
         self.compare(tight())
     }
 
-    fn compare(&mut self, now: Times) -> Seen {
+    /// Compares these with the look before.
+    pub fn compare(&mut self, now: Times) -> Seen {
         let offset = now.boot_ns.saturating_sub(now.mono.0);
         let slept = self.offset.is_some_and(|before| offset > before.saturating_add(SLEPT_NS));
         self.offset = Some(self.offset.map_or(offset, |before| if slept { offset } else { before.max(offset) }));

@@ -4,9 +4,9 @@
 
 pub mod begin;
 mod carry;
-mod clocks;
+pub mod clocks;
 pub mod door;
-mod page;
+pub mod page;
 mod renew;
 mod stopper;
 

@@ -39,7 +39,7 @@ const fn at(ms: u64) -> Clocks {
 
 fn owing(owed: &[Member]) -> Stops {
     let mut stops = Stops::default();
-    stops.install(&view(2, owed, 500, 100), at(1_000));
+    stops.install(&view(2, owed, 500, 100), Duration::ZERO, at(1_000));
     stops
 }
 
@@ -59,18 +59,18 @@ fn the_wait_is_the_longest_lease_and_the_drift_of_two_clocks_on_both_clocks() {
 #[test]
 fn an_owed_wait_is_kept_across_views_and_grows_with_the_lease() {
     let mut stops = owing(&[B]);
-    stops.install(&view(3, &[B, C], 500, 100), at(1_400));
+    stops.install(&view(3, &[B, C], 500, 100), Duration::ZERO, at(1_400));
     assert_eq!(stops.advance(at(1_501)), [(B, How::Waited)]);
     assert_eq!(stops.waited_for().collect::<Vec<_>>(), [C]);
     assert_eq!(stops.advance(at(1_901)), [(C, How::Waited)]);
     let mut stops = owing(&[B]);
-    stops.install(&view(3, &[B], 2_000, 100), at(1_400));
+    stops.install(&view(3, &[B], 2_000, 100), Duration::ZERO, at(1_400));
     assert_eq!(stops.advance(at(2_999)), []);
     assert_eq!(stops.advance(at(3_001)), [(B, How::Waited)]);
     // A shorter lease shortens no wait that was begun.
     let mut stops = Stops::default();
-    stops.install(&view(2, &[B], 2_000, 100), at(1_000));
-    stops.install(&view(3, &[B], 500, 100), at(1_100));
+    stops.install(&view(2, &[B], 2_000, 100), Duration::ZERO, at(1_000));
+    stops.install(&view(3, &[B], 500, 100), Duration::ZERO, at(1_100));
     assert_eq!(stops.advance(at(2_999)), []);
 }
 
@@ -97,22 +97,29 @@ fn a_newer_incarnation_proves_the_older_and_not_itself() {
 }
 
 #[test]
-fn an_acknowledged_fence_is_proof_where_the_kernel_gates_and_else_begins_the_time_to_stop() {
+fn an_obeyed_fence_is_proof_for_all_up_to_the_incarnation_fenced() {
     let mut stops = owing(&[B, C]);
-    stops.fenced(NodeId(2), 19, true, at(1_050));
+    stops.fenced(NodeId(2), 19);
     assert_eq!(stops.known().count(), 0, "an older incarnation was fenced");
-    stops.fenced(NodeId(2), 20, true, at(1_050));
+    stops.fenced(NodeId(2), 20);
     assert_eq!(stops.known().collect::<Vec<_>>(), [(B, How::Fenced)]);
-    stops.fenced(NodeId(3), 30, false, at(1_100));
-    stops.fenced(NodeId(3), 30, false, at(1_190));
-    assert_eq!(stops.advance(at(1_200)), []);
-    assert_eq!(stops.advance(at(1_201)), [(C, How::Waited)], "100 ms from the first acknowledgement, and the drift");
+    stops.fenced(NodeId(3), 31);
+    assert_eq!(stops.known().collect::<Vec<_>>(), [(B, How::Fenced), (C, How::Fenced)]);
+}
+
+#[test]
+fn what_a_slewed_clock_may_add_is_waited_for_as_well() {
+    let mut stops = Stops::default();
+    stops.install(&view(2, &[B], 500, 0), Duration::from_millis(5), at(1_000));
+    assert_eq!(stops.advance(at(1_505)), []);
+    assert_eq!(stops.remaining(at(1_505)), Some(Duration::from_millis(1)));
+    assert_eq!(stops.advance(at(1_506)), [(B, How::Waited)]);
 }
 
 #[test]
 fn who_is_owed_no_more_is_forgotten() {
     let mut stops = owing(&[B, C]);
-    stops.install(&view(3, &[], 500, 100), at(1_100));
+    stops.install(&view(3, &[], 500, 100), Duration::ZERO, at(1_100));
     assert!(stops.in_force());
     assert_eq!(stops.known().count(), 0);
 }

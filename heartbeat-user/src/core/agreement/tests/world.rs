@@ -542,7 +542,7 @@ impl World {
             there.kernel.fenced = victim.incarnation;
             there.kernel.granting = 0;
         }
-        if there.kernel.fenced >= victim.incarnation || there.incarnation > victim.incarnation {
+        if there.kernel.fenced >= victim.incarnation {
             let seen = self.nodes.get_mut(&from).unwrap().seen.entry(victim.node.0).or_default();
             seen.acked = seen.acked.max(victim.incarnation);
         }

@@ -6,4 +6,5 @@ pub mod demo;
 pub mod faults;
 pub mod lab;
 pub mod reference;
+pub mod sim;
 pub mod xdp;

@@ -3,7 +3,7 @@
 
 use crate::apt::{self, Need};
 use crate::leaks::Snapshot;
-use crate::{ebpf, shell, test};
+use crate::{ebpf, shell, sim, test};
 use anyhow::{Result, bail};
 use std::time::Instant;
 
@@ -15,6 +15,7 @@ const CHECKS: &[Check] = &[
     ("documentation", documentation),
     ("kernel object", ebpf::check),
     ("lints of the kernel program", ebpf::lint),
+    ("simulator", sim::check),
     ("tests", || test::run(&test::Options::default())),
 ];
 

@@ -90,9 +90,17 @@ fn lab(task: &str, arguments: impl IntoIterator<Item = OsString>) -> Result<()> 
     become_program("heartbeat-lab", std::iter::once(task.into()).chain(arguments))
 }
 
-/// Replaces this process, so that signals reach the program itself and its exit status is ours.
 fn become_program(name: &str, arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
-    let mut command = Command::new(shell::root().join("target/release").join(name));
+    become_built("release", name, arguments)
+}
+
+/// Replaces this process by a program built under a profile, so that signals reach the program itself and its exit
+/// status is ours.
+///
+/// # Errors
+/// It cannot be started. Does not return otherwise.
+pub fn become_built(profile: &str, name: &str, arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
+    let mut command = Command::new(shell::root().join("target").join(profile).join(name));
     command.args(arguments);
     println!("+ {}", shell::shown(&command));
     Err(command.exec()).with_context(|| format!("cannot start `{}`", shell::shown(&command)))

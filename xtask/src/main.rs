@@ -10,6 +10,7 @@ mod install;
 mod launch;
 mod leaks;
 mod shell;
+mod sim;
 mod skips;
 mod test;
 
@@ -28,6 +29,8 @@ enum Task {
     Demo(launch::Rest),
     /// Build, and measure: figures, raw data and plots to files
     Bench(launch::Bench),
+    /// Build the simulator, and play clusters by seed in virtual time
+    Sim(sim::Options),
     /// Build heartbeatd and run it on this node in the foreground; arguments pass through
     Run(launch::Rest),
     /// Run every check that a change has to pass
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Demo(options) => launch::demo(&options),
         Task::Bench(options) => launch::bench(&options),
+        Task::Sim(options) => sim::run(&options),
         Task::Run(options) => launch::heartbeatd(&options),
         Task::Ci => ci::run(),
         Task::Install(place) => install::install(&place),

@@ -114,14 +114,18 @@ pub fn decide(found: &Found) -> Result<Identity, Exhausted> {
     let reason = reason(found);
     let disk = found.disk.map(|disk| disk.kept);
     let newest = |of: fn(&Kept) -> u64| disk.iter().chain(&found.pins).map(of).max().unwrap_or(0);
-    let incarnation = newest(|kept| kept.incarnation).max(found.learnt);
+    let own = newest(|kept| kept.incarnation);
+    let incarnation = own.max(found.learnt);
     if reason == Reason::Adopted {
         let generation = newest(|kept| u64::from(kept.generation));
         let generation = u32::try_from(generation + 1).map_err(|_| Exhausted(generation))?;
         return Ok(Identity { incarnation, generation, adopt: true, reason });
     }
-    let first = if reason == Reason::FirstStart { u64::from(found.seed % FIRST_BELOW) } else { 0 };
-    let incarnation = incarnation.checked_add(1 + first).ok_or(Exhausted(incarnation))?;
+    // What a peer remembers need not be the newest: another one may have heard a later incarnation, which the next number
+    // would take a second time. By a random step it is newer than that one too, or older and told so.
+    let guessed = reason == Reason::FirstStart || found.learnt > own;
+    let step = if guessed { u64::from(found.seed % FIRST_BELOW) } else { 0 };
+    let incarnation = incarnation.checked_add(1 + step).ok_or(Exhausted(incarnation))?;
     Ok(Identity { incarnation, generation: 1, adopt: false, reason })
 }
 
@@ -183,7 +187,12 @@ mod tests {
                 raised(u64::from(FIRST_BELOW), Reason::FirstStart),
             ),
             (
-                "the seed is for first starts",
+                "another incarnation may be known elsewhere",
+                Found { seed: 41, ..found(disk(KEPT), Some(KEPT), 8) },
+                raised(50, Reason::Outrun),
+            ),
+            (
+                "the seed is for what is not known for certain",
                 Found { seed: 41, ..found(disk(KEPT), None, 0) },
                 raised(8, Reason::PinsLost),
             ),

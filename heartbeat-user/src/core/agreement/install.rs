@@ -238,6 +238,10 @@ impl Agreement {
         let carry = before.as_ref().is_some_and(|held| is_member(&held.document, self.setup.own));
         self.note_ends(&document);
         self.tell_changes(before.as_ref(), &document, name);
+        // A node that lost its disk may have taken an incarnation that is none above those that were admitted.
+        if out_of(&document, self.setup.own) {
+            self.go_out(false);
+        }
         self.hold_view(document, name, Some(carry));
         self.report_now();
         self.requests_installed();

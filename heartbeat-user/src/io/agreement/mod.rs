@@ -269,6 +269,10 @@ impl Hands {
             self.carry_out(command);
         }
         while let Some(event) = self.setup.agreement.poll_event() {
+            if let AgreementEvent::OlderState { seen, .. } = event {
+                // The next start is to know what this one was told: else it would take the same copy up again.
+                self.page().raise(word::DISK_SEQUENCE, seen);
+            }
             self.happened.push(event);
         }
     }

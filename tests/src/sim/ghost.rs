@@ -1,0 +1,324 @@
+//! What the world itself saw: every state that reached a disk, and from it what was promised, accepted and decided. The
+//! core has no part in it, so that what the core says of itself can be held against it.
+
+use heartbeat_common::view::{Ballot, Name, Order, VoteId};
+use heartbeat_user::core::agreement::document::{Document, Member};
+use heartbeat_user::core::agreement::voter::State;
+use heartbeat_user::core::identity::Identity;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A property that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which.
+    pub property: &'static str,
+    /// How.
+    pub what: String,
+}
+
+/// Says that a property does not hold.
+///
+/// # Errors
+/// Always.
+pub fn broken<T>(property: &'static str, what: impl Into<String>) -> Result<T, Violation> {
+    Err(Violation { property, what: what.into() })
+}
+
+/// A view that was decided.
+#[derive(Clone, Debug)]
+pub struct Decided {
+    /// Its name.
+    pub name: Name,
+    /// It.
+    pub document: Document,
+    /// When the last acceptance that it needed was on disk, true time.
+    pub at: u64,
+}
+
+/// What a disk last held.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    vote: VoteId,
+    sequence: u64,
+    installed: Name,
+    promised: Ballot,
+    accepted: Ballot,
+}
+
+/// Votes that did something under a ballot, and to what value.
+type Votes = (Option<[u64; 4]>, Vec<VoteId>);
+
+/// The record.
+#[derive(Clone, Debug, Default)]
+pub struct Ghost {
+    views: BTreeMap<Order, Decided>,
+    /// The highest ballot upon each view that each vote has promised, on disk.
+    promises: BTreeMap<(Name, VoteId), Ballot>,
+    acceptances: BTreeMap<(Name, Ballot), Votes>,
+    held: Vec<Option<Held>>,
+    /// Highest view that each vote ever held.
+    holds: BTreeMap<VoteId, Order>,
+    /// The highest view decided.
+    pub newest: Order,
+    /// Peers that a detector ever called Down, one bit for each.
+    accused: u64,
+    /// Removals told: by whom, by which view, of whom.
+    removals: BTreeSet<(usize, u64, Order, Member)>,
+    /// Fences that members sent.
+    fences: BTreeSet<Member>,
+    /// The newest incarnation that each node took, while its disk lasts.
+    incarnations: Vec<u64>,
+    /// Members of views that a test installed by hand.
+    by_hand: BTreeSet<(Order, Member)>,
+}
+
+/// "An incarnation that a view left out is never admitted again; it returns as a newer one."
+fn never_again(document: &Document, parent: &Decided) -> Result<(), Violation> {
+    let known = |member: &&Member| parent.document.members.contains(member);
+    let old = |member: &&Member| member.incarnation <= parent.document.admitted_of(member.node);
+    match document.members.iter().filter(|member| !known(member)).find(old) {
+        None => Ok(()),
+        Some(member) => broken("S9", format!("{member:?} is let in again by {:?}", document.order)),
+    }
+}
+
+fn weight(document: &Document, votes: &[VoteId]) -> u32 {
+    votes.iter().map(|vote| document.weight_of(*vote)).sum()
+}
+
+fn add(votes: &mut Vec<VoteId>, vote: VoteId) {
+    if !votes.contains(&vote) {
+        votes.push(vote);
+    }
+}
+
+impl Ghost {
+    /// Begins with empty disks.
+    #[must_use]
+    pub fn new(nodes: usize) -> Self {
+        Self { held: vec![None; nodes], incarnations: vec![0; nodes], ..Self::default() }
+    }
+
+    /// Returns a view that was decided.
+    #[must_use]
+    pub fn view(&self, order: Order) -> Option<&Decided> {
+        self.views.get(&order)
+    }
+
+    /// Returns every view that was decided, by order.
+    pub fn views(&self) -> impl DoubleEndedIterator<Item = &Decided> {
+        self.views.values()
+    }
+
+    /// Says whether an incarnation is a member of a view that was decided; `None`: no such view was.
+    #[must_use]
+    pub fn has_member(&self, order: Order, member: Member) -> Option<bool> {
+        let view = self.views.get(&order).map(|view| view.document.members.contains(&member));
+        view.or_else(|| self.by_hand.contains(&(order, member)).then_some(true))
+    }
+
+    /// Takes note that a detector called a peer Down.
+    pub fn accuse(&mut self, peer: usize) {
+        self.accused |= 1 << peer;
+    }
+
+    /// Says whether any detector ever called a peer Down.
+    #[must_use]
+    pub const fn was_accused(&self, peer: usize) -> bool {
+        self.accused >> peer & 1 == 1
+    }
+
+    /// Takes note of a removal that a controller tells; false: it told it before.
+    pub fn tells_removal(&mut self, place: usize, incarnation: u64, view: Order, victim: Member) -> bool {
+        self.removals.insert((place, incarnation, view, victim))
+    }
+
+    /// Takes a member for one of a view that a test installs without any agreement.
+    pub fn admit_by_hand(&mut self, order: Order, member: Member) {
+        self.by_hand.insert((order, member));
+    }
+
+    /// Takes note that a disk was emptied or put back: what it holds next is compared with nothing.
+    pub fn forget(&mut self, node: usize) {
+        self.held[node] = None;
+    }
+
+    /// Takes note that the incarnation on a disk is lost too: it can only be drawn or learnt from peers, who may not know
+    /// the newest.
+    pub fn forget_incarnation(&mut self, node: usize) {
+        self.incarnations[node] = 0;
+        self.removals.retain(|(by, ..)| *by != node);
+    }
+
+    /// Takes note of an identity that a start took.
+    ///
+    /// # Errors
+    /// If the incarnation is not above all before it, and is not one that goes on.
+    pub fn takes(&mut self, node: usize, identity: &Identity) -> Result<(), Violation> {
+        let newest = std::mem::replace(&mut self.incarnations[node], identity.incarnation);
+        let rises = if identity.adopt { identity.incarnation == newest } else { identity.incarnation > newest };
+        if rises { Ok(()) } else { broken("S9", format!("node {node} takes {identity:?} after {newest}")) }
+    }
+
+    /// Takes note of a fence that was sent.
+    pub fn sends_fence(&mut self, victim: Member) {
+        self.fences.insert(victim);
+    }
+
+    /// "Obeyed only by a frame whose tag was made by a member for a decided view that lacks the victim."
+    ///
+    /// # Errors
+    /// If nobody sent one.
+    pub fn obeys(&self, victim: Member) -> Result<(), Violation> {
+        if self.fences.contains(&victim) { Ok(()) } else { broken("S6", format!("{victim:?} obeys a fence of nobody's")) }
+    }
+
+    /// Takes note of a state that is on disk from now on.
+    ///
+    /// # Errors
+    /// If it should not be.
+    pub fn durable(&mut self, node: usize, state: &State, at: u64) -> Result<(), Violation> {
+        let register = &state.register;
+        let now = Held {
+            vote: state.vote,
+            sequence: state.sequence,
+            installed: register.view,
+            promised: register.promised,
+            accepted: register.accepted,
+        };
+        if let Some(before) = self.held[node].replace(now)
+            && before.vote == now.vote
+        {
+            Self::rises(node, &before, &now)?;
+        }
+        if register.promised != Ballot::NONE {
+            let promised = self.promises.entry((register.view, state.vote)).or_default();
+            *promised = (*promised).max(register.promised);
+        }
+        self.installed(node, &state.installed, at)?;
+        let held = self.holds.entry(state.vote).or_default();
+        *held = (*held).max(state.installed.order);
+        match &state.accepted {
+            Some(document) => self.accepted(state, document, at),
+            None => Ok(()),
+        }
+    }
+
+    fn rises(node: usize, before: &Held, now: &Held) -> Result<(), Violation> {
+        let (old, new) = (before.installed.order, now.installed.order);
+        if now.sequence < before.sequence {
+            return broken("S9", format!("node {node}: sequence {} after {}", now.sequence, before.sequence));
+        }
+        if new < old {
+            return broken("S9", format!("node {node}: view {new:?} after {old:?}"));
+        }
+        if new == old && (now.promised, now.accepted) < (before.promised, before.accepted) {
+            return broken("S9", format!("node {node}: a promise or an acceptance was taken back"));
+        }
+        Ok(())
+    }
+
+    fn installed(&mut self, node: usize, document: &Document, at: u64) -> Result<(), Violation> {
+        if let Some(known) = self.views.get(&document.order) {
+            // Whoever has it by heart is spared the digest.
+            if known.document == *document {
+                return Ok(());
+            }
+            if document.order.force() == 0 {
+                return broken("S1", format!("node {node} installed another view {:?}", document.order));
+            }
+        }
+        let forced = self.newest < document.order && document.order.force() > self.newest.force();
+        let first = document.parent == [0; 4] && self.views.is_empty();
+        if first || forced {
+            self.decided(document, at);
+            return Ok(());
+        }
+        broken("S2", format!("node {node} installed view {:?}, which no majority has accepted", document.order))
+    }
+
+    fn accepted(&mut self, state: &State, document: &Document, at: u64) -> Result<(), Violation> {
+        let register = &state.register;
+        let key = (register.view, register.accepted);
+        let (value, votes) = self.acceptances.entry(key).or_default();
+        if *value.get_or_insert(register.value) != register.value {
+            return broken("S9", format!("ballot {:?} has two values", register.accepted));
+        }
+        let before = votes.len();
+        add(votes, state.vote);
+        if votes.len() == before {
+            return Ok(());
+        }
+        let votes = votes.clone();
+        let Some(parent) = self.views.get(&register.view.order).filter(|parent| parent.name == register.view) else {
+            return broken("S2", format!("an acceptance upon {:?}, which was not decided", register.view));
+        };
+        if !parent.document.is_majority(weight(&parent.document, &votes)) {
+            return Ok(());
+        }
+        if document.parent != parent.name.digest || Some(document.order) != parent.name.order.next() {
+            return broken("S1", format!("view {:?} does not follow {:?}", document.order, parent.name.order));
+        }
+        if let Some(known) = self.views.get(&document.order) {
+            return if known.document == *document {
+                Ok(())
+            } else {
+                broken("S1", format!("two views {:?} were decided", document.order))
+            };
+        }
+        self.well_founded(document, register.view.order)?;
+        never_again(document, parent)?;
+        self.decided(document, at);
+        Ok(())
+    }
+
+    /// "A proposal is made only after a majority of the new votes, holding view n on disk, has answered this regroup."
+    fn well_founded(&self, document: &Document, parent: Order) -> Result<(), Violation> {
+        let holding = |vote: &&heartbeat_user::core::agreement::document::Vote| {
+            self.holds.get(&vote.id).is_some_and(|held| *held >= parent)
+        };
+        let weight: u32 = document.votes.iter().filter(holding).map(|vote| u32::from(vote.weight)).sum();
+        if document.is_majority(weight) {
+            return Ok(());
+        }
+        broken("S2", format!("view {:?} was decided, and no majority of its votes holds {parent:?}", document.order))
+    }
+
+    fn decided(&mut self, document: &Document, at: u64) {
+        self.newest = self.newest.max(document.order);
+        self.views.insert(document.order, Decided { name: document.name(), document: document.clone(), at });
+    }
+
+    /// "It accepts nothing without a majority of promises": who asks for an acceptance has them, on disk.
+    ///
+    /// # Errors
+    /// If it has not.
+    pub fn asks_to_accept(&self, view: Name, ballot: Ballot) -> Result<(), Violation> {
+        // A vote that has promised more since then has promised this as well.
+        let promised = |(of, vote): (&(Name, VoteId), &Ballot)| (of.0 == view && *vote >= ballot).then_some(of.1);
+        let votes: Vec<VoteId> = self.promises.iter().filter_map(promised).collect();
+        match self.views.get(&view.order) {
+            Some(known) if known.document.is_majority(weight(&known.document, &votes)) => Ok(()),
+            _ => broken("S2", format!("{ballot:?} asks for acceptance upon {:?} without a majority", view.order)),
+        }
+    }
+
+    /// "Sent only for a decided view, by its members", against an incarnation that it left out.
+    ///
+    /// # Errors
+    /// If this fence is not.
+    pub fn fences(&self, by: Member, victim: Member, view: Name) -> Result<(), Violation> {
+        let Some(known) = self.views.get(&view.order).filter(|known| known.name == view) else {
+            return broken("S6", format!("{by:?} fences for {:?}, which was not decided", view.order));
+        };
+        let (members, left_out) = (&known.document.members, !known.document.members.contains(&victim));
+        let was_admitted = known.document.admitted_of(victim.node) >= victim.incarnation;
+        if members.contains(&by) && left_out && was_admitted {
+            return Ok(());
+        }
+        broken("S6", format!("{by:?} fences {victim:?} for view {:?}", view.order))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! Each rule broken by hand: what the record must not miss.
+
+use super::*;
+use heartbeat_common::acceptor::Register;
+use heartbeat_user::core::agreement::document::{Holder, LeaseTerms, QuorumTerms, SCHEMA, Vote};
+use heartbeat_user::core::ids::NodeId;
+
+const fn vote(node: usize) -> VoteId {
+    VoteId([node as u64 + 1, 9])
+}
+
+fn member(node: usize) -> Member {
+    Member { node: NodeId(node as u16 + 1), incarnation: 10 }
+}
+
+fn vote_of(node: usize) -> Vote {
+    Vote { holder: Holder::Node(member(node).node), id: vote(node), configured: 1, weight: 1 }
+}
+
+fn document(number: u64, parent: [u64; 4], members: &[usize]) -> Document {
+    Document {
+        schema: SCHEMA,
+        instance: [1, 2],
+        order: Order::new(0, number).unwrap(),
+        parent,
+        members: members.iter().map(|node| member(*node)).collect(),
+        votes: members.iter().map(|node| vote_of(*node)).collect(),
+        admitted: (0..3).map(member).collect(),
+        owed: Vec::new(),
+        lease: LeaseTerms { lease_ms: 500, stop_ms: 0, longest_ms: 500 },
+        quorum: QuorumTerms { dynamic: true, lower_priority: None },
+        quarantined: Vec::new(),
+        removals: Vec::new(),
+        change: None,
+        witness: Vec::new(),
+        settings: Vec::new(),
+    }
+}
+
+const fn ballot(round: u64) -> Ballot {
+    Ballot { round, node: 1, incarnation: 10 }
+}
+
+/// Three nodes with the first view on their disks.
+fn begun() -> (Ghost, Vec<State>) {
+    let first = document(1, [0; 4], &[0, 1, 2]);
+    let states: Vec<_> = (0..3).map(|node| State::new(vote(node), first.clone())).collect();
+    let mut ghost = Ghost::new(3);
+    for (node, state) in states.iter().enumerate() {
+        ghost.durable(node, state, 1).unwrap();
+    }
+    (ghost, states)
+}
+
+fn accepts(state: &State, round: u64, value: &Document) -> State {
+    let digest = value.name().digest;
+    let register = Register { promised: ballot(round), accepted: ballot(round), value: digest, ..state.register };
+    State { sequence: state.sequence + 1, register, accepted: Some(value.clone()), ..state.clone() }
+}
+
+fn promises(state: &State, round: u64) -> State {
+    let register = Register { promised: ballot(round), ..state.register };
+    State { sequence: state.sequence + 1, register, ..state.clone() }
+}
+
+fn property(outcome: Result<(), Violation>) -> &'static str {
+    outcome.expect_err("a violation").property
+}
+
+#[test]
+fn an_ordinary_decision_is_seen_when_a_majority_has_it_on_disk() {
+    let (mut ghost, states) = begun();
+    let next = document(2, states[0].register.view.digest, &[0, 1]);
+    ghost.durable(0, &accepts(&states[0], 1, &next), 2).unwrap();
+    assert_eq!(ghost.newest, Order::new(0, 1).unwrap());
+    ghost.durable(1, &accepts(&states[1], 1, &next), 3).unwrap();
+    assert_eq!((ghost.newest, ghost.view(ghost.newest).unwrap().at), (Order::new(0, 2).unwrap(), 3));
+    let installed = State { sequence: 9, ..State::new(vote(1), next) };
+    ghost.durable(1, &installed, 4).unwrap();
+    assert_eq!(ghost.has_member(ghost.newest, member(1)), Some(true));
+    assert_eq!(ghost.has_member(ghost.newest, member(2)), Some(false));
+}
+
+#[test]
+fn a_view_that_no_majority_accepted_is_seen() {
+    let (mut ghost, states) = begun();
+    let next = document(2, states[0].register.view.digest, &[0, 1]);
+    ghost.durable(0, &accepts(&states[0], 1, &next), 2).unwrap();
+    let installed = State { sequence: 9, ..State::new(vote(0), next) };
+    assert_eq!(property(ghost.durable(0, &installed, 3)), "S2");
+}
+
+#[test]
+fn two_views_of_one_order_are_seen() {
+    let (mut ghost, states) = begun();
+    let digest = states[0].register.view.digest;
+    let (one, other) = (document(2, digest, &[0, 1]), document(2, digest, &[1, 2]));
+    ghost.durable(0, &accepts(&states[0], 1, &one), 2).unwrap();
+    let both = accepts(&states[1], 1, &one);
+    ghost.durable(1, &both, 2).unwrap();
+    ghost.durable(2, &accepts(&states[2], 2, &other), 2).unwrap();
+    assert_eq!(property(ghost.durable(1, &accepts(&both, 2, &other), 3)), "S1");
+    let (mut ghost, _) = begun();
+    let stray = State { sequence: 9, ..State::new(vote(0), document(1, [7; 4], &[0])) };
+    assert_eq!(property(ghost.durable(0, &stray, 3)), "S1");
+}
+
+#[test]
+fn a_ballot_with_two_values_is_seen() {
+    let (mut ghost, states) = begun();
+    let digest = states[0].register.view.digest;
+    ghost.durable(0, &accepts(&states[0], 1, &document(2, digest, &[0, 1])), 2).unwrap();
+    let other = accepts(&states[1], 1, &document(2, digest, &[1, 2]));
+    assert_eq!(property(ghost.durable(1, &other, 3)), "S9");
+}
+
+#[test]
+fn a_state_that_goes_back_is_seen() {
+    let (mut ghost, states) = begun();
+    let promised = promises(&states[0], 5);
+    ghost.durable(0, &promised, 2).unwrap();
+    assert_eq!(property(ghost.clone().durable(0, &states[0], 3)), "S9");
+    let weaker = State { sequence: promised.sequence + 1, ..promises(&states[0], 4) };
+    assert_eq!(property(ghost.clone().durable(0, &weaker, 3)), "S9");
+    ghost.forget(0);
+    ghost.durable(0, &states[0], 3).unwrap();
+}
+
+#[test]
+fn a_view_whose_votes_do_not_hold_the_one_before_is_seen() {
+    let (mut ghost, states) = begun();
+    let before = document(2, states[0].register.view.digest, &[0, 1]);
+    let strangers = Document { votes: [5, 6, 7].map(vote_of).to_vec(), ..before };
+    ghost.durable(0, &accepts(&states[0], 1, &strangers), 2).unwrap();
+    assert_eq!(property(ghost.durable(1, &accepts(&states[1], 1, &strangers), 2)), "S2");
+}
+
+#[test]
+fn asking_for_acceptance_without_a_majority_of_promises_is_seen() {
+    let (mut ghost, states) = begun();
+    let view = states[0].register.view;
+    ghost.durable(0, &promises(&states[0], 3), 2).unwrap();
+    assert_eq!(property(ghost.asks_to_accept(view, ballot(3))), "S2");
+    ghost.durable(2, &promises(&states[2], 3), 2).unwrap();
+    ghost.asks_to_accept(view, ballot(3)).unwrap();
+    assert_eq!(property(ghost.asks_to_accept(view, ballot(4))), "S2", "another ballot");
+}
+
+#[test]
+fn a_fence_that_no_view_orders_is_seen() {
+    let (mut ghost, states) = begun();
+    let first = states[0].register.view;
+    assert_eq!(property(ghost.fences(member(0), member(2), first)), "S6", "a member of that view");
+    let next = document(2, first.digest, &[0, 1]);
+    assert_eq!(property(ghost.fences(member(0), member(2), next.name())), "S6", "not decided");
+    for node in [0, 1] {
+        ghost.durable(node, &accepts(&states[node], 1, &next), 2).unwrap();
+    }
+    ghost.fences(member(0), member(2), next.name()).unwrap();
+    assert_eq!(property(ghost.fences(member(2), member(0), next.name())), "S6", "by whom it left out");
+    let reborn = Member { incarnation: 11, ..member(2) };
+    assert_eq!(property(ghost.fences(member(0), reborn, next.name())), "S6", "an incarnation that it never had");
+}
+
+#[test]
+fn a_removal_told_twice_is_seen() {
+    let (mut ghost, _) = begun();
+    assert!(ghost.tells_removal(0, 10, Order(2), member(2)) && ghost.tells_removal(1, 10, Order(2), member(2)));
+    assert!(!ghost.tells_removal(0, 10, Order(2), member(2)));
+}

@@ -1,0 +1,196 @@
+//! Each property broken by hand: what the watch must not miss.
+
+use super::*;
+use crate::sim::clock::{Clock, MS};
+use crate::sim::service;
+use crate::sim::{Plan, plan};
+use heartbeat_common::lease;
+use heartbeat_common::view::{Name, VoteId};
+use heartbeat_user::core::agreement::document::{Document, Holder, LeaseTerms, Owed, QuorumTerms, SCHEMA, Vote};
+use heartbeat_user::core::agreement::types::Bank;
+use heartbeat_user::io::agreement::page;
+use std::time::Duration;
+
+fn acting(node: usize, incarnation: u64, number: u64) -> Acting {
+    Acting { member: member(node, incarnation), order: Order(number) }
+}
+
+#[test]
+fn acting_beside_a_view_that_left_it_out_is_seen() {
+    // Views 1 and 2 have both nodes, view 3 only the second.
+    let is_member = |order: Order, member: Member| match order.0 {
+        1 | 2 => Some(member.incarnation == 10),
+        3 => Some(member.node == plan::id(1)),
+        _ => None,
+    };
+    let check = |i, j| act_together(i, j, is_member).err().map(|violation| violation.property);
+    assert_eq!(check(acting(0, 10, 1), acting(1, 10, 2)), None, "a member of both");
+    assert_eq!(check(acting(0, 10, 2), acting(1, 10, 3)), Some("S3"), "left out");
+    assert_eq!(check(acting(1, 10, 3), acting(0, 10, 2)), Some("S3"), "whoever is looked at first");
+    assert_eq!(check(acting(0, 9, 2), acting(1, 10, 2)), Some("S3"), "an older incarnation");
+    assert_eq!(check(acting(0, 10, 7), acting(1, 10, 2)), Some("S3"), "a view that was never decided");
+}
+
+fn document(number: u64, members: &[usize], owed: &[usize]) -> Document {
+    let one = |node: &usize| Vote {
+        holder: Holder::Node(plan::id(*node)),
+        id: VoteId([*node as u64 + 1, 9]),
+        configured: 1,
+        weight: 1,
+    };
+    let left_out_by = Order(number);
+    Document {
+        schema: SCHEMA,
+        instance: [1, 2],
+        order: Order(number),
+        parent: [0; 4],
+        members: members.iter().map(|node| member(*node, 10)).collect(),
+        votes: members.iter().map(one).collect(),
+        admitted: (0..2).map(|node| member(node, 10)).collect(),
+        owed: owed.iter().map(|node| Owed { member: member(*node, 10), left_out_by }).collect(),
+        lease: LeaseTerms { lease_ms: 500, stop_ms: 0, longest_ms: 500 },
+        quorum: QuorumTerms { dynamic: true, lower_priority: None },
+        quarantined: Vec::new(),
+        removals: Vec::new(),
+        change: None,
+        witness: Vec::new(),
+        settings: Vec::new(),
+    }
+}
+
+/// A world in which both nodes act by their own vote alone, under a view of `document`.
+fn both_act(document: &Document) -> World {
+    let mut world = World::new(Plan { stop_ms: 100, ..Plan::calm(2) });
+    world.ghost.durable(0, &State::new(VoteId([1, 9]), document.clone()), world.now).unwrap();
+    for place in 0..2 {
+        world.nodes[place].up = true;
+        let node = &world.nodes[place];
+        let page = &node.kernel.page;
+        lease::begin(page, 10, [1, 1]);
+        let bank = Bank {
+            view: Name { order: document.order, digest: [3; 4] },
+            lease: Duration::from_millis(500),
+            act: Duration::from_millis(500),
+            own_mark: 77,
+            own_weight: 1,
+            total_weight: 1,
+            member: true,
+            carry: false,
+            slots: Vec::new(),
+        };
+        page::install(page, &bank, &world.slots, world.times(place));
+        assert!(lease::grant(page, 77));
+        page.set(word::IN_FORCE, document.order.0);
+    }
+    world
+}
+
+fn broken_property(world: &World) -> Option<&'static str> {
+    world.violation.as_ref().map(|violation| violation.property)
+}
+
+#[test]
+fn a_page_that_allows_too_much_is_seen_at_once() {
+    let mut world = both_act(&document(1, &[0, 1], &[]));
+    let token = world.acting(0);
+    assert!(token.is_some());
+    world.permission_changed(0, None, token);
+    assert_eq!(broken_property(&world), None);
+    let mut world = both_act(&document(1, &[1], &[]));
+    let token = world.acting(1);
+    world.permission_changed(1, None, token);
+    assert_eq!(broken_property(&world), Some("S3"));
+}
+
+#[test]
+fn what_runs_on_after_its_lease_is_seen() {
+    let mut world = both_act(&document(1, &[1], &[0]));
+    // The page of the first is over, and what it ran takes its time.
+    world.nodes[0].kernel.page.set(word::CLOSED, 1);
+    let token = Token { order: 1, incarnation: 10 };
+    world.nodes[0].service.state = service::State::Stopping(token, world.now + MS);
+    let after = world.acting(1);
+    world.permission_changed(1, None, after);
+    assert_eq!(broken_property(&world), Some("S3"));
+    world.violation = None;
+    world.comes_into_force(1, Order(1));
+    assert_eq!(broken_property(&world), Some("in force"));
+    world.violation = None;
+    world.says_stopped(0);
+    assert_eq!(broken_property(&world), Some("stopped"));
+    world.violation = None;
+    world.now += MS;
+    world.permission_changed(1, None, after);
+    world.comes_into_force(1, Order(1));
+    world.says_stopped(0);
+    assert_eq!(broken_property(&world), None, "it has stopped");
+}
+
+#[test]
+fn a_view_in_force_that_was_not_decided_is_seen() {
+    let mut world = both_act(&document(1, &[0, 1], &[]));
+    world.comes_into_force(0, Order(2));
+    assert_eq!(broken_property(&world), Some("S3"));
+}
+
+#[test]
+fn an_acceptance_written_while_grants_stand_is_seen() {
+    let mut world = both_act(&document(1, &[0, 1], &[]));
+    let state = State::new(VoteId([1, 9]), document(1, &[0, 1], &[]));
+    world.nodes[0].disk.agreement = Some(Box::new(state.clone()));
+    world.before_write(0, &state);
+    assert_eq!(broken_property(&world), None, "nothing was accepted");
+    let mut accepted = state;
+    accepted.register.accepted.round = 4;
+    world.before_write(0, &accepted);
+    assert_eq!(broken_property(&world), Some("clear"));
+    world.violation = None;
+    lease::clear_grants(&world.nodes[0].kernel.page, 5);
+    world.before_write(0, &accepted);
+    assert_eq!(broken_property(&world), None);
+}
+
+#[test]
+fn an_act_that_comes_too_late_is_seen() {
+    let mut world = both_act(&document(1, &[1], &[]));
+    assert!(world.sink.act(1, Token { order: 5, incarnation: 10 }));
+    world.acts(0);
+    assert_eq!(broken_property(&world), Some("S4"));
+    world.violation = None;
+    world.ghost.admit_by_hand(Order(5), member(1, 10));
+    world.acts(1);
+    assert_eq!(broken_property(&world), None, "a member that is behind is refused, and no more");
+    assert_eq!(world.stats.of(Count::ActsRefused), 2);
+}
+
+#[test]
+fn an_accusation_without_silence_is_seen() {
+    let mut world = World::new(Plan::calm(2));
+    world.nodes[0].clock = Clock::new(world.now, 10_000 * MS, 0, 0);
+    world.nodes[0].kernel.ticks[0].heard_ns.set(9_600 * MS);
+    world.accused(0, 1);
+    assert_eq!(broken_property(&world), Some("S7"));
+    world.violation = None;
+    world.nodes[0].kernel.ticks[0].heard_ns.set(9_500 * MS);
+    world.accused(0, 1);
+    assert_eq!(broken_property(&world), None);
+}
+
+#[test]
+fn a_removal_without_cause_is_seen() {
+    let mut world = both_act(&document(1, &[1], &[]));
+    world.removed(1, Order(1), member(0, 10), Reason::Left, 0);
+    assert_eq!(broken_property(&world), None);
+    world.removed(1, Order(1), member(0, 10), Reason::Left, 0);
+    assert_eq!(broken_property(&world), Some("S14"), "told twice");
+    let mut world = both_act(&document(1, &[0, 1], &[]));
+    world.removed(1, Order(1), member(0, 10), Reason::Left, 0);
+    assert_eq!(broken_property(&world), Some("S14"), "it is a member");
+    let mut world = both_act(&document(1, &[1], &[]));
+    world.removed(1, Order(1), member(0, 10), Reason::Down, 1);
+    assert_eq!(broken_property(&world), Some("S7"), "nobody saw it silent");
+    let mut world = both_act(&document(1, &[1], &[]));
+    world.ghost.accuse(0);
+    world.removed(1, Order(1), member(0, 10), Reason::Down, 1);
+    assert_eq!(broken_property(&world), None);
+}

@@ -1,0 +1,92 @@
+//! `cargo xtask sim`: builds the simulator with its assertions and hands over to it. What is simulated is in
+//! heartbeat-tests.
+
+use crate::{launch, shell};
+use anyhow::Result;
+use std::ffi::OsString;
+use std::process::Command;
+
+/// Options of `sim`.
+///
+/// Plays whole clusters in virtual time: the shipping controllers on played clocks, wires, disks, threads and machines,
+/// with faults drawn from a seed, and every rule of membership checked at every event. One seed is one run. It prints how
+/// far it is, what happened, how fast it went, and each seed that broke a rule with the command that plays it again; it
+/// ends with 1 if there is one.
+///
+/// Examples:
+///   cargo xtask sim --seeds 10000             ten thousand worlds
+///   cargo xtask sim --seeds 1000000           the long run
+///   cargo xtask sim --seed 77 --trace         one world, with all that happens in it
+///   cargo xtask sim --seeds 500 -- --nodes 5  more options: `cargo xtask sim -- --help`
+#[derive(clap::Args, Debug)]
+#[command(verbatim_doc_comment)]
+pub struct Options {
+    /// Worlds to play (100 if neither this nor --seed is given)
+    #[arg(long, value_name = "N")]
+    seeds: Option<u64>,
+    /// The first seed; without --seeds: the only one
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Print everything that happens; best with one seed
+    #[arg(long)]
+    trace: bool,
+    /// Passed through to heartbeat-sim, after `--`
+    #[arg(last = true, value_name = "OPTION")]
+    rest: Vec<OsString>,
+}
+
+/// The profile: as fast as a release, with every assertion.
+const PROFILE: &str = "sim";
+/// What every change has to pass: so many worlds, each thread so many times as fast as they are, within five minutes on
+/// two cores.
+const CHECK: [&str; 4] = ["--seeds", "10000", "--at-least", "1000"];
+
+/// Plays worlds.
+///
+/// # Errors
+/// It cannot be built or started. Does not return otherwise.
+pub fn run(options: &Options) -> Result<()> {
+    build()?;
+    launch::become_built(PROFILE, "heartbeat-sim", arguments(options))
+}
+
+/// Plays the worlds that every change has to pass.
+///
+/// # Errors
+/// It cannot be built, a rule was broken, something that is to be played never happened, or it was too slow.
+pub fn check() -> Result<()> {
+    build()?;
+    shell::run(Command::new(shell::root().join("target").join(PROFILE).join("heartbeat-sim")).args(CHECK))
+}
+
+fn build() -> Result<()> {
+    let target = ["--package", "heartbeat-tests", "--bin", "heartbeat-sim", "--profile", PROFILE];
+    shell::run(shell::cargo().arg("build").args(target))
+}
+
+fn arguments(options: &Options) -> Vec<OsString> {
+    let mut arguments = Vec::new();
+    for (name, value) in [("--seeds", options.seeds), ("--seed", options.seed)] {
+        if let Some(value) = value {
+            arguments.extend([name.into(), value.to_string().into()]);
+        }
+    }
+    if options.trace {
+        arguments.push("--trace".into());
+    }
+    arguments.extend(options.rest.iter().cloned());
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_pass_through() {
+        let options = Options { seeds: Some(20), seed: Some(7), trace: true, rest: vec!["--threads=1".into()] };
+        assert_eq!(arguments(&options), ["--seeds", "20", "--seed", "7", "--trace", "--threads=1"]);
+        let none = Options { seeds: None, seed: None, trace: false, rest: Vec::new() };
+        assert!(arguments(&none).is_empty());
+    }
+}

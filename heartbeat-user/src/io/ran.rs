@@ -53,7 +53,7 @@ impl Ran {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
-    /// Waits until nothing runs. It takes the time to stop and [`GRACE`] at most, and is for threads that may wait.
+    /// Waits until nothing runs. It takes the time to stop and a little more at most, and is for threads that may wait.
     ///
     /// # Errors
     /// Says what still runs; from then on [`Self::has_stopped`] is false, until a later wait succeeds.

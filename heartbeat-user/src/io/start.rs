@@ -230,6 +230,7 @@ pub fn start(
         own: Member { node: NodeId(own), incarnation: identity.incarnation },
         generation: identity.generation,
         taken: life.taken,
+        floor: life.floor,
         own_ends: life.own_ends,
         adopted,
         join_only,
@@ -425,6 +426,8 @@ struct Life {
     /// The agreement's file, and what it held.
     file: AgreementFile,
     taken: TakenUp,
+    /// Newest sequence of it that the page remembered.
+    floor: u64,
     /// Runs of this node that ended badly of late.
     own_ends: u8,
     /// What an earlier incarnation ran may run still: it was of this machine start, and did not say that it had stopped.
@@ -452,7 +455,8 @@ fn identify(
     let fresh = StateDir::fresh(1, 1, boot).map_err(Failure::host)?;
     let state_id = disk.map_or(fresh.state_id, |state| state.state_id);
     let file = AgreementFile::new(&config.daemon.state_dir, Owner { node: NodeId(own), state_id });
-    let (learnt, taken) = votes(&file, begin::floor(shared.page(), boot))?;
+    let floor = begin::floor(shared.page(), boot);
+    let (learnt, taken) = votes(&file, floor)?;
     let mark = shared.own();
     let pinned = (kernel && mark.abi == u64::from(maps::ABI)).then_some(KeptIdentity {
         incarnation: mark.incarnation,
@@ -477,7 +481,7 @@ fn identify(
     dir.write(&state).map_err(Failure::host)?;
     let may_run = disk.is_some_and(|state| state.boot == boot && !state.left);
     let own_ends = exits::before(&config.daemon.state_dir, identity.incarnation, boot);
-    Ok(Life { identity, state, file, taken, own_ends, may_run })
+    Ok(Life { identity, state, file, taken, floor, own_ends, may_run })
 }
 
 /// Reads the agreement's file: the newest incarnation of this node that a view in it admitted, and what the vote goes on

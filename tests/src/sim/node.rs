@@ -161,6 +161,10 @@ pub struct Node {
     pub service: Service,
     /// The newest incarnation that a peer told of.
     pub learnt: u64,
+    /// Newest sequence of the agreement's state that the page remembered at the last start.
+    pub remembered: u64,
+    /// The last start found the agreement's state lost.
+    pub vote_lost: bool,
     /// Ungraceful ends: true times.
     pub ends: Vec<u64>,
     /// The page was kept at the start.
@@ -191,6 +195,8 @@ impl Node {
             process: None,
             service: Service::default(),
             learnt: 0,
+            remembered: 0,
+            vote_lost: false,
             ends: Vec::new(),
             taken_at: 0,
             adopted: false,

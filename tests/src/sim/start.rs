@@ -59,14 +59,13 @@ impl World {
         let page = &node.kernel.page;
         let of_this_boot = [page.get(word::BOOT), page.get(word::BOOT + 1)] == node.boot;
         let floor = if of_this_boot { page.get(word::DISK_SEQUENCE) } else { 0 };
+        (node.remembered, node.vote_lost) = (floor, false);
         let owner = Owner { node: plan::id(place), state_id: node.state_id() };
         match node.disk.read(owner, floor) {
             OnDisk::Absent => None,
             OnDisk::Whole(state) => Some(*state),
             OnDisk::Lost(lost) => {
-                if let Some(identity) = &mut node.disk.identity {
-                    identity.left = true;
-                }
+                node.vote_lost = true;
                 self.stats.add(Count::StatesLost);
                 self.say(place, || format!("the agreement's file: {lost}"));
                 None
@@ -86,7 +85,7 @@ impl World {
         // What the kernel has told the peers counts like what the disk says.
         let told_left = node.pins.is_some() && node.kernel.flags & (FLAG_LEAVING | FLAG_STOPPED | FLAG_FENCED) != 0;
         let disk = node.disk.identity.map(|disk| Disk { left: disk.left || told_left, ..disk });
-        Found { disk, pins: node.pins, boot: node.boot, learnt: node.learnt, seed }
+        Found { disk, pins: node.pins, boot: node.boot, learnt: node.learnt, vote_lost: node.vote_lost, seed }
     }
 
     /// Puts the identity on disk, and then into the kernel.
@@ -123,7 +122,8 @@ impl World {
         let times = self.times(place);
         let node = &mut self.nodes[place];
         let adopted = node.adopted.then(|| adopted(&node.kernel));
-        node.kernel.page.set(word::DISK_SEQUENCE, state.as_ref().map_or(0, |state| state.sequence));
+        let sequence = state.as_ref().map_or(0, |state| state.sequence).max(node.remembered);
+        node.kernel.page.set(word::DISK_SEQUENCE, sequence);
         let agreement = match state {
             Some(state) => Agreement::resume(setup, state, adopted, times),
             None => Agreement::new(setup, times),
@@ -189,6 +189,7 @@ impl World {
             own_ends: ends.min(2) as u8,
             join_only: self.nodes[place].join_only,
             fresh_vote: VoteId([self.random.word() | 1, self.random.word()]),
+            remembered: self.nodes[place].remembered,
             seed: self.random.word(),
         }
     }

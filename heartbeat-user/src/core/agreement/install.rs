@@ -206,7 +206,11 @@ impl Agreement {
     /// Takes a view that was decided: it is written, and held once it is on disk.
     pub(super) fn learn(&mut self, document: Document) {
         let Some(voter) = &mut self.voter else {
-            let state = State { remembers: self.ends.remembers(), ..State::new(self.setup.fresh_vote, document) };
+            let state = State {
+                sequence: self.setup.remembered + 1,
+                remembers: self.ends.remembers(),
+                ..State::new(self.setup.fresh_vote, document)
+            };
             let (voter, effects) = Voter::begin(state);
             self.voter = Some(voter);
             self.carry_out(effects);

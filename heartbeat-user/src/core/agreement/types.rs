@@ -96,6 +96,9 @@ pub struct Setup {
     pub join_only: bool,
     /// A vote id never used before, random: for a node whose disk holds no state yet.
     pub fresh_vote: VoteId,
+    /// Newest sequence of any state that this node's disk is known to have held; 0: none. The state of a fresh vote goes
+    /// on from there: no copy of what the disk held before passes for newer than it.
+    pub remembered: u64,
     /// A random number: it spreads attempts in time.
     pub seed: u64,
 }

@@ -41,6 +41,8 @@ pub struct Beginning<'a> {
     pub generation: u32,
     /// What its disk holds.
     pub taken: TakenUp,
+    /// Newest sequence of the agreement's file that the page remembered; 0: none.
+    pub floor: u64,
     /// Runs of it that ended badly of late.
     pub own_ends: u8,
     /// The page is that of this incarnation, and goes on.
@@ -120,8 +122,8 @@ pub fn begin(beginning: Beginning<'_>) -> anyhow::Result<Option<Begun>> {
         TakenUp::Resumed(state) => Some(state),
         TakenUp::Absent | TakenUp::Lost { .. } => None,
     };
-    // What the page remembers is this vote's from now on: a new one begins anew, and is no older copy of the last.
-    page.set(word::DISK_SEQUENCE, durable.as_ref().map_or(0, |state| state.sequence));
+    // A page that was begun anew goes on remembering: an older copy is one whatever vote it was of.
+    page.set(word::DISK_SEQUENCE, durable.as_ref().map_or(0, |state| state.sequence).max(beginning.floor));
     let mut agreement = match &durable {
         Some(state) => {
             let adopted = beginning.adopted.then(|| adopted(page));
@@ -211,6 +213,7 @@ fn setup(beginning: &Beginning<'_>) -> anyhow::Result<Setup> {
         own_ends: beginning.own_ends,
         join_only: beginning.join_only,
         fresh_vote: new_vote()?,
+        remembered: beginning.floor,
         seed: random()?,
     })
 }

@@ -69,7 +69,8 @@ impl Hands {
         setup.generation = 1;
         setup.seed = setup.seed.rotate_left(17) ^ own;
         let durable = self.written.durable.clone();
-        self.page().set(word::DISK_SEQUENCE, durable.as_ref().map_or(0, |state| state.sequence));
+        setup.remembered = durable.as_ref().map_or(0, |state| state.sequence).max(setup.remembered);
+        self.page().set(word::DISK_SEQUENCE, setup.remembered);
         let now = self.clocks.times();
         self.setup.agreement = match durable {
             Some(state) => Agreement::resume(setup, *state, None, now),

@@ -188,6 +188,7 @@ impl World {
             own_ends: 0,
             join_only: false,
             fresh_vote: VoteId([u64::from(node), self.now]),
+            remembered: 0,
             seed: u64::from(node) * 77,
         }
     }

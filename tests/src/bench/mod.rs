@@ -3,15 +3,19 @@
 
 mod death;
 mod fastest;
+mod fence;
 mod handover;
+mod lease;
 mod observer;
 mod paths;
 mod prober;
+mod rejoin;
 mod report;
 mod round_trip;
 mod starvation;
 mod stats;
 mod svg;
+mod views;
 mod withheld;
 mod xdp_cost;
 
@@ -179,6 +183,24 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "handover", summary: "a restart by handover loses no answer", run: handover::run },
     Scenario { name: "observer-stopped", summary: "a stopped observer dates a death aright", run: observer::run },
     Scenario { name: "fastest-profile", summary: "shortest delay that holds on loaded cores", run: fastest::run },
+    Scenario { name: "view-death", summary: "a dead machine is out of the view in time (lan)", run: views::view_death },
+    Scenario {
+        name: "view-verdict",
+        summary: "from the last verdict to the view, five nodes",
+        run: views::view_verdict,
+    },
+    Scenario {
+        name: "take-over",
+        summary: "a dead machine's work may be taken over in time (lan)",
+        run: views::take_over,
+    },
+    Scenario { name: "rejoin", summary: "a reboot until the node is a member again", run: rejoin::run },
+    Scenario { name: "fence", summary: "a stopped node's kernel obeys a fence", run: fence::run },
+    Scenario {
+        name: "lease-starved",
+        summary: "a starved node keeps its lease, and loses it when cut off",
+        run: lease::run,
+    },
     Scenario { name: "paths-128", summary: "CPU and memory of 128 paths at 10 ms", run: paths::run },
 ];
 

@@ -31,7 +31,7 @@ enum Verb {
         #[arg(long)]
         seconds: f64,
     },
-    /// Play a cluster of three nodes through its faults, in two minutes.
+    /// Play nodes and clusters through their faults, in at most five minutes.
     Demo,
     /// Measure, and compare with the bars.
     Bench {

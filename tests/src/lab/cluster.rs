@@ -20,6 +20,8 @@ pub struct Cluster {
     pub roles: Vec<String>,
     /// Key file; made by `heartbeatd genkey` if it is not there.
     pub key_file: PathBuf,
+    /// Directory below which each node keeps its state, where that is to be on a disk: a lab's own directory is in memory.
+    pub states: Option<PathBuf>,
 }
 
 impl Cluster {
@@ -33,6 +35,7 @@ impl Cluster {
             settings: Vec::new(),
             roles: Vec::new(),
             key_file: lab.scratch().join("cluster.key"),
+            states: None,
         }
     }
 
@@ -42,6 +45,13 @@ impl Cluster {
         self.settings.retain(|(present, _)| present != key);
         self.settings.push((key.to_owned(), value.to_string()));
         self
+    }
+
+    /// Directory of a node's state.
+    #[must_use]
+    pub fn state_dir(&self, lab: &Lab, node: usize) -> PathBuf {
+        let own = lab.node_dir(node).join("state");
+        self.states.as_ref().map_or(own, |states| states.join(&lab.spec().nodes[node]))
     }
 
     /// The configuration file of one node.
@@ -83,7 +93,7 @@ impl Cluster {
             ("fast_path".to_owned(), format!("\"{}\"", options.fast_path)),
             ("pin_dir".to_owned(), path(lab.pin_dir(node).join("heartbeatd"))),
             ("lease_pin".to_owned(), path(lab.pin_dir(node).join("heartbeatd-lease/lease"))),
-            ("state_dir".to_owned(), path(own.join("state"))),
+            ("state_dir".to_owned(), path(self.state_dir(lab, node))),
             ("run_dir".to_owned(), path(own.join("run"))),
             ("event_log".to_owned(), path(own.join("log/events.jsonl"))),
         ];

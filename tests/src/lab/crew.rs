@@ -62,6 +62,23 @@ impl Crew {
         Ok(())
     }
 
+    /// Starts a daemon on a node and waits for nothing.
+    ///
+    /// # Errors
+    /// As [`Daemon::launch`].
+    pub fn launch(&mut self, node: usize, options: &Options<'_>) -> Result<()> {
+        self.daemons[node] = Some(Daemon::launch(&self.lab, node, &self.cluster, options)?);
+        Ok(())
+    }
+
+    /// Waits until a node's daemon is ready.
+    ///
+    /// # Errors
+    /// As [`Daemon::wait_ready`].
+    pub fn wait_ready(&mut self, node: usize, limit: Duration) -> Result<()> {
+        self.daemons[node].as_mut().context("a daemon to wait for")?.wait_ready(limit)
+    }
+
     /// Starts a daemon on every node and waits until all show each other up.
     ///
     /// # Errors
@@ -88,6 +105,20 @@ impl Crew {
     /// As [`Crew::daemon`].
     pub fn take(&mut self, node: usize) -> Daemon {
         self.daemons[node].take().unwrap_or_else(|| panic!("no daemon to take from node {node}"))
+    }
+
+    /// How a node's daemon has ended; `None`: it runs, or there is none.
+    ///
+    /// # Errors
+    /// As [`Daemon::ended`].
+    pub fn ended(&mut self, node: usize) -> Result<Option<std::process::ExitStatus>> {
+        self.daemons[node].as_mut().map_or(Ok(None), Daemon::ended)
+    }
+
+    /// Whether a node has a daemon, be it that it has ended by itself.
+    #[must_use]
+    pub fn runs(&self, node: usize) -> bool {
+        self.daemons[node].is_some()
     }
 
     /// Name of a node.

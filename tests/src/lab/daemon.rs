@@ -103,8 +103,8 @@ impl Daemon {
         let config = directory.join("heartbeatd.toml");
         fs::write(&config, cluster.render(lab, node, options)).context("writing the configuration")?;
         fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).context("the configuration's mode")?;
-        for part in ["state", "run", "log"] {
-            let path = directory.join(part);
+        let parts = [cluster.state_dir(lab, node), directory.join("run"), directory.join("log")];
+        for path in parts {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).context("the daemon's directories")?;
         }
         if let Some(owner) = options.owner {
@@ -275,6 +275,14 @@ impl Daemon {
     /// Fails when it has ended.
     pub fn resume(&self) -> Result<()> {
         starve::resume(self.pid())
+    }
+
+    /// How it has ended; `None`: it runs.
+    ///
+    /// # Errors
+    /// Fails when the system does not tell.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().context("looking at the daemon")
     }
 
     /// Kills it (SIGKILL) and waits for its end.

@@ -10,25 +10,32 @@
 //! Faults are injected in the switch, because a firewall on a node does not see what its XDP program answers. Every
 //! switch-side end carries an XDP program that passes all, because XDP_TX on a veth is lost without one.
 
+pub mod acts;
 pub mod awake;
 pub mod bpftool;
 pub mod cluster;
 pub mod crew;
 pub mod daemon;
+pub mod disk;
 pub mod echo;
 pub mod faults;
+pub mod field;
 pub mod follow;
 pub mod guard;
+pub mod holder;
 mod links;
 pub mod notify;
 pub mod ns;
 pub mod pass;
 pub mod play;
 pub mod relay;
+pub mod sink;
 pub mod starve;
+pub mod views;
 pub mod wait;
 pub mod wire;
 
+pub use acts::{Acts, Views};
 pub use cluster::Cluster;
 pub use crew::Crew;
 pub use daemon::{Daemon, Options};
@@ -36,9 +43,11 @@ pub use echo::{Answer, Echo};
 pub use faults::{Direction, Fault, Span};
 pub use follow::Follower;
 pub use guard::{Leak, abandoned, leaks, leaks_of, leaks_tagged, sweep};
+pub use holder::Holder;
 pub use ns::NodeNs;
 pub use play::{Mark, Play};
 pub use relay::{Relay, Rules};
+pub use sink::Sink;
 pub use starve::{Freezer, Hog, Quota};
 pub use wait::{monotonic_ns, wait_for};
 pub use wire::Wire;

@@ -1,0 +1,143 @@
+//! Ways that pass heartbeats and no messages, and the reverse. There is no limbo: within the control limit it is decided
+//! who goes, and all come to the same.
+
+use heartbeat_tests::lab::crew::Crew;
+use heartbeat_tests::lab::views::rounds;
+use heartbeat_tests::lab::wait::root_or_skip;
+use heartbeat_tests::lab::{Direction, Fault, Port};
+use std::time::Duration;
+
+/// Bytes of a heartbeat from the IP header on: IPv4, UDP and 18 words.
+const HEARTBEAT: u32 = 20 + 8 + 18 * 8;
+/// Shortest IPv4 packet with TCP in it. ARP, which is shorter, passes.
+const TCP_LEAST: u32 = 40;
+
+/// Lets only heartbeats pass at a node's ports.
+fn no_messages(node: usize) -> Vec<Fault> {
+    ports(node, |port| {
+        let lengths = [(TCP_LEAST, HEARTBEAT - 1), (HEARTBEAT + 1, 1500)];
+        lengths.map(|(least, most)| Fault::Length(port, Direction::Both, least, most)).to_vec()
+    })
+}
+
+/// Lets everything but heartbeats pass at a node's ports.
+fn no_heartbeats(node: usize) -> Vec<Fault> {
+    ports(node, |port| vec![Fault::Length(port, Direction::Both, HEARTBEAT, HEARTBEAT)])
+}
+
+fn ports(node: usize, faults: impl Fn(Port) -> Vec<Fault>) -> Vec<Fault> {
+    (0..2).flat_map(|network| faults(Port { node, network })).collect()
+}
+
+/// `fault` takes node 2 out for `cause`, all the others say so once; mended by `mend`, it joins again.
+fn goes_for(crew: &mut Crew, cause: &str, fault: impl FnOnce(&Crew), mend: impl FnOnce(&Crew)) {
+    let (before, mark) = (crew.stands(0).unwrap().view, crew.mark().unwrap());
+    fault(crew);
+    let view = crew.await_view(&[0, 1]).unwrap();
+    assert_eq!(Some(view), before.next());
+    for by in [0, 1] {
+        let removed = crew.await_said_of(&mark, by, "node_removed", 2).unwrap();
+        assert_eq!(removed["cause"], cause, "{removed}");
+    }
+    mend(crew);
+    crew.await_view(&[0, 1, 2]).unwrap();
+    for by in [0, 1] {
+        assert_eq!(crew.said(&mark, by, "node_removed").unwrap().len(), 1, "once");
+    }
+}
+
+#[test]
+fn fault_38_a_node_whose_firewall_drops_messages_is_no_member_though_its_kernel_answers() {
+    let name = "fault_38_a_node_whose_firewall_drops_messages_is_no_member_though_its_kernel_answers";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, _) = rounds(name, 200);
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    let shut = "add table inet shut\n\
+        add chain inet shut in { type filter hook input priority 0; }\n\
+        add chain inet shut out { type filter hook output priority 0; }\n\
+        add rule inet shut in tcp dport 3343 drop\nadd rule inet shut in tcp sport 3343 drop\n\
+        add rule inet shut out tcp dport 3343 drop\nadd rule inet shut out tcp sport 3343 drop\n";
+    for _ in 0..count {
+        let mark = crew.mark().unwrap();
+        goes_for(
+            &mut crew,
+            "no_messages",
+            |crew| crew.lab.node(2).nft(shut).unwrap(),
+            |crew| {
+                for by in [0, 1] {
+                    assert_eq!(crew.said(&mark, by, "node_down").unwrap().len(), 0, "it was never silent");
+                }
+                crew.lab.node(2).nft("delete table inet shut\n").unwrap();
+            },
+        );
+    }
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_39_where_heartbeats_pass_and_messages_do_not_the_node_goes_within_the_control_limit() {
+    let name = "fault_39_where_heartbeats_pass_and_messages_do_not_the_node_goes_within_the_control_limit";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, _) = rounds(name, 200);
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    for _ in 0..count {
+        let fault = |crew: &Crew| crew.lab.inject(&no_messages(2)).map(drop).unwrap();
+        goes_for(&mut crew, "no_messages", fault, |crew| {
+            assert!(crew.lab.dropped().unwrap() > 0);
+            crew.lab.heal().unwrap();
+        });
+    }
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_39_where_messages_pass_and_heartbeats_do_not_the_node_goes_as_one_that_is_silent() {
+    let name = "fault_39_where_messages_pass_and_heartbeats_do_not_the_node_goes_as_one_that_is_silent";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, _) = rounds(name, 200);
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    for _ in 0..count {
+        let fault = |crew: &Crew| crew.lab.inject(&no_heartbeats(2)).map(drop).unwrap();
+        goes_for(&mut crew, "down", fault, |crew| {
+            assert!(crew.lab.dropped().unwrap() > 0);
+            crew.lab.heal().unwrap();
+        });
+    }
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_39_between_two_alone_that_do_not_reach_each_other_by_messages_one_goes_by_rule() {
+    let name = "fault_39_between_two_alone_that_do_not_reach_each_other_by_messages_one_goes_by_rule";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    let mark = crew.mark().unwrap();
+    // b and c alone: their firewalls drop each other's messages.
+    for (node, other) in [(1, 3), (2, 2)] {
+        let hosts = format!("{{ 10.77.1.{other}, 10.77.2.{other} }}");
+        let shut = format!(
+            "add table inet shut\nadd chain inet shut in {{ type filter hook input priority 0; }}\n\
+             add rule inet shut in ip saddr {hosts} tcp dport 3343 drop\n\
+             add rule inet shut in ip saddr {hosts} tcp sport 3343 drop\n"
+        );
+        crew.lab.node(node).nft(&shut).unwrap();
+    }
+    let view = crew.await_view(&[0, 1]).unwrap();
+    let removed = crew.await_said_of(&mark, 0, "node_removed", 2).unwrap();
+    assert_eq!(removed["cause"], "no_messages", "as well connected as b, c has the higher id: {removed}");
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(crew.await_view(&[0, 1]).unwrap(), view, "nobody takes turns");
+    for node in [1, 2] {
+        crew.lab.node(node).nft("delete table inet shut\n").unwrap();
+    }
+    crew.await_view(&[0, 1, 2]).unwrap();
+    crew.audit(&sink).unwrap();
+}

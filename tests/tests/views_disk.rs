@@ -1,0 +1,224 @@
+//! Disks that fail, forget or go back in time, and daemons that die between two writes: a vote that cannot be kept is not
+//! given, and nothing is decided twice.
+
+use heartbeat_tests::lab::crew::{Crew, Mark};
+use heartbeat_tests::lab::disk::SmallDisk;
+use heartbeat_tests::lab::views::{FORMING, rounds};
+use heartbeat_tests::lab::wait::root_or_skip;
+use heartbeat_tests::lab::{Options, Sink, monotonic_ns};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+const C: usize = 2;
+/// Exit status of a daemon whose host failed it.
+const HOST: i32 = 8;
+
+fn agreement(crew: &Crew) -> PathBuf {
+    crew.lab.node_dir(C).join("state/agreement")
+}
+
+/// Asks a for a change of a setting: another view follows.
+fn change(crew: &Crew, node: &str) {
+    let set = crew.daemon(0).ctl(&["set", "lower_quorum_priority_node", node]).unwrap();
+    assert!(set.status.success(), "{set:?}");
+}
+
+/// c cannot write what was decided: it gives its vote up, says so, leaves and ends; the others go on.
+fn gives_up(crew: &mut Crew, mark: &Mark) {
+    let ended = crew.take(C).wait(FORMING).unwrap();
+    assert_eq!(ended.code(), Some(HOST));
+    for name in ["vote_forfeited", "stopped_for_consistency"] {
+        let told = crew.await_said(mark, C, name);
+        assert!(told.is_ok(), "{told:?}");
+    }
+    crew.await_view(&[0, 1]).unwrap();
+}
+
+/// Three nodes, the state of c on a small disk of its own.
+fn on_a_small_disk() -> (Crew, Sink, SmallDisk) {
+    let mut crew = Crew::idle(3).unwrap();
+    let disk = SmallDisk::mount(&crew.lab.node_dir(C).join("state"), 256 * 1024).unwrap();
+    let sink = crew.form().unwrap();
+    (crew, sink, disk)
+}
+
+#[test]
+fn fault_103_where_the_state_can_not_be_written_the_node_casts_no_vote_and_leaves() {
+    let name = "fault_103_where_the_state_can_not_be_written_the_node_casts_no_vote_and_leaves";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, _) = rounds(name, 100);
+    let (mut crew, sink, disk) = on_a_small_disk();
+    for round in 0..count {
+        let full = round % 2 == 0;
+        let mark = crew.mark().unwrap();
+        if full {
+            disk.fill().unwrap()
+        } else {
+            disk.read_only(true).unwrap()
+        }
+        change(&crew, if full { "b" } else { "none" });
+        gives_up(&mut crew, &mark);
+        if full {
+            disk.free().unwrap()
+        } else {
+            disk.read_only(false).unwrap()
+        }
+        crew.start_at_once(C).unwrap();
+        crew.await_view(&[0, 1, 2]).unwrap();
+        for node in [0, 1] {
+            assert!(crew.said(&mark, node, "quorum_lost").unwrap().is_empty(), "the others go on");
+        }
+    }
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_104_a_state_that_is_not_whole_has_no_vote_until_a_view_names_a_new_one() {
+    let name = "fault_104_a_state_that_is_not_whole_has_no_vote_until_a_view_names_a_new_one";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, mut random) = rounds(name, 200);
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    for round in 0..count {
+        crew.machine_dies(C, &sink).unwrap();
+        crew.lab.heal().unwrap();
+        let mut bytes = fs::read(agreement(&crew)).unwrap();
+        let at = random.below(bytes.len() as u64) as usize;
+        if round % 2 == 0 {
+            bytes.truncate(at);
+        } else {
+            bytes[at] ^= 1 << random.below(8);
+        }
+        fs::write(agreement(&crew), bytes).unwrap();
+        crew.start_at_once(C).unwrap();
+        crew.await_view(&[0, 1, 2]).unwrap();
+        let state = fs::read_dir(crew.lab.node_dir(C).join("state")).unwrap();
+        let aside = state.flatten().filter(|entry| entry.file_name().to_string_lossy().contains("lost")).count();
+        assert!(aside >= 1, "what was not whole is kept for people");
+    }
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_104_an_older_copy_of_the_state_is_told_by_the_others_and_gives_its_vote_up() {
+    let name = "fault_104_an_older_copy_of_the_state_is_told_by_the_others_and_gives_its_vote_up";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, _) = rounds(name, 200);
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    for round in 0..count {
+        let older = fs::read(agreement(&crew)).unwrap();
+        change(&crew, if round % 2 == 0 { "b" } else { "none" });
+        crew.await_view(&[0, 1, 2]).unwrap();
+        // What a vote has written is told with the next report.
+        std::thread::sleep(Duration::from_millis(1500));
+        crew.machine_dies(C, &sink).unwrap();
+        crew.lab.heal().unwrap();
+        fs::write(agreement(&crew), older).unwrap();
+        let mark = crew.mark().unwrap();
+        crew.start_at_once(C).unwrap();
+        let told = crew.await_said(&mark, C, "older_state").unwrap();
+        assert_eq!(told["id"], 20112, "{told}");
+        gives_up(&mut crew, &mark);
+        crew.start_at_once(C).unwrap();
+        crew.await_view(&[0, 1, 2]).unwrap();
+    }
+    crew.audit(&sink).unwrap();
+}
+
+/// Counts the steps of writing the state: a new file begun, and the file replaced. Returns when `step` of them were seen.
+fn step_seen(file: &Path, step: u64, done: &AtomicBool) -> bool {
+    let inode = || fs::metadata(file).map_or(0, |found| found.ino());
+    let new = file.with_extension("new");
+    let (mut seen, mut last, mut begun) = (0, inode(), new.exists());
+    while !done.load(Ordering::Relaxed) {
+        let (now, there) = (inode(), new.exists());
+        seen += u64::from(there && !begun) + u64::from(now != last && now != 0);
+        (last, begun) = (now, there);
+        if seen >= step {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn fault_70_killed_at_any_step_of_a_change_of_view_a_node_votes_once_and_goes_on() {
+    let name = "fault_70_killed_at_any_step_of_a_change_of_view_a_node_votes_once_and_goes_on";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, _) = rounds(name, 300);
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    let mut killed = 0;
+    for round in 0..count {
+        // Promise, acceptance and installation are three writes of two steps that can be seen.
+        let step = 1 + round % 6;
+        let (file, done) = (agreement(&crew), AtomicBool::new(false));
+        let old = crew.incarnation(C).unwrap();
+        let from = monotonic_ns();
+        let hit = std::thread::scope(|scope| {
+            let watching = scope.spawn(|| {
+                let seen = step_seen(&file, step, &done);
+                if seen {
+                    crew.daemon(C).signal(nix::sys::signal::Signal::SIGKILL).unwrap();
+                }
+                seen
+            });
+            change(&crew, if round % 2 == 0 { "b" } else { "none" });
+            std::thread::sleep(Duration::from_millis(300));
+            done.store(true, Ordering::Relaxed);
+            watching.join().unwrap()
+        });
+        if hit {
+            killed += 1;
+            crew.take(C).kill().map(drop).unwrap();
+            crew.start(C, &Options::default()).unwrap();
+        }
+        crew.await_view(&[0, 1, 2]).unwrap();
+        assert_eq!(crew.incarnation(C).unwrap(), old, "step {step}: with its state and pins it is who it was");
+        let lost: Vec<_> = (0..2)
+            .flat_map(|node| sink.acts().breaks_of(node, from, monotonic_ns()).copied().collect::<Vec<_>>())
+            .collect();
+        assert!(lost.is_empty(), "step {step}: {lost:?}");
+    }
+    println!("{name}: killed {killed} times");
+    assert!(killed * 2 > count, "killed only {killed} times");
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_105_an_event_log_without_room_or_taken_away_costs_no_view_and_no_lease() {
+    let name = "fault_105_an_event_log_without_room_or_taken_away_costs_no_view_and_no_lease";
+    if !root_or_skip(name) {
+        return;
+    }
+    let mut crew = Crew::idle(3).unwrap();
+    let disk = SmallDisk::mount(&crew.lab.node_dir(C).join("log"), 512 * 1024).unwrap();
+    let sink = crew.form().unwrap();
+    let from = monotonic_ns();
+    disk.fill().unwrap();
+    for node in ["b", "none", "b"] {
+        change(&crew, node);
+        crew.await_view(&[0, 1, 2]).unwrap();
+    }
+    disk.free().unwrap();
+    let log = crew.lab.node_dir(C).join("log/events.jsonl");
+    fs::remove_file(&log).unwrap();
+    for node in ["none", "b"] {
+        change(&crew, node);
+        crew.await_view(&[0, 1, 2]).unwrap();
+    }
+    assert_eq!(sink.acts().breaks_of(C, from, monotonic_ns()).count(), 0, "it acts on");
+    assert!(crew.runs(C) && crew.ended(C).unwrap().is_none());
+    // c's own log has holes now; what it did is judged by those of the others.
+    let faults = sink.acts().faults(&crew.all_views().unwrap());
+    assert!(faults.is_empty(), "{faults:?}");
+}

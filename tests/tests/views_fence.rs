@@ -1,0 +1,161 @@
+//! Orders that stop a node: obeyed by its kernel while its userspace stands still, waited out where they do not arrive,
+//! and harmless to what comes after. And one identity on two machines.
+
+use heartbeat_common::frame::{Kind, word};
+use heartbeat_common::lease::Refused;
+use heartbeat_tests::lab::crew::Crew;
+use heartbeat_tests::lab::relay::{Recorded, Way};
+use heartbeat_tests::lab::views::{STALL_MS, pause_at_random, rounds};
+use heartbeat_tests::lab::wait::root_or_skip;
+use heartbeat_tests::lab::{Cluster, Lab, Options, Port, Sink, Spec, monotonic_ns, wait_for};
+use std::time::Duration;
+
+const C: usize = 2;
+/// Where the words begin in an untagged frame of IPv4.
+const WORDS_AT: usize = 14 + 20 + 8;
+
+fn fence(crew: &Crew) {
+    let asked = crew.daemon(0).ctl(&["fence", "c", "lab"]).unwrap();
+    assert!(asked.status.success(), "{asked:?}");
+}
+
+/// c's last act came before the first one in a view without it.
+fn stopped_first(crew: &mut Crew, sink: &Sink) {
+    let view = crew.await_view(&[0, 1]).unwrap();
+    let acts = sink.acts();
+    let taken = [0, 1].iter().filter_map(|node| acts.first_from(*node, view)).min().unwrap();
+    assert!(acts.last(C).unwrap() < taken);
+}
+
+#[test]
+fn fault_106_a_fenced_node_is_stopped_by_its_kernel_whether_its_userspace_runs_or_not() {
+    let name = "fault_106_a_fenced_node_is_stopped_by_its_kernel_whether_its_userspace_runs_or_not";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, mut random) = rounds(name, 500);
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    let wrong = crew.daemon(0).ctl(&["fence", "c", "other"]).unwrap();
+    assert!(!wrong.status.success(), "the cluster's name is typed: {wrong:?}");
+    for round in 0..count {
+        let stopped = round % 2 == 0;
+        let mark = crew.mark().unwrap();
+        if stopped {
+            crew.daemon(C).stop().unwrap();
+            pause_at_random(&mut random, Duration::from_millis(1000));
+        }
+        fence(&crew);
+        stopped_first(&mut crew, &sink);
+        for by in [0, 1] {
+            assert_eq!(crew.await_said_of(&mark, by, "node_removed", C).unwrap()["cause"], "fenced");
+            crew.await_said_of(&mark, by, "known_stopped", C).unwrap();
+        }
+        if stopped {
+            assert_eq!(sink.acting(C), Err(Refused::Fenced), "nobody ran there");
+            crew.daemon(C).resume().unwrap();
+        }
+        crew.await_left_out(C).unwrap();
+        let said = crew.since(&mark, C).unwrap();
+        assert!(said.iter().any(|event| event["id"] == 1118 && event["event"] == "fenced"), "{said:?}");
+        crew.start_at_once(C).unwrap();
+        crew.await_view(&[0, 1, 2]).unwrap();
+    }
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_107_a_fence_that_never_arrives_is_waited_out_by_both_sides() {
+    let name = "fault_107_a_fence_that_never_arrives_is_waited_out_by_both_sides";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, mut random) = rounds(name, 500);
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    for _ in 0..count {
+        let mark = crew.mark().unwrap();
+        pause_at_random(&mut random, Duration::from_millis(100));
+        crew.lab.cut_all(C).unwrap();
+        fence(&crew);
+        stopped_first(&mut crew, &sink);
+        for by in [0, 1] {
+            crew.await_said_of(&mark, by, "fence_sent", C).unwrap();
+            let known = crew.await_said_of(&mark, by, "known_stopped", C).unwrap();
+            assert_eq!(known["proof"], "waited", "{known}");
+            assert!(crew.said(&mark, by, "fence_acknowledged").unwrap().is_empty());
+        }
+        assert_eq!(sink.acting(C), Err(Refused::Expired), "by itself");
+        crew.lab.heal().unwrap();
+        crew.await_view(&[0, 1, 2]).unwrap();
+    }
+    crew.audit(&sink).unwrap();
+}
+
+fn is_fence(frame: &Recorded) -> bool {
+    let at = WORDS_AT + word::DYNAMIC * 8;
+    let dynamic = frame.bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+    frame.way == Way::In && dynamic.is_some_and(|word| word >> 48 & 0b11 == Kind::Fence as u64)
+}
+
+#[test]
+fn fault_108_a_fence_of_an_older_incarnation_that_comes_late_stops_nobody() {
+    let name = "fault_108_a_fence_of_an_older_incarnation_that_comes_late_stops_nobody";
+    if !root_or_skip(name) {
+        return;
+    }
+    let port = Port { node: C, network: 0 };
+    let lab = Lab::new(Spec { relays: vec![(port, 11)], ..Spec::new(3, 1) }).unwrap();
+    let cluster = Cluster::new(&lab, "lan").with("stall_limit_ms", STALL_MS).with("quarantine_threshold", 0);
+    let mut crew = Crew::new(lab, cluster);
+    let sink = crew.form().unwrap();
+    crew.lab.relay(port).unwrap().record();
+    fence(&crew);
+    crew.await_left_out(C).unwrap();
+    let fences: Vec<Recorded> = crew.lab.relay(port).unwrap().recorded().into_iter().filter(is_fence).collect();
+    assert!(!fences.is_empty(), "no fence was recorded");
+    crew.start_at_once(C).unwrap();
+    let view = crew.await_view(&[0, 1, 2]).unwrap();
+    let from = monotonic_ns();
+    let before = crew.counter(C, "fence_acked").unwrap() + crew.counter(C, "drop_fence_limit").unwrap();
+    for _ in 0..20 {
+        crew.lab.relay(port).unwrap().replay(&fences);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    wait_for(Duration::from_secs(5), "the late fences to be counted", || {
+        let now = crew.counter(C, "fence_acked").unwrap() + crew.counter(C, "drop_fence_limit").unwrap();
+        if now >= before + 20 { Ok(()) } else { Err(now) }
+    })
+    .unwrap();
+    assert_eq!(crew.await_view(&[0, 1, 2]).unwrap(), view);
+    assert_eq!(sink.acts().breaks_of(C, from, monotonic_ns()).count(), 0, "it acts on");
+    assert_eq!(crew.counter(C, "fenced").unwrap(), 0);
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_84_whoever_comes_with_the_identity_of_a_member_that_runs_is_refused_and_the_member_stays() {
+    let name = "fault_84_whoever_comes_with_the_identity_of_a_member_that_runs_is_refused_and_the_member_stays";
+    if !root_or_skip(name) {
+        return;
+    }
+    let lab = Lab::new(Spec::new(3, 1)).unwrap();
+    let cluster = Cluster::new(&lab, "lan").with("stall_limit_ms", STALL_MS).with("quarantine_threshold", 0);
+    let mut crew = Crew::new(lab, cluster);
+    crew.start(0, &Options::default()).unwrap();
+    crew.start(1, &Options::default()).unwrap();
+    let sink = crew.created(&[0, 1]).unwrap();
+    let view = crew.stands(0).unwrap().view;
+    let mark = crew.mark().unwrap();
+    // c's machine comes with b's address, and so takes itself for b.
+    crew.lab.node(2).ip("address del 10.77.1.3/24 dev net1\naddress add 10.77.1.2/24 dev net1\n").unwrap();
+    crew.start(2, &Options::default()).unwrap();
+    std::thread::sleep(Duration::from_secs(6));
+    let stands = crew.stands(0).unwrap();
+    assert_eq!((stands.view, stands.acting), (view, true), "{stands:?}: {:?}", crew.verdicts(&mark).unwrap());
+    assert!(crew.stands(1).unwrap().acting, "the incumbent stays");
+    assert_ne!(crew.stands(2).unwrap().life, "member");
+    let named = [0, 1, 2].iter().map(|by| crew.said(&mark, *by, "second_address").unwrap().len()).sum::<usize>();
+    let refused = crew.said(&mark, 0, "join_refused").unwrap().len();
+    assert!(named + refused >= 1, "nobody says that there are two");
+    // The log of what takes itself for b is that of node c: it is no node of the record.
+    assert_eq!(sink.acts().of(2).count(), 0, "the newcomer never acts");
+}

@@ -1,0 +1,96 @@
+//! Networks that fail by halves and by turns: one way, for just about the detection time, again and again. All nodes come
+//! to one view, and none goes to and fro.
+
+use heartbeat_tests::lab::crew::Crew;
+use heartbeat_tests::lab::views::{pause_at_random, rounds};
+use heartbeat_tests::lab::wait::root_or_skip;
+use heartbeat_tests::lab::{Fault, Port};
+use std::time::Duration;
+
+const DETECTION: Duration = Duration::from_millis(500);
+
+#[test]
+fn fault_06_one_way_loss_parts_the_two_once_and_they_do_not_take_turns() {
+    let name = "fault_06_one_way_loss_parts_the_two_once_and_they_do_not_take_turns";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, mut random) = rounds(name, 200);
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    for _ in 0..count {
+        let from = random.below(3) as usize;
+        let to = (from + 1 + random.below(2) as usize) % 3;
+        let goes = from.max(to);
+        let kept: Vec<usize> = (0..3).filter(|node| *node != goes).collect();
+        let (before, mark) = (crew.stands(0).unwrap().view, crew.mark().unwrap());
+        let at = |node: usize, network| Port { node, network };
+        let faults: Vec<Fault> = (0..2).map(|network| Fault::OneWay(at(from, network), at(to, network))).collect();
+        pause_at_random(&mut random, Duration::from_millis(200));
+        crew.lab.inject(&faults).unwrap();
+        let view = crew.await_view(&kept).unwrap();
+        assert_eq!(Some(view), before.next(), "one change of view");
+        for by in &kept {
+            crew.await_said_of(&mark, *by, "node_removed", goes).unwrap();
+        }
+        crew.await_left_out(goes).unwrap();
+        crew.start_at_once(goes).unwrap();
+        std::thread::sleep(DETECTION * 4);
+        assert_eq!(crew.await_view(&kept).unwrap(), view, "it is not heard both ways, and stays out");
+        crew.lab.heal().unwrap();
+        assert_eq!(Some(crew.await_view(&[0, 1, 2]).unwrap()), view.next());
+    }
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_11_a_cable_that_is_back_just_in_time_leads_to_one_verdict_on_all_nodes() {
+    let name = "fault_11_a_cable_that_is_back_just_in_time_leads_to_one_verdict_on_all_nodes";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, mut random) = rounds(name, 1000);
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    let (mut kept, mut removed) = (0, 0);
+    for _ in 0..count {
+        let (before, mark) = (crew.stands(0).unwrap().view, crew.mark().unwrap());
+        pause_at_random(&mut random, Duration::from_millis(200));
+        crew.lab.cut_all(2).unwrap();
+        // Around what is needed for a verdict: threshold, the last probe's own time, and one more question.
+        std::thread::sleep(Duration::from_millis(490) + Duration::from_millis(random.below(160)));
+        crew.lab.heal().unwrap();
+        std::thread::sleep(DETECTION * 2);
+        let view = crew.await_view(&[0, 1, 2]).unwrap();
+        let told: Vec<usize> = (0..2).map(|by| crew.said(&mark, by, "node_removed").unwrap().len()).collect();
+        assert!(told[0] == told[1] && told[0] <= 1, "the others are at one: {told:?}");
+        let changes = view.number() - before.number();
+        assert_eq!(changes, 2 * told[0] as u64, "out and in again, or nothing");
+        if told[0] == 0 { kept += 1 } else { removed += 1 }
+    }
+    println!("{name}: {kept} times kept, {removed} times removed");
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_17_a_link_that_flaps_takes_a_node_out_once_at_most() {
+    let name = "fault_17_a_link_that_flaps_takes_a_node_out_once_at_most";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, _) = rounds(name, 60);
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    let mark = crew.mark().unwrap();
+    for _ in 0..count {
+        crew.lab.cut_all(2).unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+        crew.lab.heal().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        crew.tend().unwrap();
+    }
+    // It never hears all for a whole detection time, and so is not taken in between.
+    for by in [0, 1] {
+        let removed = crew.said(&mark, by, "node_removed").unwrap();
+        assert!(removed.len() == 1, "{removed:?}");
+    }
+    crew.await_view(&[0, 1, 2]).unwrap();
+    crew.audit(&sink).unwrap();
+}

@@ -1,0 +1,283 @@
+//! Nodes that leave, restart and come back, one after another and at random: the others go on, lose no heartbeat and need
+//! no restart; and who ends badly again and again is kept out for a while, and is told so.
+
+use heartbeat_tests::lab::crew::{Crew, Mark};
+use heartbeat_tests::lab::play::number;
+use heartbeat_tests::lab::views::{FORMING, Stands, pause_at_random, rounds};
+use heartbeat_tests::lab::wait::{root_or_skip, wait_every};
+use heartbeat_tests::lab::{Options, Sink, monotonic_ns};
+use serde_json::Value;
+use std::time::Duration;
+
+const C: usize = 2;
+
+fn leaves(crew: &mut Crew, node: usize) {
+    let ended = crew.take(node).terminate(Duration::from_secs(20)).unwrap();
+    assert!(ended.success(), "{ended}");
+}
+
+/// (probes seen leaving, answers, misses shown) of every path between two nodes, one way.
+fn paths(crew: &Crew, by: usize, about: usize) -> Vec<(u64, u64)> {
+    let answer = crew.daemon(by).ask("paths").unwrap();
+    let rows = answer["paths"].as_array().unwrap().iter().filter(|row| row["peer_node"] == crew.name(about));
+    rows.map(|row: &Value| (number(row, "departed").unwrap(), number(row, "echoes").unwrap())).collect()
+}
+
+/// Between two of those that stay nothing was lost since, and nothing said of their paths.
+struct Quiet {
+    pairs: Vec<(usize, usize, Vec<(u64, u64)>)>,
+    mark: Mark,
+}
+
+impl Quiet {
+    fn begin(crew: &Crew, nodes: &[usize]) -> Self {
+        let pairs =
+            nodes.iter().flat_map(|by| nodes.iter().filter(move |about| *about != by).map(move |about| (*by, *about)));
+        let pairs = pairs.map(|(by, about)| (by, about, paths(crew, by, about))).collect();
+        Self { pairs, mark: crew.mark().unwrap() }
+    }
+
+    fn check(&self, crew: &Crew) {
+        for (by, about, before) in &self.pairs {
+            let after = paths(crew, *by, *about);
+            for ((departed, echoes), (departed_now, echoes_now)) in before.iter().zip(after) {
+                // At either end one probe may be on its way.
+                let lost = (departed_now - departed).saturating_sub(echoes_now - echoes);
+                assert!(lost <= 2, "{lost} of {} probes of {by} to {about} were lost", departed_now - departed);
+            }
+            let of_paths = |event: &Value| {
+                event["event"].as_str().is_some_and(|event| event.starts_with("path_"))
+                    && event["node"] == crew.name(*about)
+            };
+            let said: Vec<Value> = crew.since(&self.mark, *by).unwrap().into_iter().filter(of_paths).collect();
+            assert!(said.is_empty(), "{said:?}");
+        }
+    }
+}
+
+#[test]
+fn fault_66_who_leaves_is_out_without_a_verdict_and_without_a_fence() {
+    let name = "fault_66_who_leaves_is_out_without_a_verdict_and_without_a_fence";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, mut random) = rounds(name, 200);
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    for _ in 0..count {
+        let node = random.below(3) as usize;
+        let others: Vec<usize> = (0..3).filter(|other| *other != node).collect();
+        let (before, mark) = (crew.stands(node).unwrap().view, crew.mark().unwrap());
+        let old = crew.incarnation(node).unwrap();
+        leaves(&mut crew, node);
+        // It went only after the view without it was decided, so the others need no second look.
+        for by in &others {
+            let stands = crew.await_stands(*by, "to be without it", |stands| stands.view > before).unwrap();
+            assert_eq!((stands.members.len(), stands.view), (2, before.next().unwrap()), "{stands:?}");
+        }
+        let view = crew.await_view(&others).unwrap();
+        for by in &others {
+            let said = crew.since(&mark, *by).unwrap();
+            let bad = ["node_down", "fence_sent", "quorum_lost", "node_removed", "isolated"];
+            let bad: Vec<&Value> =
+                said.iter().filter(|event| bad.contains(&event["event"].as_str().unwrap())).collect();
+            assert!(bad.is_empty(), "{bad:?}");
+            let left = said.iter().find(|event| event["event"] == "node_left_view").expect("it is told");
+            assert_eq!((&left["node"], &left["handed_over"]), (&crew.name(node).into(), &true.into()), "{left}");
+        }
+        let acts = sink.acts();
+        let taken = others.iter().filter_map(|other| acts.first_from(*other, view)).min().unwrap();
+        assert!(acts.last(node).unwrap() < taken, "it stopped first");
+        crew.start_at_once(node).unwrap();
+        crew.await_view(&[0, 1, 2]).unwrap();
+        assert!(crew.incarnation(node).unwrap() > old);
+    }
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_68_rolling_restarts_cost_the_others_no_heartbeat_and_no_quorum() {
+    let name = "fault_68_rolling_restarts_cost_the_others_no_heartbeat_and_no_quorum";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, _) = rounds(name, 100);
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    for round in 0..count {
+        let node = (round % 3) as usize;
+        let others: Vec<usize> = (0..3).filter(|other| *other != node).collect();
+        let (quiet, from) = (Quiet::begin(&crew, &others), monotonic_ns());
+        // By turns a clean restart of the daemon and one of the machine without a word.
+        if round % 2 == 0 {
+            leaves(&mut crew, node);
+        } else {
+            crew.machine_dies(node, &sink).unwrap();
+            crew.lab.heal().unwrap();
+        }
+        crew.start_at_once(node).unwrap();
+        crew.await_view(&[0, 1, 2]).unwrap();
+        quiet.check(&crew);
+        let (acts, to) = (sink.acts(), monotonic_ns());
+        for other in &others {
+            let breaks: Vec<_> = acts.breaks_of(*other, from, to).collect();
+            assert!(breaks.is_empty(), "node {other} lost its quorum: {breaks:?}");
+            assert!(crew.said(&quiet.mark, *other, "started").unwrap().is_empty(), "no survivor restarts");
+        }
+    }
+    crew.audit(&sink).unwrap();
+}
+
+/// Says whether what runs is a majority of the votes of the newest view that somebody holds.
+fn majority_runs(crew: &Crew, running: &[usize]) -> (bool, Value) {
+    let shown: Vec<Value> = running
+        .iter()
+        .filter_map(|node| {
+            let shown = crew.daemon(*node).ctl(&["--json", "quorum"]).ok()?;
+            serde_json::from_slice(&shown.stdout).ok()
+        })
+        .collect();
+    let order = |quorum: &&Value| (quorum["view"]["force"].as_u64(), quorum["view"]["number"].as_u64());
+    let Some(newest) = shown.iter().max_by_key(order) else { return (false, Value::Null) };
+    let names: Vec<&str> = running.iter().map(|node| crew.name(*node)).collect();
+    let votes = newest["votes"].as_array().cloned().unwrap_or_default();
+    let there = votes.iter().filter(|vote| names.contains(&vote["holder"].as_str().unwrap_or_default()));
+    let weight: u64 = there.filter_map(|vote| vote["weight"].as_u64()).sum();
+    (weight >= newest["votes_needed"].as_u64().unwrap_or(u64::MAX), newest.clone())
+}
+
+#[test]
+fn fault_69_started_and_stopped_at_random_round_the_quorum_point_nodes_act_just_when_they_have_it() {
+    let name = "fault_69_started_and_stopped_at_random_round_the_quorum_point_nodes_act_just_when_they_have_it";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, mut random) = rounds(name, 500);
+    let mut crew = Crew::idle(5).unwrap();
+    // Votes that stay where they are: the quorum point is three of five.
+    crew.cluster = crew.cluster.clone().with("dynamic_quorum", false);
+    let sink = crew.form().unwrap();
+    for _ in 0..count {
+        // Between one and three things happen at once.
+        for _ in 0..=random.below(3) {
+            let node = random.below(5) as usize;
+            match (crew.runs(node), random.below(2)) {
+                (true, 0) => leaves(&mut crew, node),
+                (true, _) => crew.machine_dies(node, &sink).map(drop).unwrap(),
+                (false, _) => {
+                    crew.lab
+                        .repair(
+                            &crew
+                                .lab
+                                .ports_of(node)
+                                .into_iter()
+                                .map(|port| {
+                                    heartbeat_tests::lab::Fault::Cut(port, heartbeat_tests::lab::Direction::Both)
+                                })
+                                .collect::<Vec<_>>(),
+                        )
+                        .unwrap();
+                    crew.forget_exits(node).unwrap();
+                    crew.launch(node, &Options::default()).unwrap();
+                    crew.wait_ready(node, Duration::from_secs(10)).unwrap();
+                }
+            }
+            pause_at_random(&mut random, Duration::from_millis(300));
+        }
+        let what = "those that run to act if, and only if, they are a majority";
+        wait_every(Duration::from_millis(100), FORMING, what, || -> anyhow::Result<()> {
+            crew.tend()?;
+            let running: Vec<usize> = (0..5).filter(|node| crew.runs(*node)).collect();
+            let (majority, quorum) = majority_runs(&crew, &running);
+            let all = running.iter().map(|node| crew.stands(*node)).collect::<anyhow::Result<Vec<Stands>>>()?;
+            let names: Vec<String> = running.iter().map(|node| crew.name(*node).to_owned()).collect();
+            let settled = all
+                .iter()
+                .all(|one| if majority { one.acts_with(&names) && one.view == all[0].view } else { !one.acting });
+            anyhow::ensure!(settled, "majority {majority}: {all:?} {quorum}");
+            Ok(())
+        })
+        .unwrap();
+    }
+    crew.audit(&sink).unwrap();
+}
+
+fn clear(crew: &Crew) {
+    let cleared = crew.daemon(0).ctl(&["clear-quarantine", "c"]).unwrap();
+    assert!(cleared.status.success(), "{cleared:?}");
+}
+
+/// Lets c end badly, three times within the hour.
+fn loops(crew: &mut Crew, sink: &Sink, mark: &Mark) {
+    for end in 0..3 {
+        crew.machine_dies(C, sink).unwrap();
+        for by in [0, 1] {
+            wait_every(Duration::from_millis(50), FORMING, "c to be removed once more", || {
+                let said = crew.said(mark, by, "node_removed").unwrap().len();
+                if said > end { Ok(()) } else { Err(said) }
+            })
+            .unwrap();
+        }
+        crew.lab.heal().unwrap();
+        crew.start_at_once(C).unwrap();
+        if end < 2 {
+            crew.await_view(&[0, 1, 2]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn fault_42_who_ends_badly_three_times_is_in_quarantine_until_it_is_cleared() {
+    let name = "fault_42_who_ends_badly_three_times_is_in_quarantine_until_it_is_cleared";
+    if !root_or_skip(name) {
+        return;
+    }
+    let mut crew = Crew::idle(3).unwrap();
+    crew.cluster = crew.cluster.clone().with("quarantine_threshold", 3);
+    let sink = crew.form().unwrap();
+    let mark = crew.mark().unwrap();
+    loops(&mut crew, &sink, &mark);
+    for by in [0, 1] {
+        let told = crew.await_said_of(&mark, by, "node_quarantined", C).unwrap();
+        assert_eq!((&told["id"], &told["ends"]), (&1672.into(), &3.into()), "{told}");
+        let refused = crew.await_said_of(&mark, by, "join_refused_by_quarantine", C).unwrap();
+        assert_eq!(refused["id"], 1675, "{refused}");
+    }
+    let own = crew.await_said(&mark, C, "quarantined").unwrap();
+    assert_eq!(own["id"], 1676, "{own}");
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(!crew.stands(C).unwrap().acting);
+    let shown = crew.daemon(0).ctl(&["view"]).unwrap();
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("quarantine"), "{shown:?}");
+    clear(&crew);
+    crew.await_view(&[0, 1, 2]).unwrap();
+    crew.await_said(&mark, C, "quarantine_cleared").unwrap();
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_17_a_link_that_flaps_brings_its_node_into_quarantine_which_ends_by_itself() {
+    let name = "fault_17_a_link_that_flaps_brings_its_node_into_quarantine_which_ends_by_itself";
+    if !root_or_skip(name) {
+        return;
+    }
+    let mut crew = Crew::idle(3).unwrap();
+    crew.cluster = crew.cluster.clone().with("quarantine_threshold", 3).with("quarantine_duration_s", 8);
+    let sink = crew.form().unwrap();
+    let mark = crew.mark().unwrap();
+    for end in 0..3 {
+        crew.lab.cut_all(C).unwrap();
+        crew.await_view(&[0, 1]).unwrap();
+        crew.lab.heal().unwrap();
+        crew.await_left_out(C).unwrap();
+        crew.start_at_once(C).unwrap();
+        if end < 2 {
+            crew.await_view(&[0, 1, 2]).unwrap();
+        }
+    }
+    crew.await_said_of(&mark, 0, "node_quarantined", C).unwrap();
+    crew.await_view(&[0, 1, 2]).unwrap();
+    let cleared = crew.await_said_of(&mark, 0, "quarantine_cleared", C).unwrap();
+    let begun = crew.await_said_of(&mark, 0, "node_quarantined", C).unwrap();
+    let lasted = cleared["noticed_ns"].as_u64().unwrap() - begun["noticed_ns"].as_u64().unwrap();
+    assert!(lasted >= 8_000_000_000, "it lasted {} ms", lasted / 1_000_000);
+    crew.audit(&sink).unwrap();
+}

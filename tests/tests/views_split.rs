@@ -1,0 +1,265 @@
+//! Networks that fall apart into groups that do not hear each other: who goes on, who stops, and that it stops before
+//! anybody takes over. Real daemons, one clock; a sink takes what the nodes do by the tokens of their pages.
+
+use heartbeat_common::view::Order;
+use heartbeat_tests::lab::crew::{Crew, Mark};
+use heartbeat_tests::lab::views::{Stands, pause_at_random, rounds};
+use heartbeat_tests::lab::wait::root_or_skip;
+use heartbeat_tests::lab::{Sink, wait_for};
+use std::time::Duration;
+
+/// Detection time of the profile, and its lease.
+const DETECTION: Duration = Duration::from_millis(500);
+
+/// Waits until a node may not act, and says so.
+fn stops(crew: &Crew, mark: &Mark, node: usize) -> Stands {
+    let stands = crew.await_stands(node, "to stop acting", |stands| !stands.acting).unwrap();
+    let lost = crew.await_said(mark, node, "quorum_lost").unwrap();
+    assert_eq!(lost["id"], 1177, "{lost}");
+    stands
+}
+
+/// The nodes of `gone` acted for the last time before anybody acted in `view`, which is without them.
+fn minority_first(sink: &Sink, gone: &[usize], stay: &[usize], view: Order) {
+    let acts = sink.acts();
+    let taken = stay.iter().filter_map(|node| acts.first_from(*node, view)).min().expect("the majority acts");
+    for node in gone {
+        let last = acts.last(*node).expect("it acted while it was a member");
+        assert!(last < taken, "node {node} acted until {last}, {view:?} was acted in from {taken}");
+    }
+}
+
+/// Parts the nodes of a cluster at a random moment, `gone` against the rest, and lets them come together again.
+fn part(crew: &mut Crew, sink: &Sink, gone: &[usize], random: &mut heartbeat_tests::xdp::random::Random) {
+    let all: Vec<usize> = (0..crew.lab.spec().nodes.len()).collect();
+    let stay: Vec<usize> = all.iter().copied().filter(|node| !gone.contains(node)).collect();
+    let before = crew.stands(stay[0]).unwrap().view;
+    let mark = crew.mark().unwrap();
+    pause_at_random(random, Duration::from_millis(200));
+    crew.lab.partition(&[gone, &stay]).unwrap();
+    let view = crew.await_view(&stay).unwrap();
+    assert_eq!(Some(view), before.next(), "one change of view, whoever went");
+    for node in gone {
+        stops(crew, &mark, *node);
+        for by in &stay {
+            let removed = crew.await_said_of(&mark, *by, "node_removed", *node).unwrap();
+            assert_eq!((&removed["id"], &removed["cause"]), (&1135.into(), &"down".into()), "{removed}");
+        }
+    }
+    minority_first(sink, gone, &stay, view);
+    crew.lab.heal().unwrap();
+    crew.await_view(&all).unwrap();
+    for node in &stay {
+        assert_eq!(crew.said(&mark, *node, "quorum_lost").unwrap().len(), 0, "the majority never stops");
+    }
+}
+
+#[test]
+fn fault_01_of_three_and_two_the_two_stop_before_the_three_take_over() {
+    let name = "fault_01_of_three_and_two_the_two_stop_before_the_three_take_over";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, mut random) = rounds(name, 1000);
+    let (mut crew, sink) = Crew::formed(5).unwrap();
+    for _ in 0..count {
+        let first = random.below(5) as usize;
+        let second = (first + 1 + random.below(4) as usize) % 5;
+        let mut gone = [first, second];
+        gone.sort_unstable();
+        part(&mut crew, &sink, &gone, &mut random);
+    }
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_05_one_node_cut_off_stops_before_the_others_take_over_and_joins_again() {
+    let name = "fault_05_one_node_cut_off_stops_before_the_others_take_over_and_joins_again";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, mut random) = rounds(name, 1000);
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    for _ in 0..count {
+        let gone = random.below(3) as usize;
+        part(&mut crew, &sink, &[gone], &mut random);
+    }
+    let acts = crew.audit(&sink).unwrap();
+    println!("{} acts, the sink's longest gap was {} us", acts.count, acts.longest_gap_ns / 1000);
+}
+
+#[test]
+fn fault_03_two_and_two_without_a_witness_both_stop_and_say_why_and_go_on_when_they_meet() {
+    let name = "fault_03_two_and_two_without_a_witness_both_stop_and_say_why_and_go_on_when_they_meet";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, mut random) = rounds(name, 1000);
+    let mut crew = Crew::idle(4).unwrap();
+    // With votes that follow membership an odd number of them is kept, and one side goes on: see the next test.
+    crew.cluster = crew.cluster.clone().with("dynamic_quorum", false);
+    let sink = crew.form().unwrap();
+    let view = crew.stands(0).unwrap().view;
+    for _ in 0..count {
+        let mark = crew.mark().unwrap();
+        let other = 1 + random.below(3) as usize;
+        let one: Vec<usize> = vec![0, other];
+        let two: Vec<usize> = (1..4).filter(|node| *node != other).collect();
+        pause_at_random(&mut random, Duration::from_millis(200));
+        crew.lab.partition(&[&one, &two]).unwrap();
+        for (side, missing) in [(&one, &two), (&two, &one)] {
+            for node in side {
+                stops(&crew, &mark, *node);
+                let names: Vec<String> = missing.iter().map(|node| crew.name(*node).to_owned()).collect();
+                crew.await_stands(*node, "to wait for the others", |stands| stands.waits_for == names).unwrap();
+                let waits = crew.await_said(&mark, *node, "waits_for_votes").unwrap();
+                assert_eq!(
+                    (&waits["id"], &waits["votes_needed"], &waits["votes_available"]),
+                    (&5398.into(), &3.into(), &2.into()),
+                    "{waits}"
+                );
+            }
+        }
+        crew.lab.heal().unwrap();
+        assert_eq!(crew.await_view(&[0, 1, 2, 3]).unwrap(), view, "nothing had to change");
+        // It is said once in ten seconds that a regroup waits: the next round wants to hear it again.
+        std::thread::sleep(Duration::from_secs(10));
+    }
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_03_where_votes_follow_membership_exactly_one_of_two_halves_goes_on() {
+    let name = "fault_03_where_votes_follow_membership_exactly_one_of_two_halves_goes_on";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, mut random) = rounds(name, 1000);
+    let mut crew = Crew::idle(4).unwrap();
+    crew.cluster = crew.cluster.clone().with("lower_quorum_priority_node", "\"b\"");
+    let sink = crew.form().unwrap();
+    for _ in 0..count {
+        // b has no vote: whoever is with b stops.
+        let with = [0, 2, 3][random.below(3) as usize];
+        let mut gone = [1, with];
+        gone.sort_unstable();
+        part(&mut crew, &sink, &gone, &mut random);
+    }
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_04_of_two_and_two_and_one_nobody_goes_on() {
+    let name = "fault_04_of_two_and_two_and_one_nobody_goes_on";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, mut random) = rounds(name, 1000);
+    let (mut crew, sink) = Crew::formed(5).unwrap();
+    let view = crew.stands(0).unwrap().view;
+    for _ in 0..count {
+        let mark = crew.mark().unwrap();
+        let alone = random.below(5) as usize;
+        let rest: Vec<usize> = (1..5).map(|step| (alone + step) % 5).collect();
+        pause_at_random(&mut random, Duration::from_millis(200));
+        crew.lab.partition(&[&[alone], &rest[..2], &rest[2..]]).unwrap();
+        (0..5).for_each(|node| drop(stops(&crew, &mark, node)));
+        std::thread::sleep(DETECTION * 2);
+        assert!((0..5).all(|node| !crew.stands(node).unwrap().acting), "nobody has a majority");
+        crew.lab.heal().unwrap();
+        assert_eq!(crew.await_view(&[0, 1, 2, 3, 4]).unwrap(), view, "nothing was decided");
+    }
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_07_two_that_do_not_hear_each_other_are_parted_once_and_by_rule() {
+    let name = "fault_07_two_that_do_not_hear_each_other_are_parted_once_and_by_rule";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, mut random) = rounds(name, 1000);
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    for _ in 0..count {
+        let hub = random.below(3) as usize;
+        let (one, two) = ((hub + 1) % 3, (hub + 2) % 3);
+        // Connected as well as each other: the lower ids stay.
+        let (stays, goes) = (one.min(two), one.max(two));
+        let mut kept = [hub, stays];
+        kept.sort_unstable();
+        let (before, mark) = (crew.stands(0).unwrap().view, crew.mark().unwrap());
+        pause_at_random(&mut random, Duration::from_millis(200));
+        crew.lab.partition(&[&[one], &[two]]).unwrap();
+        let view = crew.await_view(&kept).unwrap();
+        assert_eq!(Some(view), before.next());
+        let removed = crew.await_said_of(&mark, hub, "node_removed", goes).unwrap();
+        assert!(["not_connected", "down"].contains(&removed["cause"].as_str().unwrap()), "{removed}");
+        crew.await_left_out(goes).unwrap();
+        crew.start_at_once(goes).unwrap();
+        // It hears the hub alone, and so does not come in, however long it asks.
+        std::thread::sleep(DETECTION * 4);
+        assert_eq!(crew.await_view(&kept).unwrap(), view, "no ping-pong");
+        minority_first(&sink, &[goes], &kept, view);
+        crew.lab.heal().unwrap();
+        crew.await_view(&[0, 1, 2]).unwrap();
+    }
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_08_in_a_ring_in_which_each_hears_its_neighbours_alone_nobody_is_sent_away() {
+    let name = "fault_08_in_a_ring_in_which_each_hears_its_neighbours_alone_nobody_is_sent_away";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, mut random) = rounds(name, 1000);
+    let (mut crew, sink) = Crew::formed(5).unwrap();
+    let view = crew.stands(0).unwrap().view;
+    for _ in 0..count {
+        let mark = crew.mark().unwrap();
+        pause_at_random(&mut random, Duration::from_millis(200));
+        for node in 0..5 {
+            crew.lab.partition(&[&[node], &[(node + 2) % 5]]).unwrap();
+        }
+        // Three that all hear each other do not exist, so nobody can do without the others.
+        for node in 0..5 {
+            let apart = crew.await_said(&mark, node, "no_connected_majority").unwrap();
+            assert_eq!(apart["id"], 20118, "{apart}");
+        }
+        std::thread::sleep(DETECTION * 2);
+        for node in 0..5 {
+            let stands = crew.stands(node).unwrap();
+            assert!(stands.acting && stands.view == view, "each hears a majority's grants: {stands:?}");
+        }
+        crew.lab.heal().unwrap();
+        assert_eq!(crew.await_view(&[0, 1, 2, 3, 4]).unwrap(), view);
+        wait_for(Duration::from_secs(10), "all to be connected", || crew.all_up()).unwrap();
+    }
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_109_of_two_alone_exactly_one_goes_on_each_time() {
+    let name = "fault_109_of_two_alone_exactly_one_goes_on_each_time";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, mut random) = rounds(name, 1000);
+    let (mut crew, sink) = Crew::formed(2).unwrap();
+    for _ in 0..count {
+        let mark = crew.mark().unwrap();
+        let before = crew.stands(0).unwrap().view;
+        pause_at_random(&mut random, Duration::from_millis(200));
+        crew.lab.partition(&[&[0], &[1]]).unwrap();
+        // Of an even number the highest loses its vote: a alone is the cluster.
+        let view = crew.await_view(&[0]).unwrap();
+        assert_eq!(Some(view), before.next());
+        stops(&crew, &mark, 1);
+        minority_first(&sink, &[1], &[0], view);
+        assert_eq!(crew.said(&mark, 1, "fence_sent").unwrap().len(), 0, "a minority fences nobody");
+        crew.lab.heal().unwrap();
+        crew.await_view(&[0, 1]).unwrap();
+    }
+    let acts = crew.audit(&sink).unwrap();
+    assert!(acts.of(0).count() > 0 && crew.runs(1));
+}

@@ -340,6 +340,14 @@ pub const FAULTS: &[Fault] = &[
         By(&["fault_108_a_fence_of_an_older_incarnation_that_comes_late_stops_nobody"]),
     ),
     fault(109, "two that fence each other", By(&["fault_109_of_two_alone_exactly_one_goes_on_each_time"])),
+    fault(
+        110,
+        "hooks that hang, fail and fork",
+        By(&[
+            "fault_110_hooks_that_hang_or_fork_are_ended_in_time_and_cost_no_lease",
+            "hooks_are_run_with_the_token_and_the_event",
+        ]),
+    ),
     fault(112, "a dry run left on", Not("there is no dry run: a fence is obeyed by the kernel or it is none")),
     fault(
         113,

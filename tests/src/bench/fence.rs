@@ -3,7 +3,7 @@
 
 use super::views::{Series, states};
 use super::{Bar, Context, Figure, Found, stats};
-use crate::lab::sink::{open_page, page_pin};
+use crate::lab::sink::{RootPage, page_pin};
 use crate::lab::{Crew, Sink, awake, monotonic_ns, views};
 use crate::xdp::random::Random;
 use anyhow::{Context as _, Result, ensure};
@@ -30,7 +30,7 @@ struct Fence {
 
 /// Watches the page of c until its incarnation is fenced, and returns when, CLOCK_MONOTONIC ns.
 fn obeyed(crew: &Crew) -> Result<impl FnOnce() -> Result<u64> + Send + use<>> {
-    let page = open_page(&page_pin(&crew.lab, C))?;
+    let page = RootPage::open(&page_pin(&crew.lab, C))?;
     Ok(move || {
         realtime::fifo(PRIORITY).context("SCHED_FIFO for the watcher")?;
         let (own, end) = (page.get(word::INCARNATION), Instant::now() + Duration::from_secs(10));

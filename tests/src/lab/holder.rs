@@ -2,7 +2,6 @@
 //! node. It is ready while the node may act, and over when it may not; it asks nothing of the node's daemon.
 
 use super::notify::Notify;
-use super::sink::page_pin;
 use super::wait::{binary, wait_for};
 use super::{Lab, monotonic_ns};
 use anyhow::{Context, Result};
@@ -18,7 +17,7 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// Starts one, which finds the node's page by its pin.
+    /// Starts one, which finds the node's page by its socket or its pin.
     ///
     /// # Errors
     /// If it cannot be started.
@@ -27,9 +26,10 @@ impl Holder {
         let notify = Notify::listen(&directory.join("hold.sock"))?;
         let log = File::options().create(true).append(true).open(directory.join("hold.log"))?;
         let mut command = lab.node(node).command(binary("heartbeatd", "HEARTBEATD")?);
-        // Nobody listens there: the pin is the way of root, which needs no daemon.
-        command.arg("hold").arg("--lease-socket").arg(directory.join("no-such.sock"));
-        command.arg("--lease-pin").arg(page_pin(lab, node)).env("NOTIFY_SOCKET", notify.path());
+        command.arg("hold").arg("--lease-socket").arg(directory.join("run/lease.sock"));
+        // A daemon that is stopped hands nothing out; the pin is there without it.
+        let pin = lab.pin_dir(node).join("heartbeatd-lease/lease");
+        command.arg("--lease-pin").arg(pin).env("NOTIFY_SOCKET", notify.path());
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
         Ok(Self { child: child.context("starting a holder")?, notify })
     }

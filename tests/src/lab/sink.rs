@@ -4,11 +4,12 @@
 
 use super::acts::{Act, Acts};
 use super::{Lab, monotonic_ns};
-use anyhow::{Context, Result};
-use heartbeat_common::lease::{Refused, Token, acting};
+use crate::xdp::mapping::Mapping;
+use anyhow::{Context, Result, ensure};
+use heartbeat_common::lease::{self as page, LEN, MAGIC, Refused, Token, Words, word};
 use heartbeat_common::maps;
 use heartbeat_user::io::{realtime, sys};
-use heartbeat_user::lease::{self, Page};
+use heartbeat_user::lease;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ const PRIORITY: u8 = 60;
 /// A page of a node.
 #[derive(Debug)]
 struct Held {
-    page: Page,
+    page: RootPage,
     /// The pin's inode: it tells one page from the next.
     id: u64,
     /// Since when another one is pinned in its place, ns.
@@ -64,13 +65,40 @@ pub fn page_pin(lab: &Lab, node: usize) -> PathBuf {
     lab.pin_dir(node).join("heartbeatd").join(format!("v{}", maps::ABI)).join(maps::LEASE)
 }
 
-/// Opens the page of a node as root may.
-///
-/// # Errors
-/// If none is pinned there, or it is none.
-pub fn open_page(path: &Path) -> Result<Page> {
-    let fd = sys::object_get_to_read(path).with_context(|| format!("opening {}", path.display()))?;
-    Page::map(fd.as_fd()).with_context(|| format!("mapping {}", path.display()))
+/// The page of a node as root may map it: the memory that the kernel writes. A service reads copies; this looks at it a
+/// thousand times a second, and takes no time from what it watches.
+#[derive(Debug)]
+pub struct RootPage(Mapping);
+
+impl RootPage {
+    /// Opens what is pinned there.
+    ///
+    /// # Errors
+    /// If nothing is, or it is no page of this layout.
+    pub fn open(path: &Path) -> Result<Self> {
+        let fd = sys::object_get(path).with_context(|| format!("opening {}", path.display()))?;
+        let page = Self(Mapping::new(fd.as_fd(), LEN, 1).with_context(|| format!("mapping {}", path.display()))?);
+        ensure!(page.get(word::MAGIC) == MAGIC, "{} is no page yet", path.display());
+        Ok(page)
+    }
+
+    /// Says under which token its node may act now, by the function that a service calls.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn acting(&self) -> Result<Token, Refused> {
+        page::acting(self, lease::now())
+    }
+}
+
+impl Words for RootPage {
+    fn get(&self, index: usize) -> u64 {
+        self.0.get(0, index)
+    }
+
+    fn set(&self, index: usize, _: u64) {
+        unreachable!("word {index}: the page is only read here");
+    }
 }
 
 impl Sink {
@@ -104,13 +132,7 @@ impl Sink {
     /// # Errors
     /// Why it may not.
     pub fn acting(&self, node: usize) -> Result<Token, Refused> {
-        self.lock().nodes[node].pages.last().map_or(Err(Refused::NoPage), |held| acting(&held.page, lease::now()))
-    }
-
-    /// Returns until when the lease of a node holds as its dates stand, CLOCK_BOOTTIME ns; `None`: it has no page.
-    #[must_use]
-    pub fn end(&self, node: usize) -> Option<u64> {
-        self.lock().nodes[node].pages.last().map(|held| lease::end(&held.page))
+        self.lock().nodes[node].pages.last().map_or(Err(Refused::NoPage), |held| held.page.acting())
     }
 
     /// The machine of a node is gone, and with it everything that it ran: its pages are nobody's. The next start has
@@ -165,7 +187,7 @@ fn look(pin: &Path, node: &mut Watched) {
         return;
     }
     // One that is just being made is there at the next look.
-    let Ok(page) = open_page(pin) else { return };
+    let Ok(page) = RootPage::open(pin) else { return };
     for held in &mut node.pages {
         held.replaced_ns.get_or_insert(now);
     }
@@ -180,7 +202,7 @@ fn act_for_all(inner: &mut Inner) {
     let mut first: Vec<(Act, &Held)> = Vec::new();
     for (node, watched) in nodes.iter().enumerate() {
         for held in &watched.pages {
-            let judged = acting(&held.page, lease::now());
+            let judged = held.page.acting();
             let now = monotonic_ns();
             match judged {
                 Ok(token) => {
@@ -193,7 +215,7 @@ fn act_for_all(inner: &mut Inner) {
         }
     }
     for (index, (act, held)) in first.iter().enumerate().rev() {
-        if acting(&held.page, lease::now()) == Ok(act.token) {
+        if held.page.acting() == Ok(act.token) {
             first[index + 1..].iter().for_each(|(later, _)| acts.both(*act, *later));
         }
     }

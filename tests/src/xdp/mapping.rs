@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 /// The memory of an array map.
+#[derive(Debug)]
 pub struct Mapping {
     start: *mut u64,
     words: usize,

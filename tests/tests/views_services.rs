@@ -1,0 +1,138 @@
+//! What holds on to a node's lease: the holder that stands for the quorate target, up just while the node may act, and
+//! hooks that hang, fail and leave children behind.
+
+use heartbeat_tests::lab::crew::Crew;
+use heartbeat_tests::lab::views::{STALL_MS, rounds};
+use heartbeat_tests::lab::wait::root_or_skip;
+use heartbeat_tests::lab::{Cluster, Holder, Lab, Options, Spec, monotonic_ns, wait_for};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+const C: usize = 2;
+const SOON: Duration = Duration::from_secs(10);
+
+#[test]
+fn the_target_is_up_while_the_node_may_act_and_down_when_it_may_not_though_its_daemon_is_stopped() {
+    let name = "the_target_is_up_while_the_node_may_act_and_down_when_it_may_not_though_its_daemon_is_stopped";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, _) = rounds(name, 100);
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    for round in 0..count {
+        let stopped = round % 2 == 0;
+        let mut holder = Holder::start(&crew.lab, C).unwrap();
+        holder.wait_ready(SOON).unwrap();
+        if stopped {
+            crew.daemon(C).stop().unwrap();
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        assert!(holder.is_up().unwrap(), "a daemon that stands still is no reason");
+        crew.lab.cut_all(C).unwrap();
+        holder.wait_down(SOON).unwrap();
+        assert!(holder.ended().unwrap().unwrap().success(), "it ends well: its manager starts it again");
+        assert!(sink.acting(C).is_err());
+        if stopped {
+            crew.daemon(C).resume().unwrap();
+        }
+        // The next one waits, without being ready.
+        let mut next = Holder::start(&crew.lab, C).unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(!next.is_up().unwrap() && next.ended().unwrap().is_none());
+        crew.await_view(&[0, 1]).unwrap();
+        crew.lab.heal().unwrap();
+        crew.await_view(&[0, 1, 2]).unwrap();
+        next.wait_ready(SOON).unwrap();
+    }
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn the_target_is_down_before_anybody_takes_over() {
+    let name = "the_target_is_down_before_anybody_takes_over";
+    if !root_or_skip(name) {
+        return;
+    }
+    let lab = Lab::new(Spec::new(3, 2)).unwrap();
+    // What runs has 300 ms to stop, and the others wait for it.
+    let cluster = Cluster::new(&lab, "lan")
+        .with("stall_limit_ms", STALL_MS)
+        .with("quarantine_threshold", 0)
+        .with("quorum_arbitration_time_max_s", "0.8")
+        .with("stop_time_s", "0.3");
+    let mut crew = Crew::new(lab, cluster);
+    let sink = crew.form().unwrap();
+    for _ in 0..10 {
+        let mut holder = Holder::start(&crew.lab, C).unwrap();
+        holder.wait_ready(SOON).unwrap();
+        crew.lab.cut_all(C).unwrap();
+        let down = holder.wait_down(SOON).unwrap();
+        let view = crew.await_view(&[0, 1]).unwrap();
+        let taken = [0, 1].iter().filter_map(|node| sink.acts().first_from(*node, view)).min().unwrap();
+        assert!(down < taken, "down at {down}, taken over at {taken}");
+        crew.lab.heal().unwrap();
+        crew.await_view(&[0, 1, 2]).unwrap();
+    }
+    crew.audit(&sink).unwrap();
+}
+
+fn script(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Processes that run a program of this name.
+fn running(program: &str) -> usize {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let line = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+    processes
+        .filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok())
+        .map(line)
+        .filter(|line| line.split(|byte| *byte == 0).any(|word| word == program.as_bytes()))
+        .count()
+}
+
+#[test]
+fn fault_110_hooks_that_hang_or_fork_are_ended_in_time_and_cost_no_lease() {
+    let name = "fault_110_hooks_that_hang_or_fork_are_ended_in_time_and_cost_no_lease";
+    if !root_or_skip(name) {
+        return;
+    }
+    let lab = Lab::new(Spec::new(2, 1)).unwrap();
+    let hook = lab.scratch().join("hook");
+    let mark = format!("86{}", std::process::id());
+    // It leaves children that ignore what they are told, and does not end.
+    script(
+        &hook,
+        &format!(
+            "#!/bin/sh\ntrap '' TERM HUP\n(trap '' TERM HUP; sleep {mark}) &\nsetsid sleep {mark} &\nsleep {mark}\n"
+        ),
+    );
+    let cluster = Cluster::new(&lab, "lan").with("stall_limit_ms", STALL_MS).with("quarantine_threshold", 0);
+    let mut crew = Crew::new(lab, cluster);
+    let daemon = vec![
+        ("on_event".to_owned(), format!("[\"{}\"]", hook.display())),
+        ("hook_events".to_owned(), "[\"view_installed\"]".to_owned()),
+        ("hook_timeout_s".to_owned(), "1".to_owned()),
+    ];
+    crew.start(0, &Options { daemon, ..Options::default() }).unwrap();
+    crew.start(1, &Options::default()).unwrap();
+    let begun = crew.mark().unwrap();
+    let sink = crew.created(&[0, 1]).unwrap();
+    let from = monotonic_ns();
+    for by in ["b", "none", "b"] {
+        let set = crew.daemon(1).ctl(&["set", "lower_quorum_priority_node", by]).unwrap();
+        assert!(set.status.success(), "{set:?}");
+    }
+    let failed = crew.await_said(&begun, 0, "hook_failed").unwrap();
+    assert_eq!((&failed["id"], &failed["event_id"]), (&20122.into(), &20100.into()), "{failed}");
+    wait_for(SOON, "all that the hooks left to be gone", || match running(&mark) {
+        0 => Ok(()),
+        left => Err(format!("{left} processes")),
+    })
+    .unwrap();
+    assert_eq!(sink.acts().breaks_of(0, from, monotonic_ns()).count(), 0, "it acts on");
+    crew.await_view(&[0, 1]).unwrap();
+    crew.audit(&sink).unwrap();
+}

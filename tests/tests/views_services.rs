@@ -2,7 +2,7 @@
 //! hooks that hang, fail and leave children behind.
 
 use heartbeat_tests::lab::crew::Crew;
-use heartbeat_tests::lab::views::{STALL_MS, rounds};
+use heartbeat_tests::lab::views::rounds;
 use heartbeat_tests::lab::wait::root_or_skip;
 use heartbeat_tests::lab::{Cluster, Holder, Lab, Options, Spec, monotonic_ns, wait_for};
 use std::os::unix::fs::PermissionsExt;
@@ -57,7 +57,6 @@ fn the_target_is_down_before_anybody_takes_over() {
     let lab = Lab::new(Spec::new(3, 2)).unwrap();
     // What runs has 300 ms to stop, and the others wait for it.
     let cluster = Cluster::new(&lab, "lan")
-        .with("stall_limit_ms", STALL_MS)
         .with("quarantine_threshold", 0)
         .with("quorum_arbitration_time_max_s", "0.8")
         .with("stop_time_s", "0.3");
@@ -109,7 +108,7 @@ fn fault_110_hooks_that_hang_or_fork_are_ended_in_time_and_cost_no_lease() {
             "#!/bin/sh\ntrap '' TERM HUP\n(trap '' TERM HUP; sleep {mark}) &\nsetsid sleep {mark} &\nsleep {mark}\n"
         ),
     );
-    let cluster = Cluster::new(&lab, "lan").with("stall_limit_ms", STALL_MS).with("quarantine_threshold", 0);
+    let cluster = Cluster::new(&lab, "lan").with("quarantine_threshold", 0);
     let mut crew = Crew::new(lab, cluster);
     let daemon = vec![
         ("on_event".to_owned(), format!("[\"{}\"]", hook.display())),

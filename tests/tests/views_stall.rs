@@ -8,20 +8,20 @@ use heartbeat_tests::lab::{Freezer, Options, Sink, monotonic_ns};
 use std::time::Duration;
 
 const C: usize = 2;
-/// Hang limit of the clusters here, s.
-const HANG_S: u64 = 3;
+/// Hang limit of the clusters here, s: a daemon starts within it on a busy machine too.
+const HANG_S: u64 = 6;
 
 /// Three nodes that call a controller hung after [`HANG_S`].
 fn crew() -> (Crew, Sink) {
     let mut crew = Crew::idle(3).unwrap();
-    crew.cluster = crew.cluster.clone().with("stall_limit_ms", 1000).with("hang_limit_s", HANG_S);
+    crew.cluster = crew.cluster.clone().with("hang_limit_s", HANG_S);
     let sink = crew.form().unwrap();
     (crew, sink)
 }
 
 /// A time below the hang limit, and mostly above the stall limit.
 fn short(random: &mut heartbeat_tests::xdp::random::Random) -> Duration {
-    Duration::from_millis(300 + random.below(HANG_S * 1000 - 1300))
+    Duration::from_millis(300 + random.below(HANG_S * 1000 / 2))
 }
 
 /// What `during` does to c changes no view and interrupts no lease, of nobody.

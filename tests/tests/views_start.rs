@@ -15,17 +15,27 @@ fn fault_63_all_nodes_that_start_at_once_after_a_loss_of_power_come_up_in_one_vi
     }
     let (count, mut random) = rounds(name, 50);
     let (mut crew, sink) = Crew::formed(3).unwrap();
+    let mut in_one = 0;
     for _ in 0..count {
         let before = crew.stands(0).unwrap().view;
         let old: Vec<u64> = (0..3).map(|node| crew.incarnation(node).unwrap()).collect();
         pause_at_random(&mut random, Duration::from_millis(200));
         crew.power_fails(&sink).unwrap();
         (0..3).for_each(|node| crew.forget_exits(node).unwrap());
+        let mark = crew.mark().unwrap();
         crew.start_together(&[0, 1, 2]).unwrap();
         let view = crew.await_view(&[0, 1, 2]).unwrap();
-        assert_eq!(Some(view), before.next(), "one view, not one for each");
+        let started = |node| crew.said(&mark, node, "started").unwrap()[0]["noticed_ns"].as_u64().unwrap();
+        let started = [0, 1, 2].map(started);
+        // A busy machine may start one so late that the others could not wait for it: two views then, never three.
+        let apart_ms = (started.iter().max().unwrap() - started.iter().min().unwrap()) / 1_000_000;
+        let views = view.number() - before.number();
+        assert!(views == 1 || apart_ms > 300 && views == 2, "{views} views of nodes that started {apart_ms} ms apart");
+        in_one += u64::from(views == 1);
         assert!((0..3).all(|node| crew.incarnation(node).unwrap() > old[node]));
     }
+    println!("{name}: {in_one} times in one view");
+    assert!(in_one > 0, "never in one view");
     crew.audit(&sink).unwrap();
 }
 

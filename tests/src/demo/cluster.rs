@@ -34,7 +34,7 @@ fn form(book: &mut Book, nodes: usize, quarantine: u32) -> Option<(Crew, Sink)> 
     };
     book.row(&step, "no view, then one of all in force", || {
         let mut crew = Crew::idle(nodes)?;
-        crew.cluster = crew.cluster.clone().with("quarantine_threshold", quarantine).with("stall_limit_ms", 1000);
+        crew.cluster = crew.cluster.clone().with("quarantine_threshold", quarantine);
         crew.start_together(&(0..nodes).collect::<Vec<_>>())?;
         let none = (0..nodes).map(|node| Ok(crew.stands(node)?.life == "no_view")).collect::<Result<Vec<_>>>()?;
         let all: Vec<usize> = (0..nodes).collect();

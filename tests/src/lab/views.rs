@@ -360,7 +360,10 @@ pub fn told_in_order(events: &[Value]) -> Result<()> {
                 ensure!(view > newest || fresh && view == newest, "view {view:?} was installed after {newest:?}");
                 (newest, fresh) = (view, false);
             }
-            "started" => fresh = true,
+            "started" => {
+                fresh = true;
+                removed.clear();
+            }
             "node_removed" => {
                 let one = (event["node"].clone(), event["incarnation"].clone());
                 if removed.contains(&one) {

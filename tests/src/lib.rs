@@ -5,6 +5,7 @@ pub mod bench;
 pub mod demo;
 pub mod faults;
 pub mod lab;
+pub mod model;
 pub mod reference;
 pub mod sim;
 pub mod xdp;

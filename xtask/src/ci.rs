@@ -3,7 +3,7 @@
 
 use crate::apt::{self, Need};
 use crate::leaks::Snapshot;
-use crate::{ebpf, shell, sim, test};
+use crate::{ebpf, model, mutants, shell, sim, test};
 use anyhow::{Result, bail};
 use std::time::Instant;
 
@@ -16,6 +16,8 @@ const CHECKS: &[Check] = &[
     ("kernel object", ebpf::check),
     ("lints of the kernel program", ebpf::lint),
     ("simulator", sim::check),
+    ("model check", model::ci),
+    ("mutants", mutants::ci),
     ("tests", || test::run(&test::Options::default())),
 ];
 

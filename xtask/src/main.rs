@@ -9,6 +9,8 @@ mod ebpf;
 mod install;
 mod launch;
 mod leaks;
+mod model;
+mod mutants;
 mod shell;
 mod sim;
 mod skips;
@@ -31,6 +33,10 @@ enum Task {
     Bench(launch::Bench),
     /// Build the simulator, and play clusters by seed in virtual time
     Sim(sim::Options),
+    /// Build, and check the agreement exhaustively within bounds, by stateright
+    ModelCheck(model::Options),
+    /// Put known bugs back into a copy of the tree, one at a time: each has to fail the test that is there for it
+    Mutants(mutants::Options),
     /// Build heartbeatd and run it on this node in the foreground; arguments pass through
     Run(launch::Rest),
     /// Run every check that a change has to pass
@@ -55,6 +61,8 @@ fn main() -> ExitCode {
         Task::Demo(options) => launch::demo(&options),
         Task::Bench(options) => launch::bench(&options),
         Task::Sim(options) => sim::run(&options),
+        Task::ModelCheck(options) => model::run(&options),
+        Task::Mutants(options) => mutants::run(&options),
         Task::Run(options) => launch::heartbeatd(&options),
         Task::Ci => ci::run(),
         Task::Install(place) => install::install(&place),

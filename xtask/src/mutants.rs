@@ -128,9 +128,8 @@ fn kill(copied: &Copied, patch: &Patch) -> Result<()> {
 fn build(copied: &Copied, package: &str) -> Result<PathBuf> {
     let mut command = shell::cargo();
     command.args(["test", "--locked", "--lib", "--no-run", "--message-format=json", "--package", package]);
-    command.current_dir(copied.tree()).env("CARGO_TARGET_DIR", copied.target());
-    // Only whether an assertion fails is asked, not where.
-    command.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_PROFILE_TEST_DEBUG", "0");
+    // Into the target directory of all tasks: what the tests have built of others' crates is not built again.
+    command.current_dir(copied.tree());
     let told = shell::output(&mut command)?;
     let messages = told.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let program = messages.filter(|message| message["profile"]["test"] == true).find_map(|message| {
@@ -153,7 +152,7 @@ impl Ran {
 }
 
 fn run_test(copied: &Copied, package: &str, program: &Path, test: &str) -> Result<Ran> {
-    let said = copied.target().join("said");
+    let said = copied.place().join("said");
     let file = fs::File::create(&said).with_context(|| said.display().to_string())?;
     let mut command = Command::new(program);
     command.args(["--exact", test, "--test-threads=1"]).current_dir(copied.tree().join(package));

@@ -12,6 +12,7 @@ use heartbeat_user::core::agreement::types::PeerFacts;
 use heartbeat_user::core::ids::NodeId;
 use heartbeat_user::core::time::MonoTime;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Quanta without a round after which a controller is called stalled, and hung.
 const STALLED: u8 = 2;
@@ -41,6 +42,8 @@ pub struct Packet {
     pub to: (u8, u8),
     /// What.
     pub load: Shared<Load>,
+    /// It comes whenever it likes, or never.
+    pub held: bool,
 }
 
 impl Packet {
@@ -64,6 +67,9 @@ pub struct Left {
     pub stalls: u8,
     /// Messages that come twice.
     pub doubles: u8,
+    /// Deviations from the order in which things happen when nothing is amiss: a message that is held back, a round out
+    /// of its turn, a quantum that ends before everything has arrived.
+    pub deviations: u8,
     /// Quanta.
     pub quanta: u8,
 }
@@ -96,30 +102,32 @@ pub struct Cluster {
 /// What may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// A machine loses power.
-    Power(usize),
-    /// A controller dies.
-    Kill(usize),
-    /// A disk is lost.
-    LoseDisk(usize),
-    /// A node starts.
-    Start(usize),
-    /// A controller stops making progress.
-    Stall(usize),
-    /// It goes on.
-    Resume(usize),
-    /// A message comes, and will come again.
-    Double(usize),
-    /// A round is cut off at its first write.
-    CutRound(usize, Cut),
-    /// So is what a message leads to.
-    CutDelivery(usize, Cut),
     /// Time passes.
     Pass,
     /// A round of a controller.
     Round(usize),
     /// A message comes.
     Deliver(usize),
+    /// A message is held back: it comes late, out of order, or never.
+    Hold(usize),
+    /// A message comes, and will come again.
+    Double(usize),
+    /// A node starts.
+    Start(usize),
+    /// A stalled controller goes on.
+    Resume(usize),
+    /// A controller stops making progress.
+    Stall(usize),
+    /// A disk is lost.
+    LoseDisk(usize),
+    /// A round is cut off at its first write.
+    CutRound(usize, Cut),
+    /// So is what a message leads to.
+    CutDelivery(usize, Cut),
+    /// A machine loses power.
+    Power(usize),
+    /// A controller dies.
+    Kill(usize),
 }
 
 /// What all states have in common.
@@ -128,17 +136,24 @@ pub struct World {
     pub bounds: Bounds,
     steps: Table<Option<Arc<Outcome>>>,
     nodes: Table<Shared<Node>>,
+    /// Nothing happens any more: the time for the check is over.
+    over: AtomicBool,
 }
 
-/// Most steps and nodes remembered.
-const STEPS_MAX: usize = 12_000_000;
-const NODES_MAX: usize = 400_000;
+/// Most steps and nodes remembered: about 10 KiB each.
+const STEPS_MAX: usize = 250_000;
+const NODES_MAX: usize = 100_000;
 
 impl World {
     /// Makes a world.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, steps: Table::new(STEPS_MAX), nodes: Table::new(NODES_MAX) }
+        Self { bounds, steps: Table::new(STEPS_MAX), nodes: Table::new(NODES_MAX), over: AtomicBool::new(false) }
+    }
+
+    /// Lets nothing happen any more, so that the checker comes to its end; or lets everything happen again.
+    pub fn stop(&self, over: bool) {
+        self.over.store(over, Ordering::Relaxed);
     }
 
     /// Returns how many steps and nodes are remembered.
@@ -158,73 +173,114 @@ impl World {
         })
     }
 
-    /// Lists what may happen, faults first.
+    /// Lists what may happen: the usual first, faults last, which the checker takes up first.
     pub fn actions(&self, state: &Cluster, actions: &mut Vec<Action>) {
-        let left = &state.left;
+        if self.over.load(Ordering::Relaxed) {
+            return;
+        }
+        let usual = self.usual(state);
+        actions.extend(usual);
+        let mut others = Vec::new();
+        self.harmless(state, &mut others);
+        actions.extend(others.into_iter().filter(|action| Some(*action) != usual));
         for own in 0..state.nodes.len() {
-            let node = &state.nodes[own];
-            let runs = node.controller.is_some();
-            let awake = runs && state.stalled >> own & 1 == 0;
-            if left.crashes > 0 && node.kernel.up && !node.kernel.stopped {
-                actions.push(Action::Power(own));
-                if runs {
-                    actions.push(Action::Kill(own));
-                }
+            self.faults(state, own, actions);
+        }
+    }
+
+    /// Returns what happens next when nothing is amiss: whatever is under way arrives, whoever has something to read or
+    /// has not run yet runs, and then time passes.
+    pub fn usual(&self, state: &Cluster) -> Option<Action> {
+        let arrives = state.net.iter().position(|packet| !packet.held && self.deliverable(state, packet));
+        let round = || (0..state.nodes.len()).find(|own| self.wants_round(state, *own)).map(Action::Round);
+        let pass = || (state.left.quanta > 0).then_some(Action::Pass);
+        arrives.map(Action::Deliver).or_else(round).or_else(pass)
+    }
+
+    fn awake(&self, state: &Cluster, own: usize) -> bool {
+        state.nodes[own].controller.is_some() && state.stalled >> own & 1 == 0
+    }
+
+    fn wants_round(&self, state: &Cluster, own: usize) -> bool {
+        let news = |peer: &Shared<Node>| peer.said.as_ref().is_some_and(|said| state.nodes[own].has_not_read(said));
+        let others = state.nodes.iter().enumerate().filter(|(peer, _)| *peer != own);
+        self.awake(state, own) && (state.ran[own] < state.now || others.map(|(_, peer)| peer).any(news))
+    }
+
+    /// What is no fault: all of it where deviations are left, else only what was held back.
+    fn harmless(&self, state: &Cluster, actions: &mut Vec<Action>) {
+        let left = &state.left;
+        let deviates = left.deviations > 0;
+        if deviates && left.quanta > 0 && self.all_ran(state) {
+            actions.push(Action::Pass);
+        }
+        if deviates {
+            actions.extend((0..state.nodes.len()).filter(|own| self.wants_round(state, *own)).map(Action::Round));
+        }
+        for (place, packet) in state.net.iter().enumerate().filter(|(_, packet)| self.deliverable(state, packet)) {
+            let message = matches!(*packet.load, Load::Message(_));
+            if packet.held {
+                actions.push(Action::Deliver(place));
+            } else if deviates {
+                actions.push(Action::Hold(place));
             }
-            if left.disks > 0 && !runs && node.disk.is_some() {
-                actions.push(Action::LoseDisk(own));
+            if message && left.doubles > 0 {
+                actions.push(Action::Double(place));
             }
+        }
+        for own in 0..state.nodes.len() {
+            let runs = state.nodes[own].controller.is_some();
             if left.starts > 0 && !runs {
                 actions.push(Action::Start(own));
             }
-            if left.stalls > 0 && awake {
-                actions.push(Action::Stall(own));
-            }
-            if runs && !awake {
+            if runs && !self.awake(state, own) {
                 actions.push(Action::Resume(own));
             }
-            if left.crashes > 0 && left.cuts > 0 && awake {
-                actions.extend([Cut::Power, Cut::Kill].map(|cut| Action::CutRound(own, cut)));
-            }
         }
-        for (place, packet) in state.net.iter().enumerate() {
-            let message = matches!(*packet.load, Load::Message(_));
-            if !self.deliverable(state, packet) || !message {
-                continue;
-            }
-            if left.doubles > 0 {
-                actions.push(Action::Double(place));
-            }
-            if left.crashes > 0 && left.cuts > 0 {
+    }
+
+    fn faults(&self, state: &Cluster, own: usize, actions: &mut Vec<Action>) {
+        let (left, node) = (&state.left, &state.nodes[own]);
+        let awake = self.awake(state, own);
+        if left.stalls > 0 && awake {
+            actions.push(Action::Stall(own));
+        }
+        if left.disks > 0 && node.controller.is_none() && node.disk.is_some() {
+            actions.push(Action::LoseDisk(own));
+        }
+        if left.crashes == 0 {
+            return;
+        }
+        if left.cuts > 0 && self.wants_round(state, own) {
+            actions.extend([Cut::Power, Cut::Kill].map(|cut| Action::CutRound(own, cut)));
+        }
+        if left.cuts > 0 && awake {
+            let here = |(_, packet): &(usize, &Packet)| {
+                let message = matches!(*packet.load, Load::Message(_));
+                usize::from(packet.to.0) == own && message && self.deliverable(state, packet)
+            };
+            for (place, _) in state.net.iter().enumerate().filter(here) {
                 actions.extend([Cut::Power, Cut::Kill].map(|cut| Action::CutDelivery(place, cut)));
             }
         }
-        if left.quanta > 0 && self.all_ran(state) {
-            actions.push(Action::Pass);
-        }
-        for own in 0..state.nodes.len() {
-            if state.nodes[own].controller.is_some() && state.stalled >> own & 1 == 0 {
-                actions.push(Action::Round(own));
-            }
-        }
-        for (place, packet) in state.net.iter().enumerate() {
-            if self.deliverable(state, packet) {
-                actions.push(Action::Deliver(place));
+        if node.kernel.up && !node.kernel.stopped {
+            actions.push(Action::Power(own));
+            if node.controller.is_some() {
+                actions.push(Action::Kill(own));
             }
         }
     }
 
     /// Every controller that makes progress has had its round: else it would be stalled.
     fn all_ran(&self, state: &Cluster) -> bool {
-        (0..state.nodes.len()).all(|own| {
-            state.nodes[own].controller.is_none() || state.stalled >> own & 1 == 1 || state.ran[own] == state.now
-        })
+        (0..state.nodes.len()).all(|own| !self.awake(state, own) || state.ran[own] == state.now)
     }
 
     fn deliverable(&self, state: &Cluster, packet: &Packet) -> bool {
         let to = usize::from(packet.to.0);
         match *packet.load {
-            Load::Message(_) => state.nodes[to].controller.is_some() && state.stalled >> to & 1 == 0,
+            // A connection of an incarnation that is no more brings nothing.
+            Load::Message(_) => self.awake(state, to) && state.nodes[to].incarnation == u64::from(packet.to.1),
             Load::Fence(..) => state.nodes[to].kernel.up,
         }
     }
@@ -233,7 +289,14 @@ impl World {
     #[must_use]
     pub fn next(&self, last: &Cluster, action: Action) -> Option<Cluster> {
         let mut state = last.clone();
+        let deviates = match action {
+            Action::Pass | Action::Round(_) => self.usual(last) != Some(action),
+            Action::Hold(_) => true,
+            _ => false,
+        };
+        state.left.deviations -= u8::from(deviates);
         match action {
+            Action::Hold(place) => state.net[place].held = true,
             Action::Power(own) | Action::Kill(own) => {
                 state.left.crashes -= 1;
                 let kind = if matches!(action, Action::Power(_)) { Step::Power } else { Step::Kill };
@@ -282,10 +345,10 @@ impl World {
         for (to, load) in &outcome.sent {
             let to_incarnation = state.nodes[*to].incarnation as u8;
             let fence = matches!(**load, Load::Fence(..));
-            // Without a controller there is no connection. A kernel is there as long as the machine runs.
-            if state.nodes[*to].controller.is_some() || fence {
+            // Without a controller there is no connection, and without a machine nobody hears a fence.
+            if state.nodes[*to].controller.is_some() || fence && state.nodes[*to].kernel.up {
                 let to = (*to as u8, if fence { 0 } else { to_incarnation });
-                let packet = Packet { from: (own as u8, before), to, load: load.clone() };
+                let packet = Packet { from: (own as u8, before), to, load: load.clone(), held: false };
                 if let Err(place) = state.net.binary_search_by_key(&packet.key(), Packet::key) {
                     state.net.insert(place, packet);
                 }
@@ -338,13 +401,7 @@ impl World {
         let (from, to) = (usize::from(packet.from.0), usize::from(packet.to.0));
         let sender = Member { node: NodeId(from as u16 + 1), incarnation: u64::from(packet.from.1) };
         match &*packet.load {
-            Load::Message(_) => {
-                // A connection of an incarnation that is no more.
-                if state.nodes[to].incarnation != u64::from(packet.to.1) {
-                    return None;
-                }
-                self.step(state, to, &Step::Deliver(sender, packet.load.clone()), cut)
-            }
+            Load::Message(_) => self.step(state, to, &Step::Deliver(sender, packet.load.clone()), cut),
             Load::Fence(victim, view) => {
                 self.step(state, to, &Step::Fence(*victim, view.order), cut)?;
                 let there = &state.nodes[to];

@@ -38,6 +38,14 @@ pub struct Node {
     heard: [(u64, u64); NODES],
 }
 
+impl Node {
+    /// Says whether a report is newer than what this node has read of its author.
+    #[must_use]
+    pub fn has_not_read(&self, report: &Report) -> bool {
+        (report.author.incarnation, report.serial) > self.heard[index(report.author.node.0)]
+    }
+}
+
 /// What is under way to a node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Load {
@@ -192,10 +200,8 @@ impl Run<'_> {
     }
 
     fn hear(&mut self, report: &Report) {
-        let newest = &mut self.node.heard[index(report.author.node.0)];
-        let this = (report.author.incarnation, report.serial);
-        if this > *newest {
-            *newest = this;
+        if self.node.has_not_read(report) {
+            self.node.heard[index(report.author.node.0)] = (report.author.incarnation, report.serial);
             self.feed(Input::Message(report.author, Box::new(Message::Report(Box::new(report.clone())))));
         }
     }

@@ -27,7 +27,7 @@ impl Copied {
         // A file that was removed and not committed yet is listed all the same.
         let files = files.filter(|file| root.join(file).is_file()).collect();
         let copied = Self { root: root.to_owned(), place: place.to_owned(), files };
-        fs::create_dir_all(copied.target()).with_context(|| copied.target().display().to_string())?;
+        fs::create_dir_all(copied.tree()).with_context(|| copied.tree().display().to_string())?;
         copied.restore()?;
         Ok(copied)
     }
@@ -37,9 +37,9 @@ impl Copied {
         self.place.join("tree")
     }
 
-    /// Returns where it is built.
-    pub fn target(&self) -> PathBuf {
-        self.place.join("target")
+    /// Returns the directory that it is in, which is no part of it.
+    pub fn place(&self) -> &Path {
+        &self.place
     }
 
     /// Makes the copy what the tree is.

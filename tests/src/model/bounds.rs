@@ -30,11 +30,9 @@ pub struct Bounds {
 }
 
 /// All faults at once, each as often as it may: more than a night can look at.
-const WIDE: Left =
-    Left { crashes: 2, cuts: 1, starts: 2, disks: 1, stalls: 1, doubles: 1, deviations: 1, quanta: 6 };
+const WIDE: Left = Left { crashes: 2, cuts: 1, starts: 2, disks: 1, stalls: 1, doubles: 1, deviations: 1, quanta: 6 };
 /// Nothing goes wrong.
-const PEACE: Left =
-    Left { crashes: 0, cuts: 0, starts: 0, disks: 0, stalls: 0, doubles: 0, deviations: 0, quanta: 4 };
+const PEACE: Left = Left { crashes: 0, cuts: 0, starts: 0, disks: 0, stalls: 0, doubles: 0, deviations: 0, quanta: 4 };
 /// Two crashes, one of them in the middle of a step, and one start.
 const CRASHED: Left = Left { crashes: 2, cuts: 1, starts: 1, ..PEACE };
 /// A crash, a lost disk, a start.
@@ -54,7 +52,18 @@ const fn seconds(seconds: u64) -> Duration {
 
 /// One that comes to its end: its states are looked at, all of them.
 const fn whole(name: &'static str, nodes: usize, left: Left, reaches: &'static [Reached]) -> Bounds {
-    Bounds { name, long: false, nodes, left, net: 12, views: 4, time: seconds(90), whole: true, states: 10_000, reaches }
+    Bounds {
+        name,
+        long: false,
+        nodes,
+        left,
+        net: 12,
+        views: 4,
+        time: seconds(90),
+        whole: true,
+        states: 10_000,
+        reaches,
+    }
 }
 
 /// One that does not: as many states as its time allows.

@@ -381,7 +381,8 @@ impl World {
     }
 
     fn round(&self, state: &mut Cluster, own: usize, cut: Cut) -> Option<()> {
-        let facts = (0..state.nodes.len()).filter(|peer| *peer != own).map(|peer| self.fact(state, own, peer)).collect();
+        let facts =
+            (0..state.nodes.len()).filter(|peer| *peer != own).map(|peer| self.fact(state, own, peer)).collect();
         let said = |peer: usize| state.nodes[peer].said.clone().filter(|_| peer != own);
         let reports = (0..state.nodes.len()).filter_map(said).collect();
         let late = state.late >> own & 1 == 1;

@@ -71,7 +71,8 @@ fn nobody(nodes: usize) -> Cluster {
 /// The record begins here: what led to it is not looked at.
 fn begun(state: Cluster, left: Left) -> Cluster {
     let view = state.nodes[0].disk.as_ref().map(|disk| disk.installed.clone()).expect("it holds a view");
-    let mut holds: Vec<VoteId> = state.nodes.iter().filter_map(|node| node.disk.as_ref()).map(|disk| disk.vote).collect();
+    let mut holds: Vec<VoteId> =
+        state.nodes.iter().filter_map(|node| node.disk.as_ref()).map(|disk| disk.vote).collect();
     holds.sort_unstable();
     Cluster { left, watch: Watch::new(Shared::new(view), holds), ..state }
 }

@@ -64,8 +64,10 @@ fn end(date: u8) -> u8 {
 impl Kernel {
     /// First quantum in which the lease is over, if nothing more comes; `u8::MAX`: it has no end.
     fn until(&self, dates: &Dates) -> u8 {
-        let mut ends: Vec<(u8, u32)> =
-            (0..NODES).filter(|&node| dates[node] != 0).map(|node| (end(dates[node]), u32::from(self.weights[node]))).collect();
+        let mut ends: Vec<(u8, u32)> = (0..NODES)
+            .filter(|&node| dates[node] != 0)
+            .map(|node| (end(dates[node]), u32::from(self.weights[node])))
+            .collect();
         if self.own_mark != 0 && self.granting == self.own_mark {
             ends.push((u8::MAX, u32::from(self.own_weight)));
         } else if self.own_mark != 0 && self.own_date != 0 {

@@ -58,9 +58,15 @@ const SOMETIMES: [(Reached, Name); 8] = [
     (Reached::TwoViews, ("two views are decided, one after the other", |_, s| reached(s, Reached::TwoViews))),
     (Reached::Recovered, ("who lost power acts in the newest view again", |_, s| reached(s, Reached::Recovered))),
     (Reached::Rejoined, ("who lost its disk acts in the newest view again", |_, s| reached(s, Reached::Rejoined))),
-    (Reached::StalledKept, ("who was stalled stays and acts in the newest view", |_, s| reached(s, Reached::StalledKept))),
+    (
+        Reached::StalledKept,
+        ("who was stalled stays and acts in the newest view", |_, s| reached(s, Reached::StalledKept)),
+    ),
     (Reached::Adopted, ("a controller that came back acts in a later view", |_, s| reached(s, Reached::Adopted))),
-    (Reached::LeftOutActs, ("somebody acts who is left out of the newest view", |_, s| reached(s, Reached::LeftOutActs))),
+    (
+        Reached::LeftOutActs,
+        ("somebody acts who is left out of the newest view", |_, s| reached(s, Reached::LeftOutActs)),
+    ),
     (Reached::Doubled, ("a message comes twice", |_, s| reached(s, Reached::Doubled))),
     (Reached::ClearedOnly, ("a view is decided after a step was cut off", |_, s| reached(s, Reached::ClearedOnly))),
 ];

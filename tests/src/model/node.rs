@@ -143,7 +143,15 @@ struct Run<'a> {
 
 /// Takes a step of node `own` of `nodes` at quantum `now`, whose kernel has `dates`. `None`: there is nothing to cut.
 #[must_use]
-pub fn step(node: &Shared<Node>, own: usize, nodes: usize, dates: &Dates, now: u8, step: &Step, cut: Cut) -> Option<Outcome> {
+pub fn step(
+    node: &Shared<Node>,
+    own: usize,
+    nodes: usize,
+    dates: &Dates,
+    now: u8,
+    step: &Step,
+    cut: Cut,
+) -> Option<Outcome> {
     let outcome =
         Outcome { node: node.clone(), sent: Vec::new(), installed: Vec::new(), accepted: Vec::new(), fault: None };
     let mut run = Run {

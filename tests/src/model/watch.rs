@@ -158,7 +158,8 @@ impl Watch {
         if Some(document.order) != parent.order.next() || document.parent != of.digest {
             self.fail(Broken::Agreement);
         }
-        let accepted = self.accepted.iter().filter(|(_, value)| *value == name).map(|(vote, _)| parent.weight_of(*vote));
+        let accepted =
+            self.accepted.iter().filter(|(_, value)| *value == name).map(|(vote, _)| parent.weight_of(*vote));
         if !parent.is_majority(accepted.sum()) {
             self.fail(Broken::OldVotes);
         }

@@ -60,7 +60,8 @@ fn read(file: &Path, text: &str) -> Result<Patch> {
 mod tests {
     use super::*;
 
-    const GOOD: &str = "It breaks.\n\nRule: it holds\nPackage: p\nTest: a::b\nTest: c\n\n--- a/f\n+++ b/f\n@@ -1 +1 @@\n-a\n+b\n";
+    const GOOD: &str =
+        "It breaks.\n\nRule: it holds\nPackage: p\nTest: a::b\nTest: c\n\n--- a/f\n+++ b/f\n@@ -1 +1 @@\n-a\n+b\n";
 
     #[test]
     fn a_head_is_read() {
@@ -71,7 +72,9 @@ mod tests {
 
     #[test]
     fn a_head_that_lacks_something_is_refused() {
-        for part in ["It breaks.", "Rule: it holds\n", "Package: p\n", "Test: a::b\nTest: c\n", "+++ b/f\n", "@@ -1 +1 @@"] {
+        for part in
+            ["It breaks.", "Rule: it holds\n", "Package: p\n", "Test: a::b\nTest: c\n", "+++ b/f\n", "@@ -1 +1 @@"]
+        {
             let text = GOOD.replace(part, "");
             assert!(read(Path::new("name.patch"), &text).is_err(), "without {part:?}");
         }

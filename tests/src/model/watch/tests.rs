@@ -32,7 +32,13 @@ fn watch() -> Watch {
 }
 
 fn outcome() -> Outcome {
-    Outcome { node: Shared::new(Node::default()), sent: Vec::new(), installed: Vec::new(), accepted: Vec::new(), fault: None }
+    Outcome {
+        node: Shared::new(Node::default()),
+        sent: Vec::new(),
+        installed: Vec::new(),
+        accepted: Vec::new(),
+        fault: None,
+    }
 }
 
 /// These votes accept the document, and the first of them installs it.

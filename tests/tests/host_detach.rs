@@ -62,8 +62,10 @@ fn passable(crew: &Crew) {
 
 /// Gives B's pins and their directories to the user `SERVICE`.
 fn give_pins_away(crew: &Crew) {
-    let pins = fs::read_dir(crew.pins(B)).unwrap().map(|entry| entry.unwrap().path());
-    for path in pins.chain([crew.pins(B), root_of(crew), crew.lab.pin_dir(B)]) {
+    let lease = crew.lab.pin_dir(B).join("heartbeatd-lease");
+    let pins = |of: &Path| fs::read_dir(of).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let all = [pins(&crew.pins(B)), pins(&lease), vec![lease, crew.pins(B), root_of(crew), crew.lab.pin_dir(B)]];
+    for path in all.concat() {
         chown(&path, Some(Uid::from_raw(SERVICE)), None).unwrap();
     }
 }
@@ -118,7 +120,8 @@ fn detach_without_a_controller_says_goodbye_and_takes_everything_off() {
     let (code, out, err) = detach(&crew, &[], &[]);
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
     assert!(out.contains("the peers were told that this node has left"), "{out}");
-    for removed in ["v0/xdp-native-9999", "v0", "v1/xdp-native-", "v1/TICKS", "v1/OWN", "v1/COUNTERS", "v1"] {
+    let own = ["/xdp-native-", "/TICKS", "/OWN", "/COUNTERS", ""].map(|pin| format!("v{}{pin}", maps::ABI));
+    for removed in ["v0/xdp-native-9999".to_owned(), "v0".to_owned()].into_iter().chain(own) {
         assert!(out.contains(&format!("removed {}/{removed}", root.display())), "no {removed} in {out}");
     }
     assert_eq!(programs(&crew.lab, B).unwrap(), (0, 0));
@@ -288,5 +291,5 @@ fn nobody_is_said_to_be_told_by_a_program_that_is_off() {
     let (code, out, err) = detach(&crew, &[], &[]);
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
     assert!(out.contains("the peers were told nothing, for no program of this build is attached any more"), "{out}");
-    assert!(out.contains("v1/OWN") && !root_of(&crew).exists(), "{out}");
+    assert!(out.contains(&format!("v{}/OWN", maps::ABI)) && !root_of(&crew).exists(), "{out}");
 }

@@ -2,6 +2,7 @@
 //! behind; or, with `auto`, the daemon falls back by name. Bad input on the wire is counted.
 
 use heartbeat_common::frame::{self, word};
+use heartbeat_common::maps;
 use heartbeat_tests::lab::crew::{Crew, heartbeatd, programs, refused};
 use heartbeat_tests::lab::wait::root_or_skip;
 use heartbeat_tests::lab::{Cluster, Lab, Options, Port, Spec, wait_for};
@@ -151,7 +152,8 @@ fn a_start_without_the_kernel_removes_nothing_through_another_ones_directory() {
     fs::write(&file, "of somebody").unwrap();
     let off = Options { fast_path: "off".to_owned(), ..Options::default() };
     fs::DirBuilder::new().mode(0o700).create(&root).unwrap();
-    std::os::unix::fs::symlink(&elsewhere, root.join("v1")).unwrap();
+    let layout = root.join(format!("v{}", maps::ABI));
+    std::os::unix::fs::symlink(&elsewhere, &layout).unwrap();
     let somebody = Some(nix::unistd::Uid::from_raw(65534));
     nix::unistd::chown(&root, somebody, None).unwrap();
     assert_refused(&lab, &cluster, &off, 8, &["uid 65534"]);
@@ -162,7 +164,7 @@ fn a_start_without_the_kernel_removes_nothing_through_another_ones_directory() {
     crew.start(B, &off).unwrap();
     assert!(file.exists());
     crew.take(B).kill().unwrap();
-    fs::remove_file(root.join("v1")).unwrap();
+    fs::remove_file(&layout).unwrap();
     // A directory of another layout that is not ours alone is refused as well.
     fs::DirBuilder::new().mode(0o700).create(root.join("v0")).unwrap();
     nix::unistd::chown(&root.join("v0"), somebody, None).unwrap();

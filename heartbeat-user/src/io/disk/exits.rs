@@ -4,6 +4,7 @@
 
 use super::{Step, WriteFault, replace};
 use crate::config::{FileError, open_regular, read_limited};
+use crate::io::clock;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
@@ -186,7 +187,8 @@ impl Exits {
 /// Returns this moment.
 #[must_use]
 pub fn now(boot: [u64; 2]) -> Moment {
-    Moment { wall: Timestamp::now(), boot, boottime_ms: crate::lease::now() / 1_000_000 }
+    let wall = Timestamp::from_nanosecond(clock::wall_ns().into()).unwrap_or_default();
+    Moment { wall, boot, boottime_ms: crate::lease::now() / 1_000_000 }
 }
 
 /// Returns how many bad ends the start of an incarnation has to wait for. Nothing is noted: a start that is refused is no

@@ -94,7 +94,10 @@ fn one(options: &Options, plan: &Plan) -> ExitCode {
     let at = (world.now - world::START) as f64 / 1e9;
     match world.violation {
         None => {
-            println!("seed {} holds: {at:.1} s, {} events, newest view {:?}", plan.seed, world.stats.events, world.ghost.newest);
+            println!(
+                "seed {} holds: {at:.1} s, {} events, newest view {:?}",
+                plan.seed, world.stats.events, world.ghost.newest
+            );
             ExitCode::SUCCESS
         }
         Some(violation) => {
@@ -123,7 +126,10 @@ fn many(options: &Options, first: u64, count: u64, draw: &(dyn Fn(u64) -> Plan +
 fn print_progress(progress: &Progress) {
     let Progress { played, of, simulated_ns, took, failures } = progress;
     let rate = *simulated_ns as f64 / 1e9 / took.as_secs_f64();
-    println!("{played} of {of} worlds after {:.0} s, {rate:.0} times as fast, {failures} broke a rule", took.as_secs_f64());
+    println!(
+        "{played} of {of} worlds after {:.0} s, {rate:.0} times as fast, {failures} broke a rule",
+        took.as_secs_f64()
+    );
 }
 
 fn print_stats(stats: &Stats) {
@@ -139,7 +145,12 @@ fn print_stats(stats: &Stats) {
 
 /// What ought to happen in many worlds and did not. Frames that cannot be on this network are left out.
 fn never(stats: &Stats) -> Vec<String> {
-    stats.faults_by_name().chain(stats.counts_by_name()).filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
+    stats
+        .faults_by_name()
+        .chain(stats.counts_by_name())
+        .filter(|(_, count)| *count == 0)
+        .map(|(name, _)| name)
+        .collect()
 }
 
 fn print_failure(options: &Options, failure: &Failure) {

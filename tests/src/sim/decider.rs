@@ -227,8 +227,7 @@ impl World {
 
     fn take_orders(&mut self, place: usize, times: Times) {
         let Some(process) = self.nodes[place].process.as_mut() else { return };
-        let is_order =
-            |input: &Input| !matches!(input, Input::Message(..) | Input::Connected(_) | Input::Lost(_));
+        let is_order = |input: &Input| !matches!(input, Input::Message(..) | Input::Connected(_) | Input::Lost(_));
         if !process.inbox.iter().any(is_order) {
             return;
         }

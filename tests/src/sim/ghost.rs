@@ -170,7 +170,11 @@ impl Ghost {
     /// # Errors
     /// If nobody sent one.
     pub fn obeys(&self, victim: Member) -> Result<(), Violation> {
-        if self.fences.contains(&victim) { Ok(()) } else { broken("S6", format!("{victim:?} obeys a fence of nobody's")) }
+        if self.fences.contains(&victim) {
+            Ok(())
+        } else {
+            broken("S6", format!("{victim:?} obeys a fence of nobody's"))
+        }
     }
 
     /// Takes note of a state that is on disk from now on.

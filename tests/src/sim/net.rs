@@ -268,9 +268,11 @@ mod tests {
         assert!((2800..3200).contains(&arrived), "{arrived}");
         net.heal();
         net.wire(0, 1, 0).damage = 1000;
-        assert!(send(&mut net, 50).iter().all(|flight| {
-            flight.frame.iter().map(|word| (word ^ 7).count_ones()).sum::<u32>() == 1
-        }));
+        assert!(
+            send(&mut net, 50)
+                .iter()
+                .all(|flight| { flight.frame.iter().map(|word| (word ^ 7).count_ones()).sum::<u32>() == 1 })
+        );
         net.heal();
         net.wire(0, 1, 0).double = 1000;
         assert_eq!(send(&mut net, 50).len(), 100);

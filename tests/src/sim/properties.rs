@@ -27,11 +27,7 @@ pub struct Acting {
 ///
 /// # Errors
 /// If it does not hold of this pair.
-pub fn act_together(
-    i: Acting,
-    j: Acting,
-    is_member: impl Fn(Order, Member) -> Option<bool>,
-) -> Result<(), Violation> {
+pub fn act_together(i: Acting, j: Acting, is_member: impl Fn(Order, Member) -> Option<bool>) -> Result<(), Violation> {
     let (older, newer) = if i.order <= j.order { (i, j) } else { (j, i) };
     if i.order == j.order {
         // Each is the older one of the two.

@@ -355,7 +355,10 @@ fn shown(command: &Command) -> String {
     match command {
         Command::Write(state) => {
             let (view, accepted) = (state.installed.order, state.register.accepted);
-            format!("Write({}, {view:?}, promised {:?}, accepted {accepted:?})", state.sequence, state.register.promised)
+            format!(
+                "Write({}, {view:?}, promised {:?}, accepted {accepted:?})",
+                state.sequence, state.register.promised
+            )
         }
         other => format!("{other:?}"),
     }

@@ -252,7 +252,8 @@ impl World {
         let enough = |order| {
             self.ghost.view(order).is_some_and(|view| {
                 let document = &view.document;
-                let weight = document.votes.iter().filter(|vote| kept(vote.id)).map(|vote| u32::from(vote.weight)).sum();
+                let weight =
+                    document.votes.iter().filter(|vote| kept(vote.id)).map(|vote| u32::from(vote.weight)).sum();
                 document.is_majority(weight)
             })
         };

@@ -141,6 +141,11 @@ impl Agreement {
     pub(super) fn run_attempt(&mut self) {
         let Some(attempt) = &self.attempt else { return };
         let timing = self.setup.timing;
+        if self.passed(attempt.asked) >= timing.stage {
+            let open: Vec<VoteId> = attempt.proposer.missing().collect();
+            self.wait_for_answers(&open);
+        }
+        let Some(attempt) = &self.attempt else { return };
         if self.passed(attempt.began) >= timing.pruning.max(timing.stage.saturating_mul(2)) {
             self.step_back();
             return;

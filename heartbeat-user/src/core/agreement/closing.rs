@@ -388,9 +388,11 @@ impl<'a> Judge<'a> {
         let words: Vec<(usize, &Hears)> =
             self.words(member.node).filter_map(|(report, hears)| Some((place(report)?, hears?))).collect();
         let down = !words.is_empty() && words.iter().all(|(_, hears)| hears.health == Health::Down);
+        // Heard, and heard by it, and silent only where controllers speak.
+        let unspoken = |hears: &Hears| hears.health == Health::Up && hears.both_ways_ms > 0 && !hears.messages_pass;
         let by_facts = if down {
             Reason::Down
-        } else if cut.contains(&member.node) {
+        } else if cut.contains(&member.node) || words.iter().any(|(_, hears)| unspoken(hears)) {
             Reason::NoMessages
         } else {
             Reason::NotConnected

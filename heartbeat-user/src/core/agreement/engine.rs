@@ -213,7 +213,7 @@ impl Agreement {
     fn look(&mut self, facts: &[PeerFacts]) {
         for fact in facts {
             if let Some(peer) = self.peers.get_mut(&fact.node) {
-                peer.look(*fact, self.now.mono);
+                peer.look(*fact, self.now.mono, self.setup.timing.control_limit);
             }
         }
         self.looked = true;
@@ -243,7 +243,9 @@ impl Agreement {
     fn stage(&self) -> Stage {
         let held = self.held.as_ref().map(|held| held.name);
         let installing = self.voter.as_ref().is_some_and(|voter| held != Some(voter.state().register.view));
-        if self.attempt.is_some() {
+        // Between two attempts that nobody answered, too.
+        let asks = self.regroup.active && self.regroup.tries > 0 && !self.regroup.waits_for.is_empty();
+        if self.attempt.is_some() || asks && self.regroup.stage() == Stage::Activate {
             Stage::Pruning
         } else if installing || !self.stops.in_force() {
             Stage::Cleanup

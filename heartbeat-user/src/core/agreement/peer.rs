@@ -56,15 +56,17 @@ impl Peer {
         }
     }
 
-    /// Takes in what the ticks say. A newer incarnation inherits nothing.
-    pub fn look(&mut self, facts: PeerFacts, now: MonoTime) {
+    /// Takes in what the ticks say. A newer incarnation inherits nothing. `limit`: how long messages may fail to pass.
+    pub fn look(&mut self, facts: PeerFacts, now: MonoTime, limit: Duration) {
         let newer = facts.incarnation > self.facts.incarnation;
         if self.report.as_ref().is_some_and(|report| report.author.incarnation < facts.incarnation) {
             self.report = None;
         }
         // The time for messages begins where they can pass, and its controller can send them.
         let able = |facts: &PeerFacts| facts.both_ways_since.is_some() && facts.health == Health::Up;
-        if newer || able(&facts) && !able(&self.facts) {
+        // One that stands still says nothing by its silence, long before it counts as stalled.
+        let still = facts.controller_age.is_some_and(|age| age >= limit / 2);
+        if newer || still || able(&facts) && !able(&self.facts) {
             self.message_at = now;
         }
         let one_way = facts.health == Health::Up && facts.both_ways_since.is_none();

@@ -256,7 +256,10 @@ impl Agreement {
             Verdict::Same { apart } => self.stabilize(triggers, apart),
             Verdict::Waits { available, missing } => self.wait(available, missing),
             Verdict::Propose(plan) => {
-                self.regroup.waits_for.clear();
+                // Whoever did not answer an attempt is waited for until one is answered.
+                if self.regroup.tries == 0 {
+                    self.regroup.waits_for.clear();
+                }
                 self.propose_in_turn(&plan);
             }
         }
@@ -288,6 +291,23 @@ impl Agreement {
         let (view, needed) = (held.name.order, held.document.total_weight() / 2 + 1);
         self.tell(AgreementEvent::RegroupWaits { view, waits_for: missing.clone() });
         self.tell(AgreementEvent::WaitsForVotes { view, needed, available, missing });
+    }
+
+    /// Says whose answers an attempt waits for: `open` are votes of the view held.
+    pub(super) fn wait_for_answers(&mut self, open: &[VoteId]) {
+        let Some(held) = &self.held else { return };
+        let own = self.setup.own.node;
+        let holders = held.document.votes.iter().filter(|vote| open.contains(&vote.id)).map(|vote| vote.holder);
+        let nodes = holders.filter_map(|holder| match holder {
+            Holder::Node(node) if node != own => Some(node),
+            Holder::Node(_) | Holder::Witness(_) => None,
+        });
+        let (view, waits_for) = (held.name.order, nodes.collect::<Vec<_>>());
+        self.regroup.waits_for.clone_from(&waits_for);
+        if !waits_for.is_empty() && self.regroup.told_waits.is_none_or(|told| self.passed(told) >= SAY_WAITS) {
+            self.regroup.told_waits = Some(self.now.mono);
+            self.tell(AgreementEvent::RegroupWaits { view, waits_for });
+        }
     }
 
     /// Proposes when it is this node's turn to: the first in rank at once, each other one a stage later than the one

@@ -5,7 +5,8 @@ use crate::core::agreement::document::Reason;
 use crate::core::agreement::message::Message;
 use crate::core::agreement::message::Setting;
 use crate::core::agreement::types::{Command, Ending, Input, Outcome, Refusal, Request};
-use crate::core::agreement::{AgreementEvent, Life};
+use crate::core::agreement::{AgreementEvent, Life, Stage};
+use crate::core::ids::NodeId;
 
 fn grants(world: &World, node: u16) -> u64 {
     world.nodes[&node].kernel.granting
@@ -286,6 +287,40 @@ fn a_control_black_hole_ends_in_one_decision() {
     world.run(2_000);
     assert_eq!(world.members(1), [1, 2]);
     assert!(world.acting(1).is_ok() && world.acting(3).is_err());
+}
+
+#[test]
+fn a_controller_that_stands_still_is_not_left_out_for_its_silence() {
+    let mut world = World::formed(3);
+    // It counts as stalled only after messages should have passed long since.
+    world.stall_limit = 5_000;
+    let before = world.view(1).order;
+    for stall in [990, 1_200, 4_000] {
+        world.stall(3, true);
+        world.run(stall);
+        world.stall(3, false);
+        world.run(1_500);
+        assert_eq!(world.view(1).order, before, "after {stall} ms");
+    }
+    assert!(world.settled(3));
+}
+
+#[test]
+fn who_does_not_answer_is_named_while_the_regroup_waits_for_it() {
+    let mut world = World::formed(3);
+    world.stall(2, true);
+    world.crash(3);
+    world.run(3_000);
+    for _ in 0..300 {
+        world.run(10);
+        let status = world.nodes[&1].agreement.as_ref().unwrap().status();
+        assert_eq!((status.stage, status.waits_for), (Stage::Pruning, vec![NodeId(2)]), "at {}", world.now);
+    }
+    let waits = |event: &AgreementEvent| matches!(event, AgreementEvent::RegroupWaits { waits_for, .. } if *waits_for == [NodeId(2)]);
+    assert!(world.nodes[&1].events.iter().any(waits));
+    world.stall(2, false);
+    world.run_until(3_000, |world| world.settled(2));
+    assert!(world.nodes[&1].agreement.as_ref().unwrap().status().waits_for.is_empty());
 }
 
 #[test]

@@ -120,6 +120,8 @@ pub struct World {
     pub gated: bool,
     /// No fence arrives anywhere.
     pub no_fences: bool,
+    /// After how long without progress a controller counts as stalled, ms.
+    pub stall_limit: u64,
 }
 
 impl World {
@@ -136,6 +138,7 @@ impl World {
             dynamic: true,
             gated: false,
             no_fences: false,
+            stall_limit: 300,
         }
     }
 
@@ -424,7 +427,7 @@ impl World {
                 () if silent >= DETECTION => Health::Down,
                 () if other.kernel.stopped => Health::Left,
                 () if stalled > 10_000 => Health::Hung,
-                () if stalled > 300 => Health::Stalled,
+                () if stalled > self.stall_limit => Health::Stalled,
                 () => Health::Up,
             };
             PeerFacts {

@@ -134,7 +134,7 @@ fn fault_74_pins_removed_while_running_are_made_again() {
     let mark = crew.mark().unwrap();
     std::fs::remove_dir_all(crew.lab.pin_dir(B).join("heartbeatd")).unwrap();
     let restored = crew.await_said(&mark, B, "pins_restored").unwrap();
-    assert_eq!(restored["count"], 5, "four maps and a link: {restored}");
+    assert_eq!(restored["count"], 6, "five maps and a link: {restored}");
     use std::os::unix::fs::PermissionsExt;
     for directory in [crew.pins(B), crew.lab.pin_dir(B).join("heartbeatd")] {
         assert_eq!(std::fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);

@@ -127,7 +127,7 @@ fn fault_83_what_another_controller_left_in_the_place_of_its_pins_is_replaced() 
     std::fs::remove_dir_all(&aside).unwrap();
     drop(held);
     let restored = crew.await_said(&mark, B, "pins_restored").unwrap();
-    assert_eq!(restored["count"], 5, "four maps and a link, two of them in place of another's: {restored}");
+    assert_eq!(restored["count"], 6, "five maps and a link, two of them in place of another's: {restored}");
     crew.nobody_removed(&mark).unwrap();
     // They are its own: without them the program would end with the controller.
     crew.take(B).kill().unwrap();
@@ -163,7 +163,7 @@ fn fault_83_a_directory_that_another_controller_has_taken_is_left_alone_and_told
     // The other ends: what it leaves is taken over.
     drop(held);
     let restored = crew.await_said(&mark, B, "pins_restored").unwrap();
-    assert_eq!(restored["count"], 5, "{restored}");
+    assert_eq!(restored["count"], 6, "{restored}");
     std::fs::remove_dir_all(&aside).unwrap();
     crew.all_up().unwrap();
     crew.nobody_removed(&mark).unwrap();

@@ -3,6 +3,7 @@
 
 use super::closing::is_member;
 use super::document::{Document, Holder, Member, Reason, Vote};
+use super::ending::Course;
 use super::engine::{Agreement, Held, only_voter};
 use super::event::AgreementEvent;
 use super::grant;
@@ -242,8 +243,9 @@ impl Agreement {
         let carry = before.as_ref().is_some_and(|held| is_member(&held.document, self.setup.own));
         self.note_ends(&document);
         self.tell_changes(before.as_ref(), &document, name);
-        // A node that lost its disk may have taken an incarnation that is none above those that were admitted.
-        if out_of(&document, self.setup.own) {
+        // A node that lost its disk may have taken an incarnation that is none above those that were admitted. Who
+        // leaves anyway goes on leaving.
+        if self.course == Course::Runs && out_of(&document, self.setup.own) {
             self.go_out(false);
         }
         self.hold_view(document, name, Some(carry));

@@ -293,7 +293,8 @@ impl Agreement {
         self.tell(AgreementEvent::WaitsForVotes { view, needed, available, missing });
     }
 
-    /// Says whose answers an attempt waits for: `open` are votes of the view held.
+    /// Says whose answers an attempt waits for: `open` are votes of the view held. The dead are named only where nobody
+    /// else is waited for.
     pub(super) fn wait_for_answers(&mut self, open: &[VoteId]) {
         let Some(held) = &self.held else { return };
         let own = self.setup.own.node;
@@ -302,7 +303,9 @@ impl Agreement {
             Holder::Node(node) if node != own => Some(node),
             Holder::Node(_) | Holder::Witness(_) => None,
         });
-        let (view, waits_for) = (held.name.order, nodes.collect::<Vec<_>>());
+        let down = |node: &NodeId| self.peers.get(node).is_none_or(|peer| peer.facts.health == Health::Down);
+        let (dead, alive): (Vec<NodeId>, Vec<NodeId>) = nodes.partition(down);
+        let (view, waits_for) = (held.name.order, if alive.is_empty() { dead } else { alive });
         self.regroup.waits_for.clone_from(&waits_for);
         if !waits_for.is_empty() && self.regroup.told_waits.is_none_or(|told| self.passed(told) >= SAY_WAITS) {
             self.regroup.told_waits = Some(self.now.mono);

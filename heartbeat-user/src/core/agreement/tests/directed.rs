@@ -28,6 +28,8 @@ fn whoever_has_accepted_finishes_the_register() {
             || matches!(message, Message::Accepted { .. } | Message::Decided(_))
     };
     world.run_until(3_000, |world| disk(world, 2).register.has_accepted());
+    // Its answer is on its way yet.
+    world.run(50);
     world.lose = |message, _, _| matches!(message, Message::Prepare { .. } | Message::Accept { .. });
     world.run(11_000);
     assert_eq!((world.outcome(1, 5), world.view(2).order), (Some(Outcome::NoQuorum), before));

@@ -415,6 +415,7 @@ fn setup(own: u16, nodes: usize, node: &Node) -> Setup {
         own_ends: 0,
         join_only: false,
         fresh_vote: VoteId([u64::from(own), node.starts]),
+        remembered: 0,
         seed: u64::from(own) * 77,
     }
 }

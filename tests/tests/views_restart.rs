@@ -17,15 +17,18 @@ fn leaves(crew: &mut Crew, node: usize) {
 }
 
 /// (probes seen leaving, answers, misses shown) of every path between two nodes, one way.
-fn paths(crew: &Crew, by: usize, about: usize) -> Vec<(u64, u64)> {
+fn paths(crew: &Crew, by: usize, about: usize) -> Counts {
     let answer = crew.daemon(by).ask("paths").unwrap();
     let rows = answer["paths"].as_array().unwrap().iter().filter(|row| row["peer_node"] == crew.name(about));
     rows.map(|row: &Value| (number(row, "departed").unwrap(), number(row, "echoes").unwrap())).collect()
 }
 
+/// Departed and answered probes of each path.
+type Counts = Vec<(u64, u64)>;
+
 /// Between two of those that stay nothing was lost since, and nothing said of their paths.
 struct Quiet {
-    pairs: Vec<(usize, usize, Vec<(u64, u64)>)>,
+    pairs: Vec<(usize, usize, Counts)>,
     mark: Mark,
 }
 

@@ -73,7 +73,7 @@ impl Facts {
             controller_age: node.said().controller_age_ms.map(Duration::from_millis),
             stopped: flags & frame::FLAG_STOPPED != 0,
             fence_acked,
-            gated: obeyed().any(|tick| gates(tick)),
+            gated: obeyed().any(gates),
             quorate: flags & frame::FLAG_QUORATE != 0,
         }
     }

@@ -114,7 +114,7 @@ impl Model for Views {
             }),
         ];
         let wanted = SOMETIMES.iter().filter(|(what, _)| self.world.bounds.reaches.contains(what));
-        properties.extend(wanted.map(|(_, (name, condition))| Property::sometimes(*name, *condition)));
+        properties.extend(wanted.map(|(_, (name, condition))| Property::sometimes(name, *condition)));
         properties
     }
 }

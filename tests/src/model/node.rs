@@ -344,13 +344,13 @@ impl Run<'_> {
         let on_disk = |view: &Name| disk.filter(|register| register.view == *view);
         let fault = match message {
             Message::Promised { view, ballot, .. } => {
-                (!on_disk(view).is_some_and(|register| register.promised >= *ballot)).then_some(Fault::Promise)
+                on_disk(view).is_none_or(|register| register.promised < *ballot).then_some(Fault::Promise)
             }
             Message::Accepted { view, ballot, .. } => {
-                (!on_disk(view).is_some_and(|register| register.accepted >= *ballot)).then_some(Fault::Acceptance)
+                on_disk(view).is_none_or(|register| register.accepted < *ballot).then_some(Fault::Acceptance)
             }
             Message::Accept { view, ballot, .. } => {
-                (!on_disk(view).is_some_and(|register| register.promised >= *ballot)).then_some(Fault::Proposal)
+                on_disk(view).is_none_or(|register| register.promised < *ballot).then_some(Fault::Proposal)
             }
             _ => None,
         };
@@ -421,7 +421,6 @@ fn setup(own: u16, nodes: usize, node: &Node) -> Setup {
 }
 
 /// Says why a node does not act, for people.
-#[must_use]
 pub fn acting(node: &Node, dates: &Dates, now: u8) -> Result<Order, Refused> {
     node.kernel.acting(node.incarnation, dates, now)
 }

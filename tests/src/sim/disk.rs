@@ -101,7 +101,7 @@ impl Disk {
     }
 
     /// Begins the write that waited; false: none did.
-    pub fn next(&mut self) -> bool {
+    pub fn begin_next(&mut self) -> bool {
         self.writing = self.queued.take().map(|state| Write { state, step: Step::File });
         self.writing.is_some()
     }

@@ -213,7 +213,7 @@ pub fn many(
     };
     std::thread::scope(|scope| {
         for _ in 0..threads {
-            scope.spawn(&play);
+            scope.spawn(play);
         }
     });
     let (mut outcome, _) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -152,7 +152,7 @@ impl World {
                     self.check(seen);
                 }
                 self.tell(place, Input::Written(sequence));
-                if self.nodes[place].disk.next() {
+                if self.nodes[place].disk.begin_next() {
                     self.begin_write(place);
                 }
             }

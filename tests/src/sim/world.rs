@@ -296,7 +296,7 @@ impl World {
         let (now, passes) = (self.now, self.net.messages_pass(from, to));
         let receives = self.nodes[to].process.is_some() && self.nodes[to].held(Thread::Link, now).is_none();
         let pipe = self.links.pipe(from, to);
-        if !pipe.queue.front().is_some_and(|(at, _)| *at <= now) {
+        if pipe.queue.front().is_none_or(|(at, _)| *at > now) {
             return;
         }
         if !passes || !receives {

@@ -120,7 +120,8 @@ fn a_fault_of_a_step_is_kept() {
 
 /// A node that acts, alone with a vote that has no end.
 fn acts(view: &Document) -> Shared<Node> {
-    let mut node = Node { incarnation: 1, ..Node::default() };
+    let mut node = Node::default();
+    node.incarnation = 1;
     let kernel = &mut node.kernel;
     (kernel.up, kernel.member, kernel.total, kernel.own_weight) = (true, true, 1, 1);
     (kernel.own_mark, kernel.granting, kernel.in_force) = (5, 5, view.order);

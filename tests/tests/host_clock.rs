@@ -55,8 +55,13 @@ fn fault_54_only_one_function_reads_the_wall_clock() {
 #[test]
 fn fault_54_what_the_wall_clock_says_is_shown_and_times_nothing() {
     let found = uses(&["wall_ns("]);
-    let shown =
-        ["heartbeat-user/src/io/clock.rs", "heartbeat-user/src/io/journal.rs", "heartbeat-user/src/io/backend.rs"];
+    let shown = [
+        "heartbeat-user/src/io/clock.rs",
+        "heartbeat-user/src/io/journal.rs",
+        "heartbeat-user/src/io/backend.rs",
+        // When a run ended, for people; what is counted is counted by the boot clock.
+        "heartbeat-user/src/io/disk/exits.rs",
+    ];
     for (file, line) in &found {
         let step = file == "heartbeat-user/src/io/keeper.rs" && line.starts_with("let offset = ");
         assert!(step || shown.contains(&file.as_str()), "{file}: {line}");

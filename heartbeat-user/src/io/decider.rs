@@ -3,14 +3,14 @@
 
 use crate::config::{Config, settings_hash};
 use crate::core::agreement::Status;
-use crate::core::agreement::types::{Ending, Outcome, QuarantineTerms, Request, Timing};
+use crate::core::agreement::types::{Ending, Outcome, Request};
 use crate::core::controller::{Command, Controller, Input};
 use crate::core::event::LateSource;
 use crate::core::ids::{NetworkId, NodeId, PathId};
 use crate::core::path::PathInput;
 use crate::core::settings::{NetworkSpec, NodeSpec, PathSettings, PathSpec, Settings};
 use crate::core::time::{MonoTime, nanos};
-use crate::io::agreement::begin::terms;
+use crate::io::agreement::begin::{Terms, terms};
 use crate::io::agreement::{Errand, Hands};
 use crate::io::disk::Report;
 use crate::io::journal::EventSink;
@@ -22,6 +22,7 @@ use crate::io::pacer::{Pacer, PacerCommand};
 use crate::io::paths::{Usable, Use};
 use crate::io::snapshot::{NodeView, PathView, Snapshot};
 use crate::io::{clock, realtime};
+use crate::keys::KeyRing;
 use anyhow::Context;
 use heartbeat_common::view::Order as ViewOrder;
 use std::collections::VecDeque;
@@ -50,7 +51,7 @@ enum Order {
     Wrote(Report),
     Announced(ViewOrder, bool),
     ServicesStopped(bool),
-    Terms(Box<(u64, Timing, QuarantineTerms)>),
+    Terms(Box<(Terms, KeyRing)>),
     Request(Request, SyncSender<Outcome>),
     View(SyncSender<Status>),
     Stop,
@@ -125,11 +126,11 @@ impl Orders {
         let _ = self.queue.send(Order::Incarnation(own));
     }
 
-    /// Puts new settings into force.
-    pub fn settings(&self, config: &Config) {
+    /// Puts new settings and keys into force.
+    pub fn settings(&self, config: &Config, keys: KeyRing) {
         // The core keeps its own incarnation; the number here is replaced by it.
         let _ = self.queue.send(Order::Settings(Box::new(self.plan.settings(config, 0))));
-        let _ = self.queue.send(Order::Terms(Box::new(terms(config))));
+        let _ = self.queue.send(Order::Terms(Box::new((terms(config), keys))));
     }
 
     /// Tells it where the keeper takes orders.
@@ -532,7 +533,10 @@ impl Worker {
             Order::Wrote(report) => self.with_hands(|hands| hands.wrote(report)),
             Order::Announced(view, done) => self.with_hands(|hands| hands.announced(view, done)),
             Order::ServicesStopped(stopped) => self.with_hands(|hands| hands.services_stopped(stopped)),
-            Order::Terms(terms) => self.with_hands(|hands| hands.reconfigure(*terms)),
+            Order::Terms(terms) => {
+                let (terms, keys) = *terms;
+                self.with_hands(|hands| hands.reconfigure(terms, keys));
+            }
             Order::Request(request, answer) => self.with_hands(|hands| hands.request(request, answer)),
             Order::View(answer) => self.with_hands(|hands| drop(answer.try_send(hands.status()))),
             Order::Wake | Order::Stop => {}

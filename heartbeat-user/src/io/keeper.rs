@@ -328,12 +328,12 @@ impl Worker {
             fresh.settings.hang_limit.as_secs(),
         );
         let fresh = Arc::new(fresh);
-        kept.fabric.reload(fresh.clone(), ring)?;
+        kept.fabric.reload(fresh.clone(), ring.clone())?;
         *kept.current.write().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
         kept.pacer.tell(PacerCommand::Signers(kept.fabric.paths.signers()));
         let budget = fresh.settings.lateness_budget.as_nanos() as u64;
         kept.pacer.tell(PacerCommand::Delays(kept.fabric.paths.delays(), budget));
-        kept.decider.settings(&fresh);
+        kept.decider.settings(&fresh, ring);
         Ok(if fresh.settings == old.settings { "the key file alone was read again".to_owned() } else { changes })
     }
 

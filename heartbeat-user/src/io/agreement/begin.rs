@@ -173,10 +173,20 @@ pub fn hands(begun: Begun, world: World<'_>, orders: &Orders) -> anyhow::Result<
     Ok(Box::new(Hands::new(setup)))
 }
 
-/// Returns what of a configuration can change while the daemon runs: the hash of the settings, the timers, and the terms
-/// of quarantine.
+/// What of a configuration can change while the daemon runs.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Hash of the settings.
+    pub settings: u64,
+    /// The timers.
+    pub timing: Timing,
+    /// When a node is put into quarantine, and for how long.
+    pub quarantine: QuarantineTerms,
+}
+
+/// Returns what of a configuration can change while the daemon runs.
 #[must_use]
-pub fn terms(config: &Config) -> (u64, Timing, QuarantineTerms) {
+pub fn terms(config: &Config) -> Terms {
     let settings = &config.settings;
     let (quorum, regroup) = (&settings.quorum, settings.regroup);
     let timing = Timing {
@@ -190,7 +200,7 @@ pub fn terms(config: &Config) -> (u64, Timing, QuarantineTerms) {
         leave: config.daemon.leave_timeout,
     };
     let quarantine = QuarantineTerms { threshold: quorum.quarantine_threshold, duration: quorum.quarantine_duration };
-    (settings_hash(config), timing, quarantine)
+    Terms { settings: settings_hash(config), timing, quarantine }
 }
 
 fn setup(beginning: &Beginning<'_>) -> anyhow::Result<Setup> {
@@ -199,7 +209,7 @@ fn setup(beginning: &Beginning<'_>) -> anyhow::Result<Setup> {
     let mut configured: Vec<_> =
         config.nodes.iter().map(|each| Configured { node: NodeId(each.id), weight: each.weight }).collect();
     configured.sort_by_key(|each| each.node);
-    let (settings, timing, quarantine) = terms(config);
+    let Terms { settings, timing, quarantine } = terms(config);
     Ok(Setup {
         own: beginning.own,
         generation: beginning.generation,

@@ -10,10 +10,9 @@ pub mod page;
 mod renew;
 mod stopper;
 
+use self::begin::Terms;
 use crate::core::agreement::document::Member;
-use crate::core::agreement::types::{
-    Command, Ending, Input, Outcome, PageView, QuarantineTerms, Request, Times, Timing,
-};
+use crate::core::agreement::types::{Command, Ending, Input, Outcome, PageView, Request, Times};
 use crate::core::agreement::voter::State;
 use crate::core::agreement::{Agreement, AgreementEvent, Status};
 use crate::core::controller::Controller;
@@ -31,6 +30,7 @@ use crate::io::page::Page;
 use crate::io::paths::Announced;
 use crate::io::watchdog_device::{Device, Feeder};
 use crate::keys::FenceSigner;
+use crate::keys::KeyRing;
 use clocks::Clocks;
 use heartbeat_common::frame::FLAG_QUORATE;
 use heartbeat_common::lease::{self, Words, word};
@@ -108,6 +108,8 @@ pub struct Hands {
     frozen: bool,
     /// The incarnation that the link does not know yet.
     unlinked: Option<u64>,
+    /// Keys and control limit that the link was not told of yet.
+    untold: Option<(KeyRing, Duration)>,
     /// What was last said of the watchdog device.
     device_fault: Option<String>,
 }
@@ -134,6 +136,7 @@ impl Hands {
             written,
             frozen: false,
             unlinked: None,
+            untold: None,
             device_fault: None,
         };
         hands.keep_alive();
@@ -215,8 +218,11 @@ impl Hands {
         self.handle(Input::ServicesStopped);
     }
 
-    /// Puts other timers and terms of quarantine into force.
-    pub fn reconfigure(&mut self, (settings, timing, quarantine): (u64, Timing, QuarantineTerms)) {
+    /// Puts other timers, terms of quarantine and keys into force.
+    pub fn reconfigure(&mut self, terms: Terms, keys: KeyRing) {
+        let Terms { settings, timing, quarantine } = terms;
+        self.untold = Some((keys, timing.control_limit));
+        self.tell_link();
         self.setup.agreement.reconfigure(settings, timing, quarantine);
         self.carry_out_all();
     }

@@ -86,8 +86,14 @@ impl Hands {
         self.carry_out_all();
     }
 
-    /// Tells the link of a new incarnation, again where it was too far behind to listen.
+    /// Tells the link of a new incarnation, of keys and of a control limit, again where it was too far behind to listen.
     pub(super) fn tell_link(&mut self) {
+        if let Some((keys, limit)) = &self.untold
+            && self.setup.link.0.set_keys(keys.clone())
+            && self.setup.link.0.set_limit(*limit)
+        {
+            self.untold = None;
+        }
         if let Some(own) = self.unlinked
             && self.setup.link.0.set_incarnation(own)
         {

@@ -108,7 +108,7 @@ impl From<NoiseFault> for Failed {
 
 /// Calls a peer over a path, and speaks with it. Returns for how long.
 pub(super) async fn call(hub: &Hub, node: NodeId, path: LinkPath, port: u16) -> Duration {
-    let Ok(Ok(mut stream)) = timeout(HANDSHAKE, socket::connect(path, port, hub.limit)).await else {
+    let Ok(Ok(mut stream)) = timeout(HANDSHAKE, socket::connect(path, port, hub.limit())).await else {
         return Duration::ZERO;
     };
     match timeout(HANDSHAKE, greet(hub, node, (path.local, path.peer), &mut stream)).await {
@@ -120,7 +120,7 @@ pub(super) async fn call(hub: &Hub, node: NodeId, path: LinkPath, port: u16) -> 
 
 /// Answers a connection that was let in, and speaks with whoever it is.
 pub(super) async fn answer(hub: Rc<Hub>, local: IpAddr, from: IpAddr, mut stream: TcpStream, entry: Entry) {
-    if socket::prepare(&stream, hub.limit).is_err() {
+    if socket::prepare(&stream, hub.limit()).is_err() {
         return;
     }
     match timeout(HANDSHAKE, greet_back(&hub, local, from, &mut stream, entry)).await {
@@ -260,7 +260,7 @@ async fn hear(
     let mut rate = Rate::default();
     loop {
         // What came is looked at before the time: a thread that was late itself finds what came meanwhile.
-        let record = match timeout(hub.limit, read_record(reader, noise::PLAIN_MAX)).await {
+        let record = match timeout(hub.limit(), read_record(reader, noise::PLAIN_MAX)).await {
             Ok(Ok(Some(record))) => record,
             Ok(Ok(None)) => return Failed::Counted(Count::BadRecord),
             Ok(Err(_)) => return Failed::Gone,
@@ -285,7 +285,7 @@ async fn hear(
 
 async fn say(hub: &Hub, mailbox: &Mailbox, writer: &mut (impl AsyncWrite + Unpin), secure: &RefCell<Secure>) -> Failed {
     loop {
-        let plain = match mailbox.next(hub.limit / PINGS_PER_LIMIT).await {
+        let plain = match mailbox.next(hub.limit() / PINGS_PER_LIMIT).await {
             Some(message) => [&[kind::MESSAGE], &message.encode()[..]].concat(),
             None => vec![kind::PING],
         };
@@ -295,7 +295,7 @@ async fn say(hub: &Hub, mailbox: &Mailbox, writer: &mut (impl AsyncWrite + Unpin
             continue;
         }
         let Ok(sealed) = secure.borrow_mut().seal(&plain) else { return Failed::Gone };
-        match timeout(hub.limit, writer.write_all(&sealed)).await {
+        match timeout(hub.limit(), writer.write_all(&sealed)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Failed::Gone,
             Err(_) => return Failed::Counted(Count::Silent),

@@ -13,7 +13,7 @@ use crate::core::agreement::message::Message;
 use crate::core::ids::NodeId;
 use crate::io::clock;
 use crate::keys::{KeyRing, SLOTS};
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -88,7 +88,7 @@ struct State {
 /// The owner of all.
 pub(super) struct Hub {
     pub(super) own: NodeId,
-    pub(super) limit: Duration,
+    limit: Cell<Duration>,
     pub(super) counts: Arc<Counts>,
     port: u16,
     inbox: Arc<Inbox>,
@@ -123,6 +123,11 @@ pub(super) struct Seat {
     id: u64,
 }
 
+/// The least that the kernel's own clock for a connection tells apart.
+fn at_least(limit: Duration) -> Duration {
+    limit.max(Duration::from_millis(10))
+}
+
 impl Hub {
     pub(super) fn new(setup: &LinkSetup, inbox: Arc<Inbox>, counts: Arc<Counts>) -> Rc<Self> {
         let state = State {
@@ -136,7 +141,7 @@ impl Hub {
             stood: 0,
             chance: Chance(setup.seed),
         };
-        let limit = setup.control_limit.max(Duration::from_millis(10));
+        let limit = Cell::new(at_least(setup.control_limit));
         Rc::new(Self { own: setup.own, limit, counts, port: setup.port, inbox, state: RefCell::new(state) })
     }
 
@@ -203,6 +208,19 @@ impl Hub {
         if peer.current.as_ref().is_some_and(|current| current.claim.incarnation < known) && peer.end() {
             drop(state);
             self.leave_lost([node]);
+        }
+    }
+
+    /// For how long messages may fail to pass before a connection is given up.
+    pub(super) fn limit(&self) -> Duration {
+        self.limit.get()
+    }
+
+    /// Puts another limit into force: every connection is made anew, for the kernel holds each to its own.
+    pub(super) fn set_limit(&self, limit: Duration) {
+        let limit = at_least(limit);
+        if self.limit.replace(limit) != limit {
+            self.end_where(self.state.borrow_mut(), |_, _| true);
         }
     }
 

@@ -121,6 +121,7 @@ enum Order {
     Heard(NodeId, u64),
     Peers(Vec<Peer>),
     Keys(Box<KeyRing>),
+    Limit(Duration),
 }
 
 /// The link's thread.
@@ -205,6 +206,12 @@ impl Link {
         self.tell(Order::Keys(Box::new(keys)))
     }
 
+    /// Puts another control limit into force; at least 10 ms. Where it differs, connections begin anew.
+    #[must_use]
+    pub fn set_limit(&self, limit: Duration) -> bool {
+        self.tell(Order::Limit(limit))
+    }
+
     /// Returns what has happened so far.
     #[must_use]
     pub fn counts(&self) -> &Arc<Counts> {
@@ -259,6 +266,7 @@ async fn run(
             Some(Order::Heard(node, incarnation)) => hub.heard(node, incarnation),
             Some(Order::Peers(peers)) => hub.reconfigure(peers),
             Some(Order::Keys(keys)) => hub.set_keys(*keys),
+            Some(Order::Limit(limit)) => hub.set_limit(limit),
             None => break,
         }
     }

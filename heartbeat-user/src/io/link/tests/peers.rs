@@ -192,3 +192,17 @@ fn a_key_is_rotated_without_a_gap_and_taken_out_with_its_connections() {
     one.wait_count(Count::Connected, stood + 1);
     two.say_until_heard(&one, (2, 1), 9);
 }
+
+#[test]
+fn another_control_limit_holds_for_connections_made_anew() {
+    let net = Net(61);
+    let (one, two) = (net.start(1, 2), net.start(2, 2));
+    settle(&[&one, &two]);
+    let stood = one.connected();
+    assert!(one.link.set_limit(LIMIT), "as it was");
+    one.say_until_heard(&two, (1, 2), 2);
+    assert_eq!(one.connected(), stood);
+    assert!(one.link.set_limit(2 * LIMIT));
+    one.wait_count(Count::Connected, stood + 1);
+    two.say_until_heard(&one, (2, 1), 3);
+}

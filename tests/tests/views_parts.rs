@@ -231,7 +231,8 @@ fn a_node_that_has_forgotten_its_number_asks_its_own_views() {
     let mark = crew.mark().unwrap();
     crew.start(1, &Options::default()).unwrap();
     let started = crew.await_said(&mark, 1, "started").unwrap();
-    assert_eq!(started["incarnation"], admitted + 1, "{started}");
+    // By how much it is newer is drawn: another node may have heard a later one.
+    assert!(started["incarnation"].as_u64().unwrap() > admitted, "{started}");
     crew.start(0, &Options::default()).unwrap();
     await_view(&crew, &[0, 1]);
     assert!(crew.said(&mark, 1, "left_out").unwrap().is_empty());

@@ -8,7 +8,7 @@ use crate::checksum;
 use crate::counter::Counter;
 use crate::frame::{self, Kind, Words, word};
 use crate::lease;
-use crate::path::{PathConf, SLOT0, SLOT1, Slot};
+use crate::path::{PathConf, Slot};
 use crate::siphash::{Key, Midstate};
 use crate::tick::{Cached, DEPARTURES, Tick};
 use core::cell::Cell;
@@ -137,13 +137,12 @@ const fn mark(key: Key) -> u64 {
 #[inline(always)]
 pub fn authenticate<W: Words>(frame: &W, conf: &PathConf, tick: &Tick<Cell<u64>>) -> Result<Authentic, Counter> {
     let head = frame.get(word::HEAD);
-    let slot = if head == frame::head(0) {
-        0
-    } else if head == frame::head(1) {
-        1
-    } else {
+    // Taken as a number, here and below: a branch for each slot would have the verifier go twice through all that
+    // follows.
+    let slot = head >> frame::SLOT_SHIFT & 1;
+    if head & !(1 << frame::SLOT_SHIFT) != frame::head(0) {
         return Err(head_fault(head));
-    };
+    }
     if frame.get(word::CLUSTER) != conf.cluster {
         return Err(Counter::DropCluster);
     }
@@ -179,7 +178,7 @@ pub fn authenticate<W: Words>(frame: &W, conf: &PathConf, tick: &Tick<Cell<u64>>
     } else {
         return Err(Counter::DropKind);
     }
-    if conf.flags & (if slot == 0 { SLOT0 } else { SLOT1 }) == 0 {
+    if !conf.has_slot(slot) {
         return Err(Counter::DropKeySlot);
     }
 
@@ -210,7 +209,7 @@ pub fn authenticate<W: Words>(frame: &W, conf: &PathConf, tick: &Tick<Cell<u64>>
 
 #[inline(always)]
 fn slot_of(conf: &PathConf, slot: u64) -> &Slot {
-    if slot == 0 { &conf.slots[0] } else { &conf.slots[1] }
+    &conf.slots[(slot & 1) as usize]
 }
 
 /// Records a good frame that came at `now` in the tick, whose lock is held, and in the lease's page. What may have

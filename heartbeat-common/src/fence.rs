@@ -21,7 +21,7 @@ use crate::checksum;
 use crate::counter::Counter;
 use crate::frame::{self, Kind, Words, word};
 use crate::lease;
-use crate::path::{PathConf, SLOT0, SLOT1};
+use crate::path::PathConf;
 use crate::siphash::{Key, Midstate};
 use crate::tick::Tick;
 use crate::view::Name;
@@ -199,11 +199,11 @@ pub fn authenticate<W: Words, P: lease::Words>(frame: &W, conf: &PathConf, page:
     } else {
         fits_fence(frame, conf, page)?
     }
-    let first = in_first_slot(frame);
-    if conf.flags & (if first { SLOT0 } else { SLOT1 }) == 0 {
+    let slot = slot_of(frame);
+    if !conf.has_slot(slot as u64) {
         return Err(Counter::DropKeySlot);
     }
-    let key = if first { conf.fences[0].theirs } else { conf.fences[1].theirs };
+    let key = conf.fences[slot].theirs;
     let [low, high] = tag(frame, key, conf.key.source, conf.key.destination, conf.vlan as u64);
     if low != frame.get(word::TAG) || high != frame.get(word::TAG_HIGH) {
         return Err(Counter::DropFenceTag);
@@ -213,8 +213,8 @@ pub fn authenticate<W: Words, P: lease::Words>(frame: &W, conf: &PathConf, page:
 
 /// Says in which key slot a frame was tagged whose head was found good.
 #[inline(always)]
-fn in_first_slot<W: Words>(frame: &W) -> bool {
-    frame.get(word::HEAD) >> 40 & 1 == 0
+fn slot_of<W: Words>(frame: &W) -> usize {
+    (frame.get(word::HEAD) >> frame::SLOT_SHIFT & 1) as usize
 }
 
 #[inline(always)]
@@ -297,14 +297,14 @@ pub fn write_ack<W: Words>(frame: &mut W, conf: &PathConf) {
     frame.set(word::DYNAMIC, frame::dynamic(Kind::FenceAck, 0, 0, 0));
     frame.set(words::AUTHOR, conf.standing[0]);
     frame.set(words::SAYS, if gated { GATED } else { 0 });
-    let key = if in_first_slot(frame) { conf.fences[0].mine } else { conf.fences[1].mine };
+    let key = conf.fences[slot_of(frame)].mine;
     sign(frame, key, conf.key.destination, conf.key.source, conf.vlan as u64);
 }
 
 /// Returns the sum for the UDP checksum of an acknowledgement.
 #[inline(always)]
 pub fn ack_sum<W: Words>(frame: &W, conf: &PathConf) -> u64 {
-    let mut sum = if in_first_slot(frame) { conf.slots[0].echo_sum } else { conf.slots[1].echo_sum };
+    let mut sum = conf.slots[slot_of(frame)].echo_sum;
     // Of what is summed beforehand, the standing is not in this frame. One word after the other, which the compiler would
     // not do by itself: all of them at once would not fit onto the kernel's stack.
     let mut index = 0;

@@ -139,11 +139,14 @@ impl Words for [u64; WORDS] {
     }
 }
 
+/// Where the key slot lies in word 0.
+pub const SLOT_SHIFT: u32 = 40;
+
 /// Packs word 0.
 #[inline(always)]
 #[must_use]
 pub const fn head(key_slot: u8) -> u64 {
-    MAGIC as u64 | (VERSION as u64) << 32 | (key_slot as u64) << 40
+    MAGIC as u64 | (VERSION as u64) << 32 | (key_slot as u64) << SLOT_SHIFT
 }
 
 /// Packs word 2.

@@ -77,3 +77,14 @@ pub struct PathConf {
     /// Keys of fences, by key slot; read on the cold path alone.
     pub fences: [FenceKeys; 2],
 }
+
+const _: () = assert!(SLOT0 == 1 && SLOT1 == 1 << 1);
+
+impl PathConf {
+    /// Says whether key slot `slot`, 0 or 1, holds a key.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_slot(&self, slot: u64) -> bool {
+        self.flags >> slot & SLOT0 != 0
+    }
+}

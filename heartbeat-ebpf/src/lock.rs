@@ -20,23 +20,48 @@ pub struct Held<'a> {
 /// Takes the lock, or returns `None` if it stays held.
 #[inline(always)]
 pub fn take(word: &Cell<u64>) -> Option<Held<'_>> {
-    let mut attempt = 0;
-    while attempt < ATTEMPTS {
-        let even = word.get() & !1;
-        // SAFETY: an aligned word of a live map value.
-        let (_, taken) = unsafe {
-            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
-                word.as_ptr(),
-                even,
-                even.wrapping_add(1),
-            )
-        };
-        if taken {
-            return Some(Held { word, odd: even.wrapping_add(1) });
-        }
-        attempt += 1;
+    // SAFETY: an aligned word of a live map value.
+    let odd = match unsafe { attempt(word.as_ptr()) } {
+        0 => take_contended(word.as_ptr()),
+        odd => odd,
+    };
+    if odd == 0 { None } else { Some(Held { word, odd }) }
+}
+
+/// Takes the lock if nobody holds it: what it is then, which is odd, or 0.
+///
+/// # Safety
+/// `word` is an aligned word of a live map value.
+#[inline(always)]
+unsafe fn attempt(word: *mut u64) -> u64 {
+    // SAFETY: the caller's promise.
+    let even = unsafe { word.read_volatile() } & !1;
+    // SAFETY: as above.
+    let (_, taken) = unsafe {
+        atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, even, even.wrapping_add(1))
+    };
+    if taken { even.wrapping_add(1) } else { 0 }
+}
+
+/// Takes a lock that was held a moment ago: what it is then, or 0 if it stays held. Exported, so that the verifier walks
+/// through all attempts once for each program, and not for each state in which a caller may be.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn take_contended(word: *mut u64) -> u64 {
+    // The verifier knows no caller here.
+    if word.is_null() {
+        return 0;
     }
-    None
+    let mut attempts = 1;
+    while attempts < ATTEMPTS {
+        // SAFETY: the caller's word, which is one of a live map value.
+        let odd = unsafe { attempt(word) };
+        if odd != 0 {
+            return odd;
+        }
+        attempts += 1;
+    }
+    0
 }
 
 impl Held<'_> {

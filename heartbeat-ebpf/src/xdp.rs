@@ -80,9 +80,9 @@ fn exchange_frame(frame: &Plain, ifindex: u32) -> Result<Counter, Counter> {
     let good = match exchange::authenticate(&payload, conf, tick) {
         Ok(good) => good,
         Err(Counter::DropReserved) if fence::is_fence(&payload) => {
-            let counter = judge_fence(payload.0, conf, tick);
+            let counter = judge_fence(payload.0.cast(), conf, tick);
             if matches!(counter, Counter::Fenced | Counter::FenceAcked) {
-                acknowledge(payload.0, conf);
+                acknowledge(payload.0.cast(), conf);
                 turn_acknowledgement(frame.ethernet, frame.ip, frame.udp, conf);
             }
             return Ok(counter);
@@ -110,12 +110,22 @@ fn exchange_frame(frame: &Plain, ifindex: u32) -> Result<Counter, Counter> {
     }
 }
 
+/// The heartbeat behind a pointer that the verifier knows the length of.
+type Frame = [u64; frame::WORDS];
+
 /// Judges a fence or its acknowledgement. A function of its own, as the two below are, so that the path of every other
 /// frame is as short as without it; three, because the stacks of a chain of calls have 512 bytes together. What they take
-/// and return fits into registers.
+/// and return fits into registers. This one and the next are exported: the verifier then goes through them once, and not
+/// for each state in which the caller may be. For that it takes their pointers for ones that may be null.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn judge_fence(payload: *mut u8, conf: &PathConf, tick: &Tick<Cell<u64>>) -> Counter {
-    let payload = Payload(payload);
+extern "C" fn judge_fence(payload: *mut Frame, conf: *const PathConf, tick: *const Tick<Cell<u64>>) -> Counter {
+    if payload.is_null() {
+        return Counter::Internal;
+    }
+    let payload = Payload(payload.cast());
+    // SAFETY: null, or the caller's references.
+    let (Some(conf), Some(tick)) = (unsafe { (conf.as_ref(), tick.as_ref()) }) else { return Counter::Internal };
     let Some(page) = maps::page() else { return Counter::Internal };
     let good = match fence::authenticate(&payload, conf, &page) {
         Ok(good) => good,
@@ -132,9 +142,15 @@ fn judge_fence(payload: *mut u8, conf: &PathConf, tick: &Tick<Cell<u64>>) -> Cou
 }
 
 /// Makes the acknowledgement of a fence that was found good.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn acknowledge(payload: *mut u8, conf: &PathConf) -> u32 {
-    fence::write_ack(&mut Payload(payload), conf);
+extern "C" fn acknowledge(payload: *mut Frame, conf: *const PathConf) -> u32 {
+    // SAFETY: null, or the caller's reference.
+    if let Some(conf) = unsafe { conf.as_ref() }
+        && !payload.is_null()
+    {
+        fence::write_ack(&mut Payload(payload.cast()), conf);
+    }
     0
 }
 

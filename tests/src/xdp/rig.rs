@@ -3,7 +3,7 @@
 use super::{LOOPBACK, mapping, mapping::Mapping, now, object};
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
-use aya::programs::{SchedClassifier, Xdp, XdpMode};
+use aya::programs::{Program, SchedClassifier, Xdp, XdpMode};
 use aya::{Ebpf, TestRun as _, TestRunOptions};
 use heartbeat_common::counter::Counter;
 use heartbeat_common::lease;
@@ -88,6 +88,21 @@ impl Rig {
         Ok(Self { bpf, ticks, histograms, own, lease })
     }
 
+    /// How many instructions the verifier processed for each program, by name: a loop's body once for each pass, and all
+    /// that follows a branch once for each state in which it may be reached.
+    ///
+    /// # Errors
+    /// If the kernel does not say, as before 5.16.
+    pub fn verified(&self) -> Result<Vec<(&str, u32)>> {
+        let programs = self.bpf.programs();
+        let counts = programs.map(|(name, program)| {
+            let info = program.info().with_context(|| format!("asking about {name}"))?;
+            let count = info.verified_instruction_count();
+            Ok((name, count.with_context(|| format!("the kernel keeps no count for {name}"))?))
+        });
+        counts.collect()
+    }
+
     /// Sets or replaces a route.
     ///
     /// # Errors
@@ -139,14 +154,14 @@ impl Rig {
 
     fn xdp(&self) -> &Xdp {
         match self.bpf.program(maps::XDP_PROGRAM) {
-            Some(aya::programs::Program::Xdp(program)) => program,
+            Some(Program::Xdp(program)) => program,
             _ => unreachable!("checked when the object was loaded"),
         }
     }
 
     fn egress(&self) -> &SchedClassifier {
         match self.bpf.program(maps::EGRESS_PROGRAM) {
-            Some(aya::programs::Program::SchedClassifier(program)) => program,
+            Some(Program::SchedClassifier(program)) => program,
             _ => unreachable!("checked when the object was loaded"),
         }
     }

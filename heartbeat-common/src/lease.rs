@@ -11,7 +11,9 @@
 
 mod control;
 
-pub use control::{Bank, Vote, begin, clear_grants, grant, install, is_of, until};
+pub use control::{
+    Bank, Remembered, Vote, begin, clear_grants, grant, install, is_of, remember_state, remember_vote, remembered, until,
+};
 
 use core::cell::Cell;
 
@@ -42,7 +44,7 @@ pub mod word {
     pub const CLOSED: usize = 5;
     /// Order of the last view in force here, which tokens carry; 0: none, nobody acts.
     pub const IN_FORCE: usize = 6;
-    /// Sequence of the newest durable state: an older copy of the disk is told by it.
+    /// Sequence of the newest durable state of the vote in [`VOTE`]: an older copy of the disk is told by it.
     pub const DISK_SEQUENCE: usize = 7;
     /// Mark of the last view whose grants were cleared: they are never given again.
     pub const CLEARED: usize = 8;
@@ -55,6 +57,9 @@ pub mod word {
     /// When the page is over unless its controller says otherwise before, CLOCK_BOOTTIME ns; 0: never. For a page that no
     /// kernel looks after: an own grant in it would stand for ever once its controller is gone.
     pub const LIVES_UNTIL: usize = 13;
+    /// The vote whose state was last given to the disk in this machine start, two words; 0: none is remembered. A state of
+    /// another one is from before that, however high its sequence.
+    pub const VOTE: usize = 14;
     /// Where the two banks begin.
     pub const BANKS: usize = 16;
 }

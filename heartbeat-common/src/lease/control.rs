@@ -2,6 +2,7 @@
 //! stopped. It decides nothing about views and reads no clock.
 
 use super::{MAGIC, SLOTS, WORDS, Words, active_bank, bank, bank_of, counts, end_of, fenced, weight, word};
+use crate::view::VoteId;
 
 /// One vote of a view, other than the own one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -60,14 +61,27 @@ impl Default for Bank {
     }
 }
 
-/// Begins the page of a new incarnation. Nothing of an older one is left in it, but for how far it was fenced.
+/// What a page remembers of the state on this node's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Remembered {
+    /// The vote whose state was last given to the disk; none: of no vote is that known.
+    pub vote: VoteId,
+    /// Sequence of the newest state that is known to have been on disk; 0: none is.
+    pub sequence: u64,
+}
+
+/// Begins the page of a new incarnation. Nothing of an older one is left in it, but for how far it was fenced, and what is
+/// remembered of the disk in this machine start: who is killed right after this must find that again.
 pub fn begin<W: Words>(page: &W, incarnation: u64, boot: [u64; 2]) {
     // Nobody acts from here on, until the incarnation is there.
     page.clear(word::INCARNATION);
     page.clear(word::GRANTING);
     let known = page.get(word::MAGIC) == MAGIC;
+    let of_this_boot = known && is_of_boot(page, boot);
+    let disk = [word::DISK_SEQUENCE, word::VOTE, word::VOTE + 1];
     for index in 0..WORDS {
-        if !(index == word::FENCED && known) {
+        let stays = known && index == word::FENCED || of_this_boot && disk.contains(&index);
+        if !stays {
             page.set(index, 0);
         }
     }
@@ -81,8 +95,38 @@ pub fn begin<W: Words>(page: &W, incarnation: u64, boot: [u64; 2]) {
 pub fn is_of<W: Words>(page: &W, incarnation: u64, boot: [u64; 2]) -> bool {
     page.get(word::MAGIC) == MAGIC
         && page.get(word::INCARNATION) == incarnation
-        && [page.get(word::BOOT), page.get(word::BOOT + 1)] == boot
+        && is_of_boot(page, boot)
         && page.get(word::CLOSED) == 0
+}
+
+fn is_of_boot<W: Words>(page: &W, boot: [u64; 2]) -> bool {
+    [page.get(word::BOOT), page.get(word::BOOT + 1)] == boot
+}
+
+/// Returns what the page remembers of the disk; nothing, if it is of another machine start: the disk may have been put back
+/// in between by whoever had the right to.
+#[must_use]
+pub fn remembered<W: Words>(page: &W, boot: [u64; 2]) -> Remembered {
+    if page.get(word::MAGIC) != MAGIC || !is_of_boot(page, boot) {
+        return Remembered::default();
+    }
+    let vote = VoteId([page.get(word::VOTE), page.get(word::VOTE + 1)]);
+    Remembered { vote, sequence: page.get(word::DISK_SEQUENCE) }
+}
+
+/// Remembers the vote whose states go to disk from here on: before the first of them does, so that none of an earlier vote
+/// passes for newer. Whoever is killed between the two words leaves a vote that nobody has, and loses the own one by that.
+pub fn remember_vote<W: Words>(page: &W, vote: VoteId) {
+    for (index, half) in vote.0.into_iter().enumerate() {
+        if page.get(word::VOTE + index) != half {
+            page.set(word::VOTE + index, half);
+        }
+    }
+}
+
+/// Remembers that a state of this sequence is on disk, or was.
+pub fn remember_state<W: Words>(page: &W, sequence: u64) {
+    page.raise(word::DISK_SEQUENCE, sequence);
 }
 
 /// Makes a view the one that counts: writes the bank that is not active, and then makes it active by one store.

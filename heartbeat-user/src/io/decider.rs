@@ -406,6 +406,9 @@ impl Worker {
                 self.hold_back(keeper::Order::Reincarnate(above));
             } else {
                 hands.round(now, late, &self.controller, &self.looks);
+                if let Some(outrun) = hands.take_outrun() {
+                    self.controller.handle(outrun, now);
+                }
                 hands.tell(&self.controller);
             }
         }

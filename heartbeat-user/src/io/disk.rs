@@ -22,6 +22,7 @@ pub use writer::{Report, Writer};
 use crate::config::{FileError, open_regular, read_limited};
 use crate::core::agreement::voter::State;
 use crate::io::state::random;
+use heartbeat_common::lease::Remembered;
 use heartbeat_common::view::VoteId;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -157,21 +158,21 @@ impl AgreementFile {
         self.directory.join(FILE)
     }
 
-    /// Reads what is there. `floor` is the newest sequence of this node that is remembered to have been on disk; 0:
-    /// none is.
+    /// Reads what is there, and holds it against what is remembered to have been on disk.
     ///
     /// # Errors
     /// If it is there and cannot be read, or is something else than a file of root or of this user.
-    pub fn read(&self, floor: u64) -> Result<Found, FileError> {
+    pub fn read(&self, remembered: Remembered) -> Result<Found, FileError> {
         let path = self.path();
         let (file, _) = match open_regular(&path, false) {
             Err(FileError::Open { error, .. }) if error.kind() == ErrorKind::NotFound => {
-                return Ok(if floor == 0 { Found::Absent } else { Found::Lost(Lost::Gone(floor)) });
+                let lost = |sequence| Found::Lost(Lost::Gone(sequence));
+                return Ok(if remembered.sequence == 0 { Found::Absent } else { lost(remembered.sequence) });
             }
             opened => opened?,
         };
         let bytes = read_limited(file, &path, form::LEN_MAX as u64)?;
-        Ok(match decode(self.owner, floor, &bytes) {
+        Ok(match decode(self.owner, remembered, &bytes) {
             Ok(state) => Found::Whole(Box::new(state)),
             Err(lost) => Found::Lost(lost),
         })
@@ -196,8 +197,8 @@ impl AgreementFile {
     ///
     /// # Errors
     /// If nothing can be said of the disk: the start has to be refused.
-    pub fn take_up(&self, floor: u64) -> Result<TakenUp, Refused> {
-        match self.read(floor)? {
+    pub fn take_up(&self, remembered: Remembered) -> Result<TakenUp, Refused> {
+        match self.read(remembered)? {
             Found::Absent => Ok(TakenUp::Absent),
             Found::Whole(state) => {
                 self.write(&state)?;

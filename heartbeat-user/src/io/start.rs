@@ -32,7 +32,7 @@ use crate::io::{attach, clock, detach, interfaces, page, realtime};
 use crate::keys::{KeyRing, Keys};
 use anyhow::Context;
 use heartbeat_common::frame::{FLAG_FENCED, FLAG_LEAVING, FLAG_STOPPED};
-use heartbeat_common::lease::{self, Words as _, word};
+use heartbeat_common::lease::{self, Remembered, Words as _, word};
 use heartbeat_common::maps::{self, Own};
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -230,7 +230,7 @@ pub fn start(
         own: Member { node: NodeId(own), incarnation: identity.incarnation },
         generation: identity.generation,
         taken: life.taken,
-        floor: life.floor,
+        remembered: life.remembered,
         own_ends: life.own_ends,
         adopted,
         join_only,
@@ -426,8 +426,8 @@ struct Life {
     /// The agreement's file, and what it held.
     file: AgreementFile,
     taken: TakenUp,
-    /// Newest sequence of it that the page remembered.
-    floor: u64,
+    /// What the page remembered of it.
+    remembered: Remembered,
     /// Runs of this node that ended badly of late.
     own_ends: u8,
     /// What an earlier incarnation ran may run still: it was of this machine start, and did not say that it had stopped.
@@ -455,8 +455,8 @@ fn identify(
     let fresh = StateDir::fresh(1, 1, boot).map_err(Failure::host)?;
     let state_id = disk.map_or(fresh.state_id, |state| state.state_id);
     let file = AgreementFile::new(&config.daemon.state_dir, Owner { node: NodeId(own), state_id });
-    let floor = begin::floor(shared.page(), boot);
-    let (learnt, taken) = votes(&file, floor)?;
+    let remembered = lease::remembered(shared.page(), boot);
+    let (learnt, taken) = votes(&file, remembered)?;
     let mark = shared.own();
     let pinned = (kernel && mark.abi == u64::from(maps::ABI)).then_some(KeptIdentity {
         incarnation: mark.incarnation,
@@ -481,15 +481,15 @@ fn identify(
     dir.write(&state).map_err(Failure::host)?;
     let may_run = disk.is_some_and(|state| state.boot == boot && !state.left);
     let own_ends = exits::before(&config.daemon.state_dir, identity.incarnation, boot);
-    Ok(Life { identity, state, file, taken, floor, own_ends, may_run })
+    Ok(Life { identity, state, file, taken, remembered, own_ends, may_run })
 }
 
 /// Reads the agreement's file: the newest incarnation of this node that a view in it admitted, and what the vote goes on
 /// with. A node that was let in under an incarnation that its own state has forgotten must not come as an older one:
 /// each would be told that it was left out, one after the other.
-fn votes(file: &AgreementFile, floor: u64) -> Result<(u64, TakenUp), Failure> {
+fn votes(file: &AgreementFile, remembered: Remembered) -> Result<(u64, TakenUp), Failure> {
     let learnt = file.admitted().map_err(Failure::host)?;
-    let taken = file.take_up(floor).map_err(Failure::host)?;
+    let taken = file.take_up(remembered).map_err(Failure::host)?;
     if let TakenUp::Lost { why, aside } = &taken {
         let aside =
             aside.as_ref().map_or_else(String::new, |path| format!("; what was there is now {}", path.display()));

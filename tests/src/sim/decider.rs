@@ -203,13 +203,16 @@ impl World {
         }
         let newest: Vec<(usize, u64)> = all.iter().map(|fact| (plan::place(fact.node), fact.incarnation)).collect();
         for (peer, incarnation) in newest {
-            self.outrun(place, peer, incarnation);
+            self.heard(place, peer, incarnation);
         }
         self.feed(place, Input::Facts(all), times);
     }
 
-    /// A connection with an older incarnation of a peer ends once a newer one is heard.
-    fn outrun(&mut self, place: usize, peer: usize, incarnation: u64) {
+    /// A connection with an older incarnation of a peer ends once a newer one is heard, or spoken of.
+    fn heard(&mut self, place: usize, peer: usize, incarnation: u64) {
+        let Some(process) = self.nodes[place].process.as_mut() else { return };
+        let incarnation = process.agreement.newest_of(plan::id(peer)).max(incarnation);
+        process.known[peer] = process.known[peer].max(incarnation);
         let older = self.links.pipe(peer, place).author.is_some_and(|author| author.incarnation < incarnation);
         if older && self.links.pair(place, peer).open {
             self.lose_connection(place, peer);

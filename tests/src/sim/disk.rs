@@ -1,6 +1,7 @@
 //! The disk of one node: what survives the process and the machine, and in which steps it gets there. It fails, hangs
 //! and forgets as it was told; what it holds goes through the bytes of the shipping form at each start.
 
+use heartbeat_common::lease::Remembered;
 use heartbeat_user::core::agreement::voter::State;
 use heartbeat_user::core::identity;
 use heartbeat_user::core::ids::NodeId;
@@ -128,12 +129,13 @@ impl Disk {
     }
 
     /// Reads the agreement's file at a start, through its bytes: whatever the reader finds wrong is a disk that was
-    /// tampered with. `floor` is the newest sequence that is remembered.
+    /// tampered with. It is held against what the page remembers.
     #[must_use]
-    pub fn read(&mut self, owner: Owner, floor: u64) -> Found {
+    pub fn read(&mut self, owner: Owner, remembered: Remembered) -> Found {
         self.older = false;
         let Some(kept) = &self.agreement else {
-            return if floor == 0 { Found::Absent } else { Found::Lost(Lost::Gone(floor)) };
+            let sequence = remembered.sequence;
+            return if sequence == 0 { Found::Absent } else { Found::Lost(Lost::Gone(sequence)) };
         };
         let mut bytes = disk::encode(owner, kept);
         if let Some(draw) = self.damage.take() {
@@ -144,7 +146,7 @@ impl Disk {
                 bytes[at] ^= 1 << (draw >> 32 & 7);
             }
         }
-        match disk::decode(owner, floor, &bytes) {
+        match disk::decode(owner, remembered, &bytes) {
             Ok(state) => {
                 assert_eq!(state, **kept, "a state is what was written");
                 Found::Whole(Box::new(state))

@@ -6,7 +6,7 @@ use super::disk::Disk;
 use super::heap::THREADS;
 use super::kernel::Kernel;
 use super::net::Frame;
-use super::plan::{self, Plan};
+use super::plan::{self, NODES_MAX, Plan};
 use super::service::Service;
 use crate::xdp::random::Random;
 use heartbeat_common::frame::{self, STANDING_GATED, STANDING_VOTES, STANDING_WAITS, STANDING_WORDS};
@@ -130,6 +130,10 @@ pub struct Process {
     pub told: (Order, u32),
     /// Numbers of requests.
     pub requests: u64,
+    /// Peers that took this incarnation for the newest, a bit for each.
+    pub greeted: u64,
+    /// The newest incarnation of each peer that the connecting thread knows.
+    pub known: [u64; NODES_MAX],
 }
 
 /// A machine.

@@ -5,7 +5,7 @@ use super::ghost::{Violation, broken};
 use super::plan;
 use super::stats::Count;
 use super::world::World;
-use heartbeat_common::lease::{Token, Words, word};
+use heartbeat_common::lease::{self, Token, Words, word};
 use heartbeat_common::view::Order;
 use heartbeat_user::core::agreement::AgreementEvent;
 use heartbeat_user::core::agreement::document::{Member, Reason};
@@ -205,7 +205,7 @@ impl World {
             AgreementEvent::OlderState { seen, .. } => {
                 self.stats.add(Count::OlderState);
                 // The next start is to know what this one was told: else it would take the same copy up again.
-                self.nodes[place].kernel.page.raise(word::DISK_SEQUENCE, *seen);
+                lease::remember_state(&self.nodes[place].kernel.page, *seen);
             }
             AgreementEvent::TimeWentBack => self.stats.add(Count::TimeWentBack),
             AgreementEvent::ControlLost { .. } => self.stats.add(Count::ControlLost),

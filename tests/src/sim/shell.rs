@@ -118,6 +118,7 @@ impl World {
 
     fn write(&mut self, place: usize, state: Box<State>) {
         self.before_write(place, &state);
+        lease::remember_vote(&self.nodes[place].kernel.page, state.vote);
         if self.nodes[place].disk.order(state) {
             self.begin_write(place);
         }
@@ -146,7 +147,7 @@ impl World {
             Some(disk::Outcome::Durable(sequence)) => {
                 self.stats.add(Count::Writes);
                 let state = node.disk.agreement.clone();
-                node.kernel.page.raise(word::DISK_SEQUENCE, sequence);
+                lease::remember_state(&node.kernel.page, sequence);
                 if let Some(state) = state {
                     let seen = self.ghost.durable(place, &state, now);
                     self.check(seen);

@@ -6,7 +6,7 @@ use super::disk::Found as OnDisk;
 use super::heap::{Event, Thread};
 use super::kernel::Kernel;
 use super::node::{Look, Pacer, Process, Say};
-use super::plan;
+use super::plan::{self, NODES_MAX};
 use super::stats::Count;
 use super::world::World;
 use heartbeat_common::frame::{FLAG_FENCED, FLAG_LEAVING, FLAG_STOPPED};
@@ -19,6 +19,7 @@ use heartbeat_user::core::agreement::voter::State;
 use heartbeat_user::core::controller::Controller;
 use heartbeat_user::core::facts::Facts;
 use heartbeat_user::core::identity::{self, Disk, Found, Identity, Kept};
+use heartbeat_user::io::agreement::begin;
 use heartbeat_user::io::agreement::clocks::Clocks;
 use heartbeat_user::io::disk::Owner;
 use std::collections::VecDeque;
@@ -56,12 +57,10 @@ impl World {
     /// Reads the agreement's state before anything is decided: where it is lost, nothing of the old incarnation goes on.
     fn read_state(&mut self, place: usize) -> Option<State> {
         let node = &mut self.nodes[place];
-        let page = &node.kernel.page;
-        let of_this_boot = [page.get(word::BOOT), page.get(word::BOOT + 1)] == node.boot;
-        let floor = if of_this_boot { page.get(word::DISK_SEQUENCE) } else { 0 };
-        (node.remembered, node.vote_lost) = (floor, false);
+        let remembered = lease::remembered(&node.kernel.page, node.boot);
+        (node.remembered, node.vote_lost) = (remembered.sequence, false);
         let owner = Owner { node: plan::id(place), state_id: node.state_id() };
-        match node.disk.read(owner, floor) {
+        match node.disk.read(owner, remembered) {
             OnDisk::Absent => None,
             OnDisk::Whole(state) => Some(*state),
             OnDisk::Lost(lost) => {
@@ -122,8 +121,7 @@ impl World {
         let times = self.times(place);
         let node = &mut self.nodes[place];
         let adopted = node.adopted.then(|| adopted(&node.kernel));
-        let sequence = state.as_ref().map_or(0, |state| state.sequence).max(node.remembered);
-        node.kernel.page.set(word::DISK_SEQUENCE, sequence);
+        begin::remember(&node.kernel.page, state.as_ref(), node.vote_lost, setup.fresh_vote);
         let agreement = match state {
             Some(state) => Agreement::resume(setup, state, adopted, times),
             None => Agreement::new(setup, times),
@@ -148,6 +146,8 @@ impl World {
             late_at: 0,
             told_isolated: false,
             told: (Order::NONE, 0),
+            greeted: 0,
+            known: [0; NODES_MAX],
         };
         node.life += 1;
         let life = node.life;

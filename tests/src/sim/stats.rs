@@ -32,6 +32,7 @@ counts! {
     StatesLost = "states_lost",
     Messages = "messages",
     MessagesLost = "messages_lost",
+    Outrun = "greetings_of_older_incarnations",
     Restored = "snapshots_restored",
     Writes = "writes",
     WritesFailed = "writes_failed",

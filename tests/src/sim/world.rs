@@ -17,6 +17,7 @@ use heartbeat_common::lease::{self, Token, Words, word};
 use heartbeat_user::core::agreement::AgreementEvent;
 use heartbeat_user::core::agreement::document::Member;
 use heartbeat_user::core::agreement::types::{Input, Outcome as Answer, Request};
+use heartbeat_user::core::controller;
 use heartbeat_user::core::event::Event as Told;
 use heartbeat_user::core::ids::NodeId;
 use std::collections::BTreeMap;
@@ -262,13 +263,36 @@ impl World {
         if self.links.pair(a, b).open || !self.may_connect(a, b) {
             return;
         }
+        if self.outrun(a, b) || self.outrun(b, a) {
+            return;
+        }
         self.links.close(a, b);
         self.links.pair(a, b).open = true;
         for (node, peer) in [(a, b), (b, a)] {
             let Some(member) = self.member(peer) else { continue };
+            if let Some(process) = &mut self.nodes[node].process {
+                process.known[peer] = member.incarnation;
+                process.greeted |= 1 << peer;
+            }
             self.links.pipe(peer, node).author = Some(member);
             self.tell(node, Input::Connected(member));
         }
+    }
+
+    /// Says whether `to` knows a newer incarnation of `node` than the one that greets it. Then there is no connection,
+    /// and `node` hears why.
+    fn outrun(&mut self, node: usize, to: usize) -> bool {
+        let newest = self.nodes[to].process.as_ref().map_or(0, |process| process.known[node]);
+        let mono = self.nodes[node].clock.mono_time(self.now);
+        let Some(process) = &mut self.nodes[node].process else { return false };
+        if process.incarnation >= newest {
+            return false;
+        }
+        let took = process.greeted >> to & 1 == 1;
+        process.controller.handle(controller::Input::Outrun { newest, took }, mono);
+        self.stats.add(Count::Outrun);
+        self.say(node, || format!("{} knows its incarnation {newest}", plan::name(to)));
+        true
     }
 
     /// Returns a node under the incarnation that runs.

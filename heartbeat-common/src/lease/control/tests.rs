@@ -58,6 +58,29 @@ fn a_new_incarnation_begins_with_an_empty_page() {
 }
 
 #[test]
+fn what_is_remembered_of_the_disk_outlives_an_incarnation_and_no_machine_start() {
+    let page = page();
+    assert_eq!(remembered(&page, BOOT), Remembered::default());
+    let (one, two) = (VoteId([1, 2]), VoteId([1, 3]));
+    remember_vote(&page, one);
+    remember_state(&page, 9);
+    remember_state(&page, 7);
+    assert_eq!(remembered(&page, BOOT), Remembered { vote: one, sequence: 9 });
+    begin(&page, 6, BOOT);
+    assert_eq!(remembered(&page, BOOT), Remembered { vote: one, sequence: 9 });
+    remember_vote(&page, two);
+    assert_eq!(remembered(&page, BOOT), Remembered { vote: two, sequence: 9 });
+    assert_eq!(remembered(&page, [3, 5]), Remembered::default(), "another machine start");
+    begin(&page, 7, [3, 5]);
+    assert_eq!(remembered(&page, [3, 5]), Remembered::default());
+    remember_vote(&page, one);
+    page.set(word::MAGIC, MAGIC + 1);
+    assert_eq!(remembered(&page, [3, 5]), Remembered::default(), "no page of this layout");
+    begin(&page, 8, [3, 5]);
+    assert_eq!(remembered(&page, [3, 5]), Remembered::default());
+}
+
+#[test]
 fn a_page_is_kept_by_the_same_incarnation_of_the_same_boot_alone() {
     let page = page();
     assert!(is_of(&page, 5, BOOT));

@@ -167,6 +167,13 @@ impl Agreement {
         regroup.into_iter().chain([self.requests_timeout(), self.course_timeout(), waits]).flatten().min()
     }
 
+    /// Returns the newest incarnation of a peer that is known here, be it by a report that another one passed on; 0: none.
+    /// What it says under an older one does not count, so it has to be told.
+    #[must_use]
+    pub fn newest_of(&self, node: NodeId) -> u64 {
+        self.peers.get(&node).map_or(0, Peer::newest)
+    }
+
     /// Returns the setup in force.
     #[must_use]
     pub const fn setup(&self) -> &Setup {

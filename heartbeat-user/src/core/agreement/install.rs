@@ -208,13 +208,8 @@ impl Agreement {
     pub(super) fn learn(&mut self, document: Document) {
         let Some(voter) = &mut self.voter else {
             let state = State {
-                // A vote is lost with its incarnation: by the next one, which is higher, it is newer than whatever the
-                // disk held, also where nobody remembers what that was.
-                sequence: self
-                    .setup
-                    .remembered
-                    .max(self.setup.own.incarnation.saturating_mul(1 << 32))
-                    .saturating_add(1),
+                // Where nobody remembers how far the disk was, its copies are told by their vote.
+                sequence: self.setup.remembered.saturating_add(1),
                 remembers: self.ends.remembers(),
                 ..State::new(self.setup.fresh_vote, document)
             };

@@ -78,6 +78,11 @@ impl Peer {
         Member { node: self.facts.node, incarnation: self.facts.incarnation }
     }
 
+    /// Returns the newest incarnation of it that was heard, or spoken of by its own report.
+    pub fn newest(&self) -> u64 {
+        self.report.as_ref().map_or(0, |report| report.author.incarnation).max(self.facts.incarnation)
+    }
+
     /// Takes a report, its own or one passed on. Returns whether it is the newest, and not of an older incarnation.
     pub fn take(&mut self, report: &Report) -> bool {
         let known = self.report.as_ref().map_or((0, 0), |known| (known.author.incarnation, known.serial));

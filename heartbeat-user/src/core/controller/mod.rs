@@ -72,6 +72,14 @@ pub enum Input {
         /// The incarnation.
         own: u64,
     },
+    /// A peer that was greeted under this node's incarnation knows a newer one. What it knows by messages alone, no stale
+    /// echo of its kernel ever says.
+    Outrun {
+        /// The newest incarnation of this node that it knows.
+        newest: u64,
+        /// It had taken the present incarnation for the newest before.
+        took: bool,
+    },
 }
 
 /// Time between two newer incarnations that a node takes against somebody else of its own identity.
@@ -167,6 +175,11 @@ impl Controller {
                 self.tell_lateness(now);
             }
             Input::Incarnation { own } => self.settings.incarnation = own,
+            Input::Outrun { newest, took } => {
+                if newest > self.settings.incarnation && newest > self.reincarnate {
+                    self.take_newer(now, newest, took);
+                }
+            }
         }
     }
 
@@ -500,11 +513,16 @@ impl Controller {
             let reason = format!("{node} knows incarnation {newest}, and had known {own} as the newest");
             self.outbox.event(now, now, EventBody::SecondAddress { node, address, reason });
         }
+        self.take_newer(now, newest, by_name.is_some());
+    }
+
+    /// Asks for an incarnation above `newest`; `took`: whoever knows that one had taken this node's for the newest.
+    fn take_newer(&mut self, now: MonoTime, newest: u64, took: bool) {
         // Once there are two, what is asked by name reaches now the one and now the other.
         if self.doubled_at.is_some_and(|at| now < at + DOUBLED_GAP) {
             return;
         }
-        if by_name.is_some() {
+        if took {
             self.doubled_at = Some(now);
         }
         self.reincarnate = newest;

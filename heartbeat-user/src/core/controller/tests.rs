@@ -353,6 +353,24 @@ fn two_nodes_of_one_identity_do_not_take_turns() {
 }
 
 #[test]
+fn what_a_peer_knows_by_messages_alone_is_outrun_too() {
+    let mut core = Controller::new(settings(1, 1, LAN), MonoTime(START));
+    let mut hear = |second: u64, own: u64, newest, took| {
+        let now = MonoTime(START + second * 1_000 * MS);
+        core.handle(Input::Incarnation { own }, now);
+        core.handle(Input::Outrun { newest, took }, now);
+        core.poll_command()
+    };
+    assert_eq!(hear(1, 50, 50, false), None, "that is this one");
+    assert_eq!(hear(1, 50, 60, false), Some(Command::Reincarnate { above: 60 }));
+    assert_eq!(hear(1, 50, 60, false), None, "asked for already");
+    assert_eq!(hear(2, 61, 70, false), Some(Command::Reincarnate { above: 70 }), "its own past, known to another");
+    assert_eq!(hear(3, 71, 72, true), Some(Command::Reincarnate { above: 72 }), "it may be a snapshot's past");
+    assert_eq!(hear(4, 73, 74, true), None, "twice within a minute is somebody else");
+    assert_eq!(hear(63, 73, 74, true), Some(Command::Reincarnate { above: 74 }));
+}
+
+#[test]
 fn echoes_that_do_not_arrive_step_the_path_down_once() {
     let mut core = Controller::new(settings(1, 1, LAN), MonoTime(START));
     let attempts = [Attempt::default(); ATTEMPTS];

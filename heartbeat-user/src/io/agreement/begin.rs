@@ -25,8 +25,8 @@ use crate::io::watchdog_device::{Device, Feeder};
 use crate::keys::{FenceSigner, KeyRing};
 use anyhow::Context;
 use heartbeat_common::frame::PORT;
-use heartbeat_common::lease::{self, NODES_MAX, Words, bank, word};
-use heartbeat_common::view::Order;
+use heartbeat_common::lease::{self, NODES_MAX, Remembered, Words, bank, word};
+use heartbeat_common::view::{Order, VoteId};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,8 +41,8 @@ pub struct Beginning<'a> {
     pub generation: u32,
     /// What its disk holds.
     pub taken: TakenUp,
-    /// Newest sequence of the agreement's file that the page remembered; 0: none.
-    pub floor: u64,
+    /// What the page remembered of the agreement's file.
+    pub remembered: Remembered,
     /// Runs of it that ended badly of late.
     pub own_ends: u8,
     /// The page is that of this incarnation, and goes on.
@@ -99,11 +99,17 @@ impl Begun {
     }
 }
 
-/// Reads the newest sequence of the agreement's file that the page of this machine start remembers.
-#[must_use]
-pub fn floor<W: Words>(page: &W, boot: [u64; 2]) -> u64 {
-    let ours = page.get(word::MAGIC) == lease::MAGIC && [page.get(word::BOOT), page.get(word::BOOT + 1)] == boot;
-    if ours { page.get(word::DISK_SEQUENCE) } else { 0 }
+/// Has the page remember what a start found on disk: `durable` is a state that is a vote, `lost` says that something was
+/// there that is none. `fresh` is the vote that such a node would take.
+pub fn remember<W: Words>(page: &W, durable: Option<&State>, lost: bool, fresh: VoteId) {
+    let known = [page.get(word::VOTE), page.get(word::VOTE + 1)] != [0; 2];
+    if let Some(state) = durable {
+        lease::remember_vote(page, state.vote);
+        lease::remember_state(page, state.sequence);
+    } else if lost && !known {
+        // Which vote it was nobody can tell: none that comes back is believed.
+        lease::remember_vote(page, fresh);
+    }
 }
 
 /// Makes the core. `None`: the configuration has more nodes than a view holds, and this node watches its peers without
@@ -118,12 +124,12 @@ pub fn begin(beginning: Beginning<'_>) -> anyhow::Result<Option<Begun>> {
     let (page, gated) = (beginning.page, beginning.gated);
     let setup = setup(&beginning)?;
     let times = clocks::now();
+    let lost = matches!(beginning.taken, TakenUp::Lost { .. });
     let durable = match beginning.taken {
         TakenUp::Resumed(state) => Some(state),
         TakenUp::Absent | TakenUp::Lost { .. } => None,
     };
-    // A page that was begun anew goes on remembering: an older copy is one whatever vote it was of.
-    page.set(word::DISK_SEQUENCE, durable.as_ref().map_or(0, |state| state.sequence).max(beginning.floor));
+    remember(page, durable.as_deref(), lost, setup.fresh_vote);
     let mut agreement = match &durable {
         Some(state) => {
             let adopted = beginning.adopted.then(|| adopted(page));
@@ -223,7 +229,7 @@ fn setup(beginning: &Beginning<'_>) -> anyhow::Result<Setup> {
         own_ends: beginning.own_ends,
         join_only: beginning.join_only,
         fresh_vote: new_vote()?,
-        remembered: beginning.floor,
+        remembered: beginning.remembered.sequence,
         seed: random()?,
     })
 }

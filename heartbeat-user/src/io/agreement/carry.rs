@@ -50,6 +50,7 @@ impl Hands {
             // One that cannot be had by the link is lost, as on the wire: what matters is said again.
             Command::Send(to, message) => drop(self.setup.link.0.send(to, *message)),
             Command::Write(state) => {
+                lease::remember_vote(self.page(), state.vote);
                 self.written.begin(state.clone());
                 self.setup.disk.write(state);
             }

@@ -15,7 +15,7 @@ use crate::core::agreement::document::Member;
 use crate::core::agreement::types::{Command, Ending, Input, Outcome, PageView, Request, Times};
 use crate::core::agreement::voter::State;
 use crate::core::agreement::{Agreement, AgreementEvent, Status};
-use crate::core::controller::Controller;
+use crate::core::controller::{self, Controller};
 use crate::core::event::{NodeNames, ViewEvent, tell};
 use crate::core::facts::{Facts, PeerLook};
 use crate::core::ids::NodeId;
@@ -36,7 +36,7 @@ use heartbeat_common::frame::FLAG_QUORATE;
 use heartbeat_common::lease::{self, Words, word};
 use heartbeat_common::view::Order;
 use renew::Written;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
@@ -112,6 +112,10 @@ pub struct Hands {
     untold: Option<(KeyRing, Duration)>,
     /// What was last said of the watchdog device.
     device_fault: Option<String>,
+    /// Peers that took the present incarnation for this node's newest.
+    greeted: BTreeSet<NodeId>,
+    /// A newer one that a peer knows, and whether it is one of these.
+    outrun: Option<(u64, bool)>,
 }
 
 impl Hands {
@@ -138,6 +142,8 @@ impl Hands {
             unlinked: None,
             untold: None,
             device_fault: None,
+            greeted: BTreeSet::new(),
+            outrun: None,
         };
         hands.keep_alive();
         first.into_iter().for_each(|command| hands.carry_out(command));
@@ -182,6 +188,11 @@ impl Hands {
         if self.behind { Some(MonoTime::ZERO) } else { self.setup.agreement.poll_timeout() }
     }
 
+    /// Takes what a peer said of a newer incarnation of this node since it was last asked.
+    pub fn take_outrun(&mut self) -> Option<controller::Input> {
+        self.outrun.take().map(|(newest, took)| controller::Input::Outrun { newest, took })
+    }
+
     /// Takes what the keeper is to do.
     pub fn errands(&mut self) -> Vec<Errand> {
         std::mem::take(&mut self.errands)
@@ -191,7 +202,7 @@ impl Hands {
     pub fn wrote(&mut self, report: Report) {
         match report {
             Report::Written { sequence, .. } => {
-                self.page().raise(word::DISK_SEQUENCE, sequence);
+                lease::remember_state(self.page(), sequence);
                 self.written.done(sequence);
                 self.handle(Input::Written(sequence));
             }
@@ -277,7 +288,7 @@ impl Hands {
         while let Some(event) = self.setup.agreement.poll_event() {
             if let AgreementEvent::OlderState { seen, .. } = event {
                 // The next start is to know what this one was told: else it would take the same copy up again.
-                self.page().raise(word::DISK_SEQUENCE, seen);
+                lease::remember_state(self.page(), seen);
             }
             self.happened.push(event);
         }
@@ -301,9 +312,10 @@ impl Hands {
             let detection = paths().map(|(_, _, path)| path.rule().detection_time()).max().unwrap_or(Duration::ZERO);
             let ticks: Vec<_> = paths().filter_map(|(path, ..)| looks.get(path.index())).map(Look::tick).collect();
             let fact = self.facts.of(now, PeerLook { id, node, detection }, &ticks);
-            if fact.incarnation != 0 {
+            let newest = self.setup.agreement.newest_of(id).max(fact.incarnation);
+            if newest != 0 {
                 // A link that is too far behind learns of it in the next round.
-                let _ = self.setup.link.0.heard(id, fact.incarnation);
+                let _ = self.setup.link.0.heard(id, newest);
             }
             facts.push(fact);
         }
@@ -321,10 +333,15 @@ impl Hands {
                 LinkEvent::Message(node, incarnation, message) => {
                     self.handle(Input::Message(Member { node, incarnation }, Box::new(message)));
                 }
-                LinkEvent::Connected(node, incarnation) => self.handle(Input::Connected(Member { node, incarnation })),
+                LinkEvent::Connected(node, incarnation) => {
+                    self.greeted.insert(node);
+                    self.handle(Input::Connected(Member { node, incarnation }));
+                }
                 LinkEvent::Lost(node) => self.handle(Input::Lost(node)),
-                // The kernel's stale echoes say the same, and the controller takes a newer one by them.
-                LinkEvent::Outrun(node, newest) => log::debug!("node {node} knows incarnation {newest} of this node"),
+                LinkEvent::Outrun(node, newest) => {
+                    log::debug!("node {node} knows incarnation {newest} of this node");
+                    self.outrun = Some((newest, self.greeted.contains(&node)));
+                }
                 LinkEvent::Refused(node, fault) => log::warn!("messages with node {node}: {fault}"),
             }
         }

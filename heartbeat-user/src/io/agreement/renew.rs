@@ -7,7 +7,6 @@
 use super::Hands;
 use crate::core::agreement::voter::State;
 use crate::core::agreement::{Agreement, Life};
-use heartbeat_common::lease::{Words as _, word};
 use std::collections::VecDeque;
 
 /// What is on disk, and what is on its way there.
@@ -70,7 +69,6 @@ impl Hands {
         setup.seed = setup.seed.rotate_left(17) ^ own;
         let durable = self.written.durable.clone();
         setup.remembered = durable.as_ref().map_or(0, |state| state.sequence).max(setup.remembered);
-        self.page().set(word::DISK_SEQUENCE, setup.remembered);
         let now = self.clocks.times();
         self.setup.agreement = match durable {
             Some(state) => Agreement::resume(setup, *state, None, now),
@@ -78,8 +76,9 @@ impl Hands {
         };
         self.facts.renew();
         self.asked.clear();
+        self.greeted.clear();
         self.errands.clear();
-        (self.said, self.unannounced, self.frozen) = (None, false, false);
+        (self.said, self.unannounced, self.frozen, self.outrun) = (None, false, false, None);
         self.unlinked = Some(own);
         self.keep_alive();
         self.tell_link();

@@ -11,6 +11,7 @@
 use crate::core::agreement::document::{self, DocumentFault};
 use crate::core::agreement::voter::State;
 use crate::core::ids::NodeId;
+use heartbeat_common::lease::Remembered;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -63,6 +64,9 @@ pub enum Lost {
     /// It was made with another state of this node.
     #[error("it is of state {0:016x}: the state directory was put together from two?")]
     OtherState(u64),
+    /// It is of a vote that was lost since: this node took another one, or will.
+    #[error("it is an older copy, of a vote that was lost since")]
+    OtherVote,
     /// A newer one is known to have been on disk.
     #[error("it is an older copy: its sequence is {sequence}, and {floor} was on disk")]
     Older {
@@ -91,11 +95,11 @@ pub fn encode(owner: Owner, state: &State) -> Vec<u8> {
     bytes
 }
 
-/// Reads a state. `floor` is the newest sequence that is remembered to have been on disk; 0: none is.
+/// Reads a state, and holds it against what is remembered to have been on disk.
 ///
 /// # Errors
 /// Says why it is no vote any more. What the bytes say is believed only once the checksum has proved them whole.
-pub fn decode(owner: Owner, floor: u64, bytes: &[u8]) -> Result<State, Lost> {
+pub fn decode(owner: Owner, remembered: Remembered, bytes: &[u8]) -> Result<State, Lost> {
     let (head, body) = whole(bytes)?;
     let node = NodeId(u16::from_le_bytes(field(head, 10)));
     let state_id = u64::from_le_bytes(field(head, 16));
@@ -110,8 +114,11 @@ pub fn decode(owner: Owner, floor: u64, bytes: &[u8]) -> Result<State, Lost> {
     if sequence != state.sequence {
         return Err(Lost::Contents(DocumentFault::Rule("its sequence is not that of its head")));
     }
-    if sequence < floor {
-        return Err(Lost::Older { sequence, floor });
+    if remembered.vote.is_vote() && state.vote != remembered.vote {
+        return Err(Lost::OtherVote);
+    }
+    if sequence < remembered.sequence {
+        return Err(Lost::Older { sequence, floor: remembered.sequence });
     }
     Ok(state)
 }

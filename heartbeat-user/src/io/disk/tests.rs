@@ -39,6 +39,11 @@ impl Seam {
     }
 }
 
+/// What is remembered is a sequence, of whatever vote.
+pub(super) fn since(sequence: u64) -> Remembered {
+    Remembered { vote: VoteId::NONE, sequence }
+}
+
 /// A view of this node alone.
 pub(in crate::io) fn state() -> State {
     let member = Member { node: NodeId(1), incarnation: 5 };
@@ -85,13 +90,13 @@ fn whole(state: &State) -> Found {
 fn what_was_written_is_read_back_and_the_steps_are_in_order() {
     let directory = tempfile::tempdir().unwrap();
     let file = file(directory.path());
-    assert_eq!(file.read(0).unwrap(), Found::Absent);
-    assert_eq!(file.take_up(0).unwrap(), TakenUp::Absent);
+    assert_eq!(file.read(since(0)).unwrap(), Found::Absent);
+    assert_eq!(file.take_up(since(0)).unwrap(), TakenUp::Absent);
     file.write(&state()).unwrap();
     assert_eq!(file.seam.seen(), STEPS);
-    assert_eq!(file.read(1).unwrap(), whole(&state()));
+    assert_eq!(file.read(since(1)).unwrap(), whole(&state()));
     file.write(&accepted(2)).unwrap();
-    assert_eq!(file.read(2).unwrap(), whole(&accepted(2)));
+    assert_eq!(file.read(since(2)).unwrap(), whole(&accepted(2)));
     let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, [FILE], "nothing is left beside it");
 }
@@ -102,11 +107,11 @@ fn a_start_flushes_what_it_read_before_it_believes_it() {
     let file = file(directory.path());
     file.write(&accepted(2)).unwrap();
     file.seam.seen();
-    assert_eq!(file.take_up(2).unwrap(), TakenUp::Resumed(Box::new(accepted(2))));
+    assert_eq!(file.take_up(since(2)).unwrap(), TakenUp::Resumed(Box::new(accepted(2))));
     assert_eq!(file.seam.seen(), STEPS);
     for step in STEPS {
         file.seam.fail(Some((step, libc::EIO)));
-        let refused = file.take_up(2).unwrap_err();
+        let refused = file.take_up(since(2)).unwrap_err();
         assert!(matches!(&refused, Refused::Unwritable(fault) if fault.step == step), "{refused}");
     }
 }
@@ -123,7 +128,7 @@ fn a_failure_at_any_step_leaves_the_old_state_or_the_new_one() {
         file.seam.fail(None);
         // Behind the rename it is there, though nobody was told so.
         let expected = if step == Step::FlushDirectory { accepted(2) } else { state() };
-        assert_eq!(file.read(1).unwrap(), whole(&expected), "{step:?}");
+        assert_eq!(file.read(since(1)).unwrap(), whole(&expected), "{step:?}");
         assert!(!directory.path().join("agreement.new").exists(), "{step:?}");
     }
 }
@@ -136,10 +141,10 @@ fn a_crash_in_the_middle_of_the_new_file_leaves_the_old_state() {
     let bytes = encode(OWNER, &accepted(2));
     for length in 0..=bytes.len() {
         fs::write(directory.path().join("agreement.new"), &bytes[..length]).unwrap();
-        assert_eq!(file.read(1).unwrap(), whole(&state()), "{length}");
+        assert_eq!(file.read(since(1)).unwrap(), whole(&state()), "{length}");
     }
     file.write(&accepted(3)).unwrap();
-    assert_eq!(file.read(1).unwrap(), whole(&accepted(3)), "what a crash left is in nobody's way");
+    assert_eq!(file.read(since(1)).unwrap(), whole(&accepted(3)), "what a crash left is in nobody's way");
 }
 
 #[test]
@@ -148,15 +153,15 @@ fn what_is_lost_is_set_aside_under_a_number_of_its_own() {
     let file = file(directory.path());
     for number in 1..=LOST_KEPT + 2 {
         fs::write(file.path(), format!("no agreement {number}")).unwrap();
-        let TakenUp::Lost { why, aside } = file.take_up(0).unwrap() else { panic!("{number} was believed") };
+        let TakenUp::Lost { why, aside } = file.take_up(since(0)).unwrap() else { panic!("{number} was believed") };
         let expected = directory.path().join(format!("agreement.lost.{}", number.min(LOST_KEPT)));
         assert_eq!((why, aside), (Lost::Foreign, Some(expected.clone())));
         assert_eq!(fs::read_to_string(expected).unwrap(), format!("no agreement {number}"));
-        assert_eq!(file.read(0).unwrap(), Found::Absent);
+        assert_eq!(file.read(since(0)).unwrap(), Found::Absent);
     }
     assert_eq!(fs::read_to_string(directory.path().join("agreement.lost.1")).unwrap(), "no agreement 1");
     let gone = TakenUp::Lost { why: Lost::Gone(9), aside: None };
-    assert_eq!(file.take_up(9).unwrap(), gone, "a file that is remembered and not there is lost too");
+    assert_eq!(file.take_up(since(9)).unwrap(), gone, "a file that is remembered and not there is lost too");
 }
 
 #[test]
@@ -167,8 +172,20 @@ fn an_older_copy_is_lost() {
     let copy = fs::read(file.path()).unwrap();
     file.write(&accepted(2)).unwrap();
     fs::write(file.path(), copy).unwrap();
-    assert_eq!(file.read(0).unwrap(), whole(&state()), "who remembers nothing notices nothing");
-    assert_eq!(file.read(2).unwrap(), Found::Lost(Lost::Older { sequence: 1, floor: 2 }));
+    assert_eq!(file.read(since(0)).unwrap(), whole(&state()), "who remembers nothing notices nothing");
+    assert_eq!(file.read(since(2)).unwrap(), Found::Lost(Lost::Older { sequence: 1, floor: 2 }));
+}
+
+#[test]
+fn a_copy_of_an_earlier_vote_is_lost_however_high_its_sequence() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file(directory.path());
+    file.write(&accepted(900)).unwrap();
+    let own = Remembered { vote: accepted(900).vote, sequence: 2 };
+    assert_eq!(file.read(own).unwrap(), whole(&accepted(900)));
+    let other = Remembered { vote: VoteId([8, 8]), sequence: 2 };
+    assert_eq!(file.read(other).unwrap(), Found::Lost(Lost::OtherVote));
+    assert_eq!(file.read(Remembered { sequence: 0, ..other }).unwrap(), Found::Lost(Lost::OtherVote));
 }
 
 #[test]
@@ -186,7 +203,7 @@ fn a_cluster_is_begun_once() {
     assert!(matches!(file.create(&state()), Err(CreateFault::Exists(_))));
     fs::remove_file(file.path()).unwrap();
     file.create(&state()).unwrap();
-    assert_eq!(file.read(1).unwrap(), whole(&state()));
+    assert_eq!(file.read(since(1)).unwrap(), whole(&state()));
 }
 
 #[test]
@@ -219,7 +236,7 @@ fn the_thread_reports_what_is_on_disk() {
     let file = file(directory.path());
     let report = |sequence| Report::Written { sequence, took: Duration::ZERO };
     assert_eq!(written(&file, vec![state(), accepted(2), accepted(3)]), [report(1), report(2), report(3)]);
-    assert_eq!(file.read(3).unwrap(), whole(&accepted(3)));
+    assert_eq!(file.read(since(3)).unwrap(), whole(&accepted(3)));
 }
 
 #[test]
@@ -239,5 +256,5 @@ fn after_one_failure_the_disk_is_left_alone() {
     writer.write(Box::new(accepted(3)));
     assert_eq!(reported.recv_timeout(LIMIT).unwrap(), failed(3));
     assert_eq!(file.seam.seen(), []);
-    assert_eq!(file.read(1).unwrap(), whole(&state()));
+    assert_eq!(file.read(since(1)).unwrap(), whole(&state()));
 }

@@ -1,6 +1,6 @@
 //! No bytes but those that were written make a state, and each fault has its name.
 
-use super::super::tests::{OWNER, accepted, state};
+use super::super::tests::{OWNER, accepted, since, state};
 use super::*;
 use proptest::prelude::*;
 
@@ -22,23 +22,23 @@ fn a_state_is_what_was_written() {
     for state in [state(), accepted(2)] {
         let bytes = encode(OWNER, &state);
         assert!(bytes.len() < LEN_MAX);
-        assert_eq!(decode(OWNER, state.sequence, &bytes), Ok(state));
+        assert_eq!(decode(OWNER, since(state.sequence), &bytes), Ok(state));
     }
 }
 
 #[test]
 fn every_fault_has_its_name() {
     let whole = encode(OWNER, &state());
-    let lost = |bytes: &[u8]| decode(OWNER, 0, bytes).unwrap_err();
+    let lost = |bytes: &[u8]| decode(OWNER, since(0), bytes).unwrap_err();
     assert_eq!(lost(b"HBAGREE2 and so on"), Lost::Foreign);
     assert_eq!(lost(&changed(8, &[2, 0])), Lost::Schema(2));
     assert_eq!(lost(&[whole.as_slice(), b"x"].concat()), Lost::TooLong);
     assert_eq!(lost(&changed(24, &[9])), Lost::Checksum);
     assert_eq!(lost(&changed(whole.len() - 1, &[9])), Lost::Checksum);
-    let other = |owner| decode(owner, 0, &whole).unwrap_err();
+    let other = |owner| decode(owner, since(0), &whole).unwrap_err();
     assert_eq!(other(Owner { node: NodeId(2), ..OWNER }), Lost::OtherNode(NodeId(1)));
     assert_eq!(other(Owner { state_id: 78, ..OWNER }), Lost::OtherState(77));
-    assert_eq!(decode(OWNER, 2, &whole), Err(Lost::Older { sequence: 1, floor: 2 }));
+    assert_eq!(decode(OWNER, since(2), &whole), Err(Lost::Older { sequence: 1, floor: 2 }));
     let rule = DocumentFault::Rule("its sequence is not that of its head");
     assert_eq!(lost(&sealed(changed(24, &[9]))), Lost::Contents(rule));
 }
@@ -46,7 +46,7 @@ fn every_fault_has_its_name() {
 #[test]
 fn what_was_admitted_is_told_by_any_whole_file() {
     let whole = encode(Owner { state_id: 1, ..OWNER }, &state());
-    assert!(decode(OWNER, 0, &whole).is_err(), "it is no vote of this state");
+    assert!(decode(OWNER, since(0), &whole).is_err(), "it is no vote of this state");
     assert_eq!((admitted(NodeId(1), &whole), admitted(NodeId(2), &whole)), (5, 0));
     assert_eq!(admitted(NodeId(1), &whole[..whole.len() - 1]), 0);
     assert_eq!(admitted(NodeId(1), b""), 0);
@@ -61,19 +61,19 @@ fn contents_that_do_not_fit_together_are_no_state() {
     document.members.clear();
     broken.register.value = document.name().digest;
     for state in [no_vote, unaccepted, broken] {
-        let decoded = decode(OWNER, 0, &encode(OWNER, &state));
+        let decoded = decode(OWNER, since(0), &encode(OWNER, &state));
         assert!(matches!(decoded, Err(Lost::Contents(DocumentFault::Rule(_)))), "{decoded:?}");
     }
     let mut empty = encode(OWNER, &state())[..HEAD].to_vec();
     empty[12..16].copy_from_slice(&[0; 4]);
-    assert_eq!(decode(OWNER, 0, &sealed(empty)), Err(Lost::Contents(DocumentFault::Malformed)));
+    assert_eq!(decode(OWNER, since(0), &sealed(empty)), Err(Lost::Contents(DocumentFault::Malformed)));
 }
 
 #[test]
 fn cut_off_at_any_byte_it_is_cut_off() {
     let whole = encode(OWNER, &accepted(2));
     for length in 0..whole.len() {
-        assert_eq!(decode(OWNER, 0, &whole[..length]), Err(Lost::Truncated(length)), "{length}");
+        assert_eq!(decode(OWNER, since(0), &whole[..length]), Err(Lost::Truncated(length)), "{length}");
     }
 }
 
@@ -87,7 +87,7 @@ fn torn_at_any_byte_it_is_the_old_state_or_the_new_one_or_lost() {
     for at in 0..=old.len() {
         for (front, back) in [(&old, &new), (&new, &old)] {
             let torn = [&front[..at], &back[at..]].concat();
-            match decode(OWNER, 0, &torn) {
+            match decode(OWNER, since(0), &torn) {
                 Ok(state) => assert!(state == older && torn == old || state == newer && torn == new, "{at}"),
                 Err(_) => lost += 1,
             }
@@ -102,7 +102,7 @@ fn any_bit_flipped_is_noticed() {
     for bit in 0..whole.len() * 8 {
         let mut bytes = whole.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
-        assert!(decode(OWNER, 0, &bytes).is_err(), "bit {bit}");
+        assert!(decode(OWNER, since(0), &bytes).is_err(), "bit {bit}");
     }
 }
 
@@ -113,8 +113,8 @@ proptest! {
         file.extend(&bytes);
         file[12..16].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
         let file = if sealing { sealed(file) } else { file };
-        prop_assert!(decode(OWNER, 0, &file).is_err());
-        prop_assert!(decode(OWNER, 0, &bytes).is_err());
+        prop_assert!(decode(OWNER, since(0), &file).is_err());
+        prop_assert!(decode(OWNER, since(0), &bytes).is_err());
     }
 
     /// A right checksum over contents that were changed: what is taken nonetheless is a whole state.
@@ -124,7 +124,7 @@ proptest! {
         let at = HEAD + at % (bytes.len() - HEAD - 4);
         bytes[at..at + 4].copy_from_slice(&with);
         let bytes = sealed(bytes);
-        if let Ok(state) = decode(OWNER, 0, &bytes) {
+        if let Ok(state) = decode(OWNER, since(0), &bytes) {
             prop_assert_eq!(encode(OWNER, &state), bytes);
         }
     }

@@ -54,11 +54,11 @@ fn a_full_disk_fails_and_keeps_the_old_state() {
         let reports = written(&file, vec![accepted(2), accepted(3)]);
         let failed = |sequence| Report::Failed { sequence, step: Step::Write, errno: libc::ENOSPC };
         assert_eq!(reports, [failed(2), failed(3)]);
-        assert_eq!(file.read(1).unwrap(), whole(&state()));
-        assert!(matches!(file.take_up(1), Err(Refused::Unwritable(fault)) if fault.errno() == libc::ENOSPC));
+        assert_eq!(file.read(since(1)).unwrap(), whole(&state()));
+        assert!(matches!(file.take_up(since(1)), Err(Refused::Unwritable(fault)) if fault.errno() == libc::ENOSPC));
         // The next start finds room again, and the state that was.
         fs::remove_file(directory.join("filler")).unwrap();
-        assert_eq!(file.take_up(1).unwrap(), TakenUp::Resumed(Box::new(state())));
+        assert_eq!(file.take_up(since(1)).unwrap(), TakenUp::Resumed(Box::new(state())));
     });
 }
 
@@ -72,7 +72,7 @@ fn a_disk_that_became_read_only_fails_and_keeps_the_old_state() {
         mount(None::<&str>, directory, None::<&str>, read_only, None::<&str>).unwrap();
         let failed = Report::Failed { sequence: 2, step: Step::Create, errno: libc::EROFS };
         assert_eq!(written(&file, vec![accepted(2)]), [failed]);
-        assert_eq!(file.read(1).unwrap(), whole(&state()));
+        assert_eq!(file.read(since(1)).unwrap(), whole(&state()));
         assert_eq!(file.set_aside().unwrap_err().errno(), libc::EROFS);
     });
 }
@@ -84,7 +84,7 @@ fn a_file_that_cannot_be_read_is_not_lost_but_refused() {
         file.write(&state()).unwrap();
         // A regular file of this user's whose first byte is an error: nothing is mapped at address 0.
         mount(Some("/proc/self/mem"), &file.path(), None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
-        let refused = file.take_up(0).unwrap_err();
+        let refused = file.take_up(since(0)).unwrap_err();
         let Refused::Unreadable(FileError::Read { error, .. }) = &refused else { panic!("{refused}") };
         assert_eq!(error.raw_os_error(), Some(libc::EIO));
         assert!(!directory.join("agreement.lost.1").exists());
@@ -96,14 +96,14 @@ fn what_is_no_file_of_ours_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let file = file(directory.path());
     std::os::unix::fs::symlink("/dev/zero", file.path()).unwrap();
-    assert!(matches!(file.take_up(0), Err(Refused::Unreadable(FileError::SymbolicLink(_)))));
+    assert!(matches!(file.take_up(since(0)), Err(Refused::Unreadable(FileError::SymbolicLink(_)))));
     fs::remove_file(file.path()).unwrap();
     nix::unistd::mkfifo(&file.path(), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert!(matches!(file.take_up(0), Err(Refused::Unreadable(FileError::NotRegular(_)))));
+    assert!(matches!(file.take_up(since(0)), Err(Refused::Unreadable(FileError::NotRegular(_)))));
     // Of one that has no end only the beginning is read.
     fs::remove_file(file.path()).unwrap();
     File::create(file.path()).unwrap().set_len(1 << 40).unwrap();
-    assert_eq!(file.read(0).unwrap(), Found::Lost(Lost::Foreign));
+    assert_eq!(file.read(since(0)).unwrap(), Found::Lost(Lost::Foreign));
 }
 
 /// A file system upon a file that has no room: it takes every byte into memory, and only the flush finds out.
@@ -132,7 +132,7 @@ fn a_flush_that_fails_is_a_failure() {
         let failed = (2..2000).find_map(|sequence| file.write(&accepted(sequence)).err()).expect("the medium is full");
         assert_eq!(failed.step, Step::Flush, "{failed}");
         assert!([libc::EIO, libc::ENOSPC].contains(&failed.errno()), "kernels name it differently: {failed}");
-        let Found::Whole(kept) = file.read(1).unwrap() else { panic!("the old state is gone") };
+        let Found::Whole(kept) = file.read(since(1)).unwrap() else { panic!("the old state is gone") };
         assert_eq!(kept.vote, state().vote);
     });
 }

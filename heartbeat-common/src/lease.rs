@@ -12,7 +12,8 @@
 mod control;
 
 pub use control::{
-    Bank, Remembered, Vote, begin, clear_grants, grant, install, is_of, remember_state, remember_vote, remembered, until,
+    Bank, Remembered, Vote, begin, clear_grants, grant, install, is_of, remember_state, remember_vote, remembered,
+    until,
 };
 
 use core::cell::Cell;

@@ -7,7 +7,7 @@ use crate::auth::address_words;
 use crate::frame::{WORDS, identity, ids};
 use crate::lease::{Bank, Refused, Vote, acting, bank};
 use crate::maps::RouteKey;
-use crate::path::{FenceKeys, Slot};
+use crate::path::{FenceKeys, SLOT0, SLOT1, Slot};
 use crate::view;
 use siphasher::sip128::{Hasher128, SipHasher24};
 use std::hash::Hasher;
@@ -112,7 +112,7 @@ impl Node {
                 let mut ack = *frame;
                 write_ack(&mut ack, &self.conf);
                 let sum = ack_sum(&ack, &self.conf);
-                if in_first_slot(frame) {
+                if slot_of(frame) == 0 {
                     let zero = [0; frame::STANDING_WORDS];
                     let (own, peer) = (self.conf.key.destination, self.conf.key.source);
                     let full = checksum::constant(true, peer, own, ack[0], ack[1], ack[2], &zero);

@@ -1,7 +1,7 @@
 //! Whole clusters in virtual time: scripts with one fault each, and some seeds with all of them. Every property is
 //! checked at every event; what is asserted here is what the script is for.
 
-use heartbeat_tests::sim::clock::{MS, SECOND};
+use heartbeat_tests::sim::clock::{Halt, MS, SECOND};
 use heartbeat_tests::sim::net::Class;
 use heartbeat_tests::sim::stats::Count;
 use heartbeat_tests::sim::world::START;
@@ -172,4 +172,21 @@ fn a_seed_is_one_run() {
     };
     assert_eq!(play(3), play(3));
     assert_ne!(play(3).0, play(4).0);
+}
+
+#[test]
+fn a_daemon_that_was_not_there_as_its_machine_slept_has_a_lease_again() {
+    let mut world = formed(Plan { lease_ms: 300, ..Plan::calm(3) });
+    // For longer than the lease, and not as long as the detection time. It is killed then, so that no controller sees it.
+    world.halt(1, Halt::Sleep, world.now + 2 * SECOND);
+    world.run_ms(100);
+    world.crash_process(1, Some(10 * MS));
+    world.run_ms(250);
+    world.run_on(1);
+    let adopted = world.stats.of(Count::Adopted);
+    world.run_ms(2_000);
+    holds(&world);
+    assert_eq!(world.stats.of(Count::Adopted), adopted + 1, "its page goes on");
+    assert_eq!(members(&world), [1, 2, 3], "it slept for less than the detection time");
+    assert!(world.acting(1).is_some(), "what it was granted afterwards counts");
 }

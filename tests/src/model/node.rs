@@ -236,6 +236,7 @@ impl Run<'_> {
             bank: (kernel.view.order.0, kernel.view.digest[0]),
             in_force: kernel.in_force,
             cleared: kernel.cleared,
+            slept: false,
         });
         if adopts {
             self.node.generation += 1;

@@ -8,6 +8,7 @@ use super::heap::Event;
 use super::plan::{self, Plan};
 use super::stats::{Count, Stats};
 use super::world::{START, World};
+use heartbeat_common::lease;
 use heartbeat_user::core::agreement::types::Request;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -96,8 +97,8 @@ fn settled(world: &mut World) {
             format!("{name} holds {installed:?}, and {newest:?} was decided")
         } else if !is_member {
             format!("{name} is no member of {newest:?}")
-        } else if world.acting(place).is_none() {
-            format!("{name} does not act in {newest:?}")
+        } else if let Err(why) = lease::acting(&node.kernel.page, node.clock.boot(world.now)) {
+            format!("{name} does not act in {newest:?}: {why:?}")
         } else {
             continue;
         };

@@ -4,17 +4,16 @@
 use super::clock::MS;
 use super::disk::Found as OnDisk;
 use super::heap::{Event, Thread};
-use super::kernel::Kernel;
 use super::node::{Look, Pacer, Process, Say};
 use super::plan::{self, NODES_MAX};
 use super::stats::Count;
 use super::world::World;
 use heartbeat_common::frame::{FLAG_FENCED, FLAG_LEAVING, FLAG_STOPPED};
-use heartbeat_common::lease::{self, Words, bank, word};
+use heartbeat_common::lease::{self, Words, word};
 use heartbeat_common::view::{Order, VoteId};
 use heartbeat_user::core::agreement::Agreement;
 use heartbeat_user::core::agreement::document::{Member, QuorumTerms};
-use heartbeat_user::core::agreement::types::{Adopted, Configured, QuarantineTerms, Setup, Timing};
+use heartbeat_user::core::agreement::types::{Configured, QuarantineTerms, Setup, Timing};
 use heartbeat_user::core::agreement::voter::State;
 use heartbeat_user::core::controller::Controller;
 use heartbeat_user::core::facts::Facts;
@@ -120,7 +119,7 @@ impl World {
         let setup = self.setup(place, identity);
         let times = self.times(place);
         let node = &mut self.nodes[place];
-        let adopted = node.adopted.then(|| adopted(&node.kernel));
+        let adopted = node.adopted.then(|| begin::adopted(&node.kernel.page, times));
         begin::remember(&node.kernel.page, state.as_ref(), node.vote_lost, setup.fresh_vote);
         let agreement = match state {
             Some(state) => Agreement::resume(setup, state, adopted, times),
@@ -192,16 +191,5 @@ impl World {
             remembered: self.nodes[place].remembered,
             seed: self.random.word(),
         }
-    }
-}
-
-/// Returns what an adopted page says.
-fn adopted(kernel: &Kernel) -> Adopted {
-    let page = &kernel.page;
-    let active = lease::active_bank(page);
-    Adopted {
-        bank: (page.get(active + bank::ORDER), page.get(active + bank::DIGEST)),
-        in_force: Order(page.get(word::IN_FORCE)),
-        cleared: page.get(word::CLEARED),
     }
 }

@@ -57,9 +57,12 @@ impl Agreement {
             self.page.cleared = mark(name);
             self.commands.push_back(Command::ClearGrants(mark(name)));
         }
-        let kept = !foreign && adopted.is_some_and(|page| page.bank == (name.order.0, name.digest[0]));
+        // By a bank from before a sleep every stamp taken afterwards is too old: the lease would never hold again.
+        let slept = adopted.is_some_and(|page| page.slept);
+        let whole = !foreign && !slept;
+        let kept = whole && adopted.is_some_and(|page| page.bank == (name.order.0, name.digest[0]));
         // The page's lease goes on only where this incarnation had one: until a view came into force, it had none.
-        let carry = !foreign && self.page.in_force.is_view();
+        let carry = whole && self.page.in_force.is_view();
         self.hold_view(document.clone(), name, (!kept).then_some(carry));
         let (in_force, own) = (self.page.in_force, self.setup.own);
         if let Some(held) = &mut self.held {

@@ -112,6 +112,9 @@ pub struct Adopted {
     pub in_force: Order,
     /// Mark of the last view whose grants were cleared.
     pub cleared: u64,
+    /// The machine slept since the bank was made. Nobody looks after the page while no controller runs, so who takes it up
+    /// has to see that.
+    pub slept: bool,
 }
 
 /// What the kernel's ticks and the detector say of a peer.

@@ -6,7 +6,7 @@ use super::{Hands, HandsSetup, clocks};
 use crate::config::{Config, Role, settings_hash};
 use crate::core::agreement::Agreement;
 use crate::core::agreement::document::{Member, QuorumTerms};
-use crate::core::agreement::types::{Adopted, Command, Configured, QuarantineTerms, Setup, Timing};
+use crate::core::agreement::types::{Adopted, Command, Configured, QuarantineTerms, Setup, Times, Timing};
 use crate::core::agreement::voter::State;
 use crate::core::event::NodeNames;
 use crate::core::ids::NodeId;
@@ -132,7 +132,7 @@ pub fn begin(beginning: Beginning<'_>) -> anyhow::Result<Option<Begun>> {
     remember(page, durable.as_deref(), lost, setup.fresh_vote);
     let mut agreement = match &durable {
         Some(state) => {
-            let adopted = beginning.adopted.then(|| adopted(page));
+            let adopted = beginning.adopted.then(|| adopted(page, times));
             Agreement::resume(setup, (**state).clone(), adopted, times)
         }
         None => Agreement::new(setup, times),
@@ -239,12 +239,14 @@ fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
-fn adopted<W: Words>(page: &W) -> Adopted {
+/// Returns what a page says at `now` that a controller of the same incarnation left behind.
+pub fn adopted<W: Words>(page: &W, now: Times) -> Adopted {
     let active = lease::active_bank(page);
     Adopted {
         bank: (page.get(active + bank::ORDER), page.get(active + bank::DIGEST)),
         in_force: Order(page.get(word::IN_FORCE)),
         cleared: page.get(word::CLEARED),
+        slept: clocks::slept_since(page.get(active + bank::BOOT_OFFSET_NS), now),
     }
 }
 

@@ -18,6 +18,13 @@ fn read(clock: ClockId) -> u64 {
     time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
 }
 
+/// Says whether the host slept since CLOCK_BOOTTIME was ahead of CLOCK_MONOTONIC by `offset` ns. That came of one reading,
+/// which may have been interrupted; the shortest of sleeps is far longer.
+#[must_use]
+pub const fn slept_since(offset: u64, now: Times) -> bool {
+    now.boot_ns.saturating_sub(now.mono.0) > offset.saturating_add(10 * SLEPT_NS)
+}
+
 /// Reads the clocks. CLOCK_MONOTONIC last: what a bank of the page adds to its stamps is then never too much.
 #[must_use]
 pub fn now() -> Times {
@@ -106,6 +113,14 @@ mod tests {
         assert!(!clocks.compare(at(S, S, 900_000)).slept, "readings are never quite together");
         assert!(clocks.compare(at(2 * S, 2 * S, 5 * S)).slept);
         assert!(!clocks.compare(at(3 * S, 3 * S, 5 * S)).slept);
+    }
+
+    #[test]
+    fn a_sleep_is_seen_by_an_offset_of_before() {
+        let offset = |slept| at(0, 0, slept).boot_ns - at(0, 0, slept).mono.0;
+        assert!(slept_since(offset(0), at(S, S, 20_000_000)));
+        assert!(!slept_since(offset(0), at(S, S, 9_000_000)), "a reading that was interrupted");
+        assert!(!slept_since(offset(S), at(S, S, S)));
     }
 
     #[test]

@@ -101,3 +101,22 @@ fn a_view_owes_the_lease_and_what_a_slewed_clock_may_add() {
     let timing = world.setup(1).timing;
     assert!(waited >= Duration::from_millis(super::world::LEASE) + timing.delay / 20, "{waited:?}");
 }
+
+#[test]
+fn a_page_from_before_a_sleep_is_given_another_bank() {
+    let mut world = World::formed(3);
+    world.request(1, 7, Request::Set(Setting::LeaseMs(700)));
+    world.run(1_000);
+    let carry = |world: &World| world.nodes[&2].kernel.bank.as_ref().unwrap().carry;
+    let mut restart = |slept| {
+        world.slept = slept;
+        world.kill_controller(2);
+        world.run(20);
+        world.restart_controller(2);
+        (carry(&world), world.acting(2).is_ok())
+    };
+    assert_eq!(restart(false), (true, true), "its lease goes on");
+    assert!(!restart(true).0, "nothing of the lease of before");
+    world.run(1_000);
+    assert!(world.acting(2).is_ok() && world.settled(3));
+}

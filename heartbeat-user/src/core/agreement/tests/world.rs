@@ -122,6 +122,8 @@ pub struct World {
     pub no_fences: bool,
     /// After how long without progress a controller counts as stalled, ms.
     pub stall_limit: u64,
+    /// Controllers that start find that their machines slept since their page's bank was made.
+    pub slept: bool,
 }
 
 impl World {
@@ -139,6 +141,7 @@ impl World {
             gated: false,
             no_fences: false,
             stall_limit: 300,
+            slept: false,
         }
     }
 
@@ -216,7 +219,7 @@ impl World {
         this.stalled_since = None;
         let kernel = &this.kernel;
         let bank = kernel.bank.as_ref().map_or((0, 0), |bank| (bank.view.order.0, bank.view.digest[0]));
-        let adopted = Adopted { bank, in_force: kernel.in_force, cleared: kernel.cleared };
+        let adopted = Adopted { bank, in_force: kernel.in_force, cleared: kernel.cleared, slept: self.slept };
         self.boot(node, Some(adopted), self.now);
     }
 

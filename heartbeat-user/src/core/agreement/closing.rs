@@ -298,6 +298,10 @@ impl<'a> Judge<'a> {
     fn staying(&self) -> (Vec<Member>, BTreeSet<NodeId>) {
         let candidates = self.candidates();
         let strict = self.select(&candidates, true);
+        if strict.len() == candidates.len() {
+            // Whoever is connected by messages too is heard: there is nobody to cut off.
+            return (strict, BTreeSet::new());
+        }
         let heard = self.select(&candidates, false);
         let cut: BTreeSet<NodeId> =
             heard.iter().filter(|member| !strict.contains(member)).map(|member| member.node).collect();

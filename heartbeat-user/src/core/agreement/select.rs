@@ -31,6 +31,10 @@ pub struct Selection {
 #[must_use]
 pub fn select(candidates: &[Candidate], hears: &[u64]) -> Selection {
     let mut search = Search::new(candidates, hears);
+    if search.whole() {
+        // Nearly always: all hear each other, and there is one maximal set.
+        return Selection { set: search.all, weight: search.weight(search.all), exact: true };
+    }
     search.expand(0, search.all, 0);
     if !search.exact {
         let greedy = search.greedy();
@@ -62,6 +66,11 @@ impl<'a> Search<'a> {
             *set = bits(of(a)).filter(|&b| of(b) >> a & 1 == 1).fold(0, |set, b| set | 1 << b);
         }
         Self { candidates, mutual, all, best: None, steps: 0, exact: true }
+    }
+
+    /// Says whether all candidates hear each other.
+    fn whole(&self) -> bool {
+        bits(self.all).all(|node| self.mutual[node] | 1 << node == self.all)
     }
 
     /// Bron and Kerbosch's search for maximal cliques, with a pivot (E. Tomita et al., 2006): `set` is one so far, each

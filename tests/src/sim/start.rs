@@ -120,7 +120,7 @@ impl World {
         let times = self.times(place);
         let node = &mut self.nodes[place];
         let adopted = node.adopted.then(|| begin::adopted(&node.kernel.page, times));
-        begin::remember(&node.kernel.page, state.as_ref(), node.vote_lost, setup.fresh_vote);
+        begin::remember(&node.kernel.page, state.as_ref(), setup.fresh_vote);
         let agreement = match state {
             Some(state) => Agreement::resume(setup, state, adopted, times),
             None => Agreement::new(setup, times),

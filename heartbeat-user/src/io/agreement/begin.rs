@@ -99,15 +99,15 @@ impl Begun {
     }
 }
 
-/// Has the page remember what a start found on disk: `durable` is a state that is a vote, `lost` says that something was
-/// there that is none. `fresh` is the vote that such a node would take.
-pub fn remember<W: Words>(page: &W, durable: Option<&State>, lost: bool, fresh: VoteId) {
+/// Has the page remember what a start found on disk: `durable` is a state that is a vote. A node that began without one has
+/// no vote until a view names a new one, `fresh`: also where nobody can tell which vote was lost, none that is put back
+/// later in the same machine start is believed.
+pub fn remember<W: Words>(page: &W, durable: Option<&State>, fresh: VoteId) {
     let known = [page.get(word::VOTE), page.get(word::VOTE + 1)] != [0; 2];
     if let Some(state) = durable {
         lease::remember_vote(page, state.vote);
         lease::remember_state(page, state.sequence);
-    } else if lost && !known {
-        // Which vote it was nobody can tell: none that comes back is believed.
+    } else if !known {
         lease::remember_vote(page, fresh);
     }
 }
@@ -124,12 +124,11 @@ pub fn begin(beginning: Beginning<'_>) -> anyhow::Result<Option<Begun>> {
     let (page, gated) = (beginning.page, beginning.gated);
     let setup = setup(&beginning)?;
     let times = clocks::now();
-    let lost = matches!(beginning.taken, TakenUp::Lost { .. });
     let durable = match beginning.taken {
         TakenUp::Resumed(state) => Some(state),
         TakenUp::Absent | TakenUp::Lost { .. } => None,
     };
-    remember(page, durable.as_deref(), lost, setup.fresh_vote);
+    remember(page, durable.as_deref(), setup.fresh_vote);
     let mut agreement = match &durable {
         Some(state) => {
             let adopted = beginning.adopted.then(|| adopted(page, times));

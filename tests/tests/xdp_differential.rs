@@ -236,7 +236,8 @@ impl Worker {
         if heartbeat.words[8] >> 49 & 1 == 1 {
             match self.random.below(16) {
                 0..=3 => payload[136..].fill(0),
-                4 => {
+                // A tag that is false already could be made good by it.
+                4 if authentic => {
                     payload[128 + self.random.below(16) as usize] ^= 1;
                     authentic = false;
                 }

@@ -18,8 +18,8 @@ pub struct Votable {
 }
 
 /// Returns the weights of votes, in their order. With dynamic votes only members have one; without, all that are named
-/// keep theirs. An even number that is not 0 is made odd, so that no split is even: the node of lower priority loses its
-/// vote if it has one, else a stalled one does, else the one with the highest id.
+/// keep theirs. Of an even number that is not 0 the node of lower priority loses its vote, if it has one. Else dynamic
+/// votes are made odd, so that no split is even: a stalled one is lost, or the one with the highest id.
 #[must_use]
 pub fn assign(votes: &[Votable], dynamic: bool, lower_priority: Option<NodeId>) -> Vec<u8> {
     let mut weights: Vec<u8> =
@@ -32,7 +32,7 @@ pub fn assign(votes: &[Votable], dynamic: bool, lower_priority: Option<NodeId>) 
     let node = |vote: &Votable| matches!(vote.holder, Holder::Node(_));
     // A witness loses its vote last of all: it is there for the even split.
     let loser = (0..votes.len())
-        .filter(|&index| weights[index] == 1)
+        .filter(|&index| weights[index] == 1 && (dynamic || low(&votes[index])))
         .max_by_key(|&index| (low(&votes[index]), node(&votes[index]), votes[index].stalled, votes[index].holder));
     if let Some(index) = loser {
         weights[index] = 0;
@@ -66,7 +66,9 @@ mod tests {
     #[test]
     fn static_votes_stay_with_whom_they_were_given_to() {
         assert_eq!(assign(&votes(2, 5), false, None), [1; 5]);
-        assert_eq!(assign(&votes(2, 4), false, None), [1, 1, 1, 0]);
+        assert_eq!(assign(&votes(2, 4), false, None), [1; 4], "two halves stop, both of them");
+        assert_eq!(assign(&votes(2, 4), false, Some(NodeId(1))), [1, 0, 1, 1]);
+        assert_eq!(assign(&votes(2, 5), false, Some(NodeId(1))), [1; 5]);
     }
 
     #[test]

@@ -97,9 +97,9 @@ impl fmt::Display for ViewEvent {
             E::LeaseGained { view } => {
                 write!(f, "this node may act, under view {view}: a majority of votes has granted within the lease")
             }
-            E::StoppedForConsistency {} => f.write_str(
-                "this node leaves the cluster: its disk failed, so that it cannot keep what it promises the others",
-            ),
+            E::StoppedForConsistency {} => {
+                f.write_str("this node leaves the cluster: its disk does not keep what this node promised the others")
+            }
             other => other.course(f),
         }
     }
@@ -205,7 +205,7 @@ impl ViewEvent {
             ),
             E::QuarantineCleared { node } => write!(f, "node {node} may join again: its quarantine is over"),
             E::VoteForfeited {} => f.write_str(
-                "a write to this node's disk failed, so its vote is given up: a promise that may be lost is none",
+                "this node's disk may not hold what it promised (a write failed, or it is an older copy), so its vote is given up",
             ),
             E::OlderState { sequence, seen, seen_by } => write!(
                 f,

@@ -287,7 +287,9 @@ impl Hands {
         }
         while let Some(event) = self.setup.agreement.poll_event() {
             if let AgreementEvent::OlderState { seen, .. } = event {
-                // The next start is to know what this one was told: else it would take the same copy up again.
+                // The next start is to know what this one was told: else it would take the same copy up again. The page
+                // knows it where this one is killed, and goes with it where it ends.
+                self.setup.disk.set_aside();
                 lease::remember_state(self.page(), seen);
             }
             self.happened.push(event);

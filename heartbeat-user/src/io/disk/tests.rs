@@ -240,6 +240,22 @@ fn the_thread_reports_what_is_on_disk() {
 }
 
 #[test]
+fn an_older_copy_is_set_aside_by_the_thread_and_no_vote_for_the_next_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file(directory.path());
+    file.write(&state()).unwrap();
+    let (ended, end) = channel::<()>();
+    let writer = Writer::start(file.clone(), move |_| drop(ended.clone())).unwrap();
+    writer.set_aside();
+    // The thread takes what it was told before it ends, and drops its end of the channel then.
+    drop(writer);
+    assert_eq!(end.recv_timeout(LIMIT).unwrap_err(), std::sync::mpsc::RecvTimeoutError::Disconnected);
+    assert_eq!(file.read(Remembered::default()).unwrap(), Found::Absent);
+    let aside = AgreementFile::path(&file).with_extension("lost.1");
+    assert_eq!(decode(OWNER, Remembered::default(), &std::fs::read(aside).unwrap()).unwrap(), state());
+}
+
+#[test]
 fn after_one_failure_the_disk_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let file = file(directory.path());

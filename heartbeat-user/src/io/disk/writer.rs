@@ -45,7 +45,14 @@ struct Desk {
 #[derive(Debug, Default)]
 struct Slot {
     next: Option<Box<State>>,
+    aside: bool,
     closed: bool,
+}
+
+/// What the thread is told.
+enum Order {
+    Write(Box<State>),
+    SetAside,
 }
 
 impl Desk {
@@ -54,11 +61,14 @@ impl Desk {
     }
 
     /// Waits for an order; `None` when there will be no more.
-    fn next(&self) -> Option<Box<State>> {
+    fn next(&self) -> Option<Order> {
         let mut slot = self.slot();
         loop {
             if let Some(state) = slot.next.take() {
-                return Some(state);
+                return Some(Order::Write(state));
+            }
+            if std::mem::take(&mut slot.aside) {
+                return Some(Order::SetAside);
             }
             if slot.closed {
                 return None;
@@ -89,6 +99,13 @@ impl Writer {
         self.desk.slot().next = Some(state);
         self.desk.changed.notify_one();
     }
+
+    /// Orders the file to be set aside, after what waits to be written: it is no vote any more, and the next start is not
+    /// to take it for one. Where that fails it is logged: whoever told of it tells the next start again.
+    pub fn set_aside(&self) {
+        self.desk.slot().aside = true;
+        self.desk.changed.notify_one();
+    }
 }
 
 impl Drop for Writer {
@@ -100,7 +117,17 @@ impl Drop for Writer {
 
 fn run(desk: &Desk, file: &AgreementFile, mut report: impl FnMut(Report)) {
     let mut failed: Option<(Step, i32)> = None;
-    while let Some(state) = desk.next() {
+    while let Some(order) = desk.next() {
+        let state = match order {
+            Order::Write(state) => state,
+            Order::SetAside => {
+                match file.set_aside() {
+                    Ok(aside) => aside.iter().for_each(|to| log::warn!("the older copy is now {}", to.display())),
+                    Err(fault) => log::error!("the older copy stays where it is: {fault}"),
+                }
+                continue;
+            }
+        };
         let sequence = state.sequence;
         let begun = clock::now();
         let outcome = match failed {

@@ -323,17 +323,22 @@ impl<'a> Judge<'a> {
         candidates.iter().take(NODES_MAX).enumerate().filter_map(inside).collect()
     }
 
-    /// Says whether `a` hears `b`, by its own report; the other side's stands for one that has not reported.
+    /// Says whether `a` hears `b`, by its own report; the other side's stands for one that has not reported, and for a
+    /// member that cannot say yet, whose controller began a moment ago: its kernel answered all the while, and to have
+    /// heard both ways takes both.
     fn hears(&self, a: Member, b: Member, messages: bool) -> bool {
-        let (from, to) = match self.scene.reports.get(&a.node) {
-            Some(report) => (Some(*report), b),
-            None => (self.scene.reports.get(&b.node).copied(), a),
+        let both = is_member(self.scene.view, a) && is_member(self.scene.view, b);
+        let says = |report: &&Report| !both || edge(report, b.node).is_none_or(|hears| hears.health != Health::Unknown);
+        let other = self.scene.reports.get(&b.node).copied();
+        let (from, to) = match self.scene.reports.get(&a.node).copied().filter(says) {
+            Some(report) => (Some(report), b),
+            None if other.is_some() || !self.scene.reports.contains_key(&a.node) => (other, a),
+            None => return false,
         };
         // Neither has reported: both are stalled, or wait for the same cure; who hears them keeps them.
         let Some(report) = from else { return true };
         let Some(hears) = edge(report, to.node) else { return false };
-        let joins = !is_member(self.scene.view, a) || !is_member(self.scene.view, b);
-        let long = if joins { millis(self.scene.detection) } else { 1 };
+        let long = if both { 1 } else { millis(self.scene.detection) };
         hears.peer.incarnation == to.incarnation
             && is_heard(hears)
             && hears.both_ways_ms >= long

@@ -17,6 +17,8 @@ pub(super) struct Peer {
     pub report: Option<Report>,
     /// When the newest message of its present incarnation came, or the time for it began.
     pub message_at: MonoTime,
+    /// When this node's own controller began.
+    begun: MonoTime,
     /// Since when it is heard, and not both ways.
     pub apart_since: Option<MonoTime>,
     /// Its messages do not pass, and that was told.
@@ -47,6 +49,7 @@ impl Peer {
         Self {
             facts,
             report: None,
+            begun: now,
             message_at: now,
             apart_since: None,
             control_lost: false,
@@ -112,12 +115,15 @@ impl Peer {
     }
 
     /// Returns the edge to it, as this node sees it.
-    pub fn hears(&self, now: MonoTime, limit: Duration) -> Hears {
+    pub fn hears(&self, now: MonoTime, limit: Duration, detection: Duration) -> Hears {
+        // A controller that began a moment ago has not asked everybody yet: that it has no answer says nothing.
+        let is_young = now.since(self.begun) < detection;
+        let unasked = is_young && self.facts.health == Health::Up && self.facts.both_ways_since.is_none();
         let both = self.facts.both_ways_since.map_or(0, |since| millis(now.since(since)).max(1));
         let heard = self.facts.heard;
         Hears {
             peer: self.member(),
-            health: self.facts.health,
+            health: if unasked { Health::Unknown } else { self.facts.health },
             both_ways_ms: both,
             silent_ms: if heard == MonoTime::ZERO { u32::MAX } else { millis(now.since(heard)) },
             controller_age_ms: self.facts.controller_age.map_or(0, millis),

@@ -40,7 +40,7 @@ impl Agreement {
             leaving: matches!(self.course, Course::Leaving { .. }),
             cannot_apply: stuck || self.forfeited(),
             joins,
-            hears: self.peers.values().map(|peer| peer.hears(now, timing.control_limit)).collect(),
+            hears: self.peers.values().map(|peer| peer.hears(now, timing.control_limit, timing.detection)).collect(),
             stopped: stopped.into_values().take(NODES_MAX).collect(),
             ends: self.own_ends(),
             wishes: self.requests.wishes().copied().collect(),

@@ -27,6 +27,28 @@ fn a_daemon_killed_while_it_leaves_is_a_member_that_acts_again() {
 }
 
 #[test]
+fn a_change_right_after_a_controller_came_back_leaves_nobody_out() {
+    for after in [0, 10, 40, 90, 150] {
+        let mut world = World::formed(3);
+        world.run(1_000);
+        let (before, member) = (world.view(1), world.member(3));
+        world.kill_controller(3);
+        world.run(30);
+        world.restart_controller(3);
+        world.run(after);
+        world.request(1, 7, Request::Set(Setting::LeaseMs(700)));
+        world.run(1_500);
+        assert_eq!(world.member(3), member, "after {after} ms: {}", world.describe());
+        assert_eq!(
+            world.view(1).order,
+            before.order.next().unwrap(),
+            "after {after} ms: one change, the one asked for"
+        );
+        assert!(world.settled(3), "after {after} ms: {}", world.describe());
+    }
+}
+
+#[test]
 fn what_comes_first_after_a_pause_accuses_nobody() {
     let mut world = World::formed(3);
     let limit = world.setup(3).timing.control_limit;

@@ -98,6 +98,8 @@ pub struct Node {
     pub disk_fails: bool,
     pub kernel: Kernel,
     pub stalled_since: Option<u64>,
+    /// Its controller began a moment ago, and has no answer to what it asked before this.
+    answered_from: u64,
     pub events: Vec<AgreementEvent>,
     pub log: Vec<Command>,
     pub ended: Option<Ending>,
@@ -217,6 +219,8 @@ impl World {
         let this = self.nodes.get_mut(&node).unwrap();
         this.generation += 1;
         this.stalled_since = None;
+        this.answered_from = self.now + 100;
+        this.seen.values_mut().for_each(|seen| seen.both_since = None);
         let kernel = &this.kernel;
         let bank = kernel.bank.as_ref().map_or((0, 0), |bank| (bank.view.order.0, bank.view.digest[0]));
         let adopted = Adopted { bank, in_force: kernel.in_force, cleared: kernel.cleared, slept: self.slept };
@@ -395,12 +399,14 @@ impl World {
                 let grant = if both { self.grant(*b, *a) } else { 0 };
                 let incarnation = self.nodes[b].incarnation;
                 let this = self.nodes.get_mut(a).unwrap();
+                let answered_from = this.answered_from;
                 let seen = this.seen.entry(*b).or_default();
                 if incarnation > seen.incarnation {
                     *seen = Seen { incarnation, since: now, acked: seen.acked, ..Seen::default() };
                 }
                 seen.heard = now;
-                seen.both_since = if both { seen.both_since.or(Some(now)) } else { None };
+                let asked = (now >= answered_from).then_some(now);
+                seen.both_since = if both { seen.both_since.or(asked) } else { None };
                 let slots = this.kernel.bank.iter().flat_map(|bank| &bank.slots);
                 let expected = slots.filter(|slot| slot.node.0 == *b).map(|slot| slot.expected).next();
                 if grant != 0 && expected == Some(grant) {

@@ -130,7 +130,8 @@ proptest! {
 
     #[test]
     fn a_healthy_cluster_with_a_few_faults_is_searched_exactly(
-        faults in proptest::collection::vec((0usize..64, 0usize..64), 0..24),
+        // Each that meets no other doubles the number of largest sets: of twenty and more the search may give up.
+        faults in proptest::collection::vec((0usize..64, 0usize..64), 0..13),
     ) {
         let mut hears = vec![u64::MAX; 64];
         for (a, b) in faults {
@@ -138,6 +139,6 @@ proptest! {
         }
         let selection = select(&[ONE; 64], &hears);
         prop_assert!(selection.exact && is_clique(selection.set, &hears));
-        prop_assert!(selection.weight >= 40);
+        prop_assert!(selection.weight >= 52);
     }
 }

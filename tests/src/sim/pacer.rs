@@ -2,6 +2,7 @@
 //! shipped one: first the stamp that a probe brings back is read, and then whether this vote grants.
 
 use super::clock::MS;
+use super::faults;
 use super::heap::{Event, Thread};
 use super::net::{Class, Flight, Frame};
 use super::stats::Count;
@@ -92,6 +93,7 @@ impl World {
         match stops {
             None => self.sign_and_send(place, path, half),
             Some(pause) => {
+                self.stats.faults[faults::SIGNING] += 1;
                 self.stats.add(Count::StoppedSigning);
                 paced_path.half = Some(half);
                 let life = node.life;

@@ -26,6 +26,10 @@ const NEEDS: &[Need] = &[
 ];
 /// Names of the tests that may be skipped.
 const ALLOWED: &str = ".ci/allowed-skips";
+/// Tests of whole clusters that every run plays; the others that begin with the same word take half an hour.
+const CLUSTERS_ALWAYS: [&str; 2] = ["views_form", "views_parts"];
+/// How the files of tests of whole clusters begin.
+const CLUSTERS: &str = "views_";
 /// Most tests of the lab that are run a second time.
 const SECOND_TRIES: usize = 3;
 /// An ordinary run should not take longer.
@@ -37,6 +41,9 @@ pub struct Options {
     /// Run the long tests at their full length too: hours
     #[arg(long)]
     long: bool,
+    /// Play all tests of whole clusters too: half an hour more
+    #[arg(long)]
+    views: bool,
     /// Run only tests whose name contains FILTER
     #[arg(long, value_name = "FILTER")]
     only: Option<String>,
@@ -61,10 +68,13 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let mut tally = Tally::default();
     // Integration tests share the host's network, CPUs and clocks: one at a time, and after the others.
-    let groups: [(&[&str], &[&str]); 2] = [
-        (&["--workspace", "--exclude", "heartbeat-tests"], &[]),
-        (&["--package", "heartbeat-tests"], &["--test-threads=1"]),
-    ];
+    let (lab, left_out) = lab_targets(&root, options)?;
+    if !left_out.is_empty() {
+        println!("not run without --views: {}", left_out.join(", "));
+    }
+    let lab: Vec<&str> = lab.iter().map(String::as_str).collect();
+    let groups: [(&[&str], &[&str]); 2] =
+        [(&["--workspace", "--exclude", "heartbeat-tests"], &[]), (&lab, &["--test-threads=1"])];
     let test = |packages: &[&str], arguments: &[&str]| {
         let mut command = shell::cargo();
         command.args(["test", "--no-fail-fast"]).args(packages).env("HEARTBEAT_SKIPS", &skips);
@@ -90,6 +100,31 @@ pub fn run(options: &Options) -> Result<()> {
     }
     tally.take_file(&fs::read_to_string(&skips).with_context(|| skips.display().to_string())?);
     judge(&root, &tally, well, begun.elapsed(), options)
+}
+
+/// Returns what cargo is to test of the lab, and the test files that this run leaves out.
+///
+/// # Errors
+/// If the files cannot be listed.
+fn lab_targets(root: &Path, options: &Options) -> Result<(Vec<String>, Vec<String>)> {
+    let mut arguments: Vec<String> = ["--package", "heartbeat-tests"].map(str::to_owned).to_vec();
+    if options.views || options.long || options.only.is_some() {
+        return Ok((arguments, Vec::new()));
+    }
+    let directory = root.join("tests/tests");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&directory).with_context(|| directory.display().to_string())? {
+        let path = entry.with_context(|| directory.display().to_string())?.path();
+        names.extend(path.file_stem().and_then(|name| name.to_str()).map(str::to_owned));
+    }
+    names.sort();
+    let later = |name: &String| name.starts_with(CLUSTERS) && !CLUSTERS_ALWAYS.contains(&name.as_str());
+    let (left_out, run): (Vec<String>, Vec<String>) = names.into_iter().partition(later);
+    arguments.extend(["--lib", "--bins"].map(str::to_owned));
+    for name in run {
+        arguments.extend(["--test".to_owned(), name]);
+    }
+    Ok((arguments, left_out))
 }
 
 /// Takes away what a killed run left (namespaces, daemons, pins, control groups) and says what it was: it would take
@@ -205,6 +240,19 @@ mod tests {
             let there = text("xdp_differential.rs") + &text("starvation_pairs.rs");
             assert!(name == "no_such_test" || there.contains(name), "{name} was renamed");
             assert!(!plays_in_real_time(&root, name), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_file_of_tests_is_run_or_named() {
+        let root = shell::root();
+        let (run, left_out) = lab_targets(&root, &Options::default()).unwrap();
+        let files = fs::read_dir(root.join("tests/tests")).unwrap().count();
+        assert_eq!(run.iter().filter(|one| *one == "--test").count() + left_out.len(), files);
+        assert!(CLUSTERS_ALWAYS.iter().all(|name| run.iter().any(|one| one == name)));
+        assert!(!left_out.is_empty() && left_out.iter().all(|name| name.starts_with(CLUSTERS)));
+        for options in [Options { views: true, ..Options::default() }, Options { long: true, ..Options::default() }] {
+            assert_eq!(lab_targets(&root, &options).unwrap().1, Vec::<String>::new());
         }
     }
 

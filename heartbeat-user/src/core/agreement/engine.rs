@@ -68,6 +68,13 @@ impl Agreement {
     /// Begins without a state on disk: the node waits for a view, or for [`super::types::Request::Init`].
     #[must_use]
     pub fn new(setup: Setup, now: Times) -> Self {
+        let mut this = Self::begin(setup, now);
+        // A page that goes on may say what held the controller before, which was killed while it left: this one does not.
+        this.commands.push_back(Command::Hold(0));
+        this
+    }
+
+    fn begin(setup: Setup, now: Times) -> Self {
         let others = setup.configured.iter().map(|one| one.node).filter(|node| *node != setup.own.node);
         let peers = others.take(NODES_MAX - 1).map(|node| (node, Peer::new(node, now.mono))).collect();
         let regroup = Regroup::new(&setup, now.mono);
@@ -98,7 +105,7 @@ impl Agreement {
     /// the page is empty. The commands that follow have to be carried out before the first message is sent.
     #[must_use]
     pub fn resume(setup: Setup, state: State, adopted: Option<Adopted>, now: Times) -> Self {
-        let mut this = Self::new(setup, now);
+        let mut this = Self::begin(setup, now);
         this.ends = Ends::of(&state.remembers);
         this.voter = Some(Voter::resume(state));
         this.take_up(adopted);

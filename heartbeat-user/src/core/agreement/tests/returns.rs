@@ -27,6 +27,21 @@ fn a_daemon_killed_while_it_leaves_is_a_member_that_acts_again() {
 }
 
 #[test]
+fn a_daemon_killed_while_it_leaves_is_not_held_by_that_with_nothing_on_its_disk() {
+    let mut world = World::new(3);
+    for node in [1, 2, 3] {
+        world.start(node);
+    }
+    world.mute.extend([(3, 1), (3, 2)]);
+    world.request(3, 5, Request::Leave);
+    assert_eq!(world.nodes[&3].kernel.hold, hold::LEAVING);
+    world.kill_controller(3);
+    world.heal();
+    world.restart_controller(3);
+    assert_eq!(world.nodes[&3].kernel.hold, 0, "what held the controller before was its own");
+}
+
+#[test]
 fn a_change_right_after_a_controller_came_back_leaves_nobody_out() {
     for after in [0, 10, 40, 90, 150] {
         let mut world = World::formed(3);

@@ -37,9 +37,9 @@ pub struct Options {
 
 /// The profile: as fast as a release, with every assertion.
 const PROFILE: &str = "sim";
-/// What every change has to pass: so many worlds, each thread so many times as fast as they are, within five minutes on
-/// two cores.
-const CHECK: [&str; 4] = ["--seeds", "10000", "--at-least", "1000"];
+/// What every change has to pass: so many worlds. How fast they went is printed and judged by nobody here: machines
+/// differ.
+const CHECK: [&str; 2] = ["--seeds", "10000"];
 
 /// Plays worlds.
 ///
@@ -53,7 +53,7 @@ pub fn run(options: &Options) -> Result<()> {
 /// Plays the worlds that every change has to pass.
 ///
 /// # Errors
-/// It cannot be built, a rule was broken, something that is to be played never happened, or it was too slow.
+/// It cannot be built, a rule was broken, or something that is to be played never happened.
 pub fn check() -> Result<()> {
     build()?;
     shell::run(Command::new(shell::root().join("target").join(PROFILE).join("heartbeat-sim")).args(CHECK))

@@ -409,7 +409,8 @@ fn setup(own: u16, nodes: usize, node: &Node) -> Setup {
             pruning: ms(500),
             control_limit: ms(1_000),
             detection: ms(500),
-            delay: ms(100),
+            // Rounds are a quantum apart, and that is no pause.
+            delay: ms(QUANTUM_MS),
             leave: ms(5_000),
         },
         quarantine: QuarantineTerms { threshold: 0, duration: ms(7_200_000) },

@@ -114,6 +114,20 @@ impl Peer {
         self.facts.incarnation != 0 && self.facts.heard != MonoTime::ZERO && now.since(alone) >= delay
     }
 
+    /// Says whether nothing more is to be expected of it before a cluster is created: it has reported, or had its time
+    /// to, which is longer where it is heard.
+    pub fn said_all(&self, now: MonoTime, detection: Duration, limit: Duration) -> bool {
+        let reported = self.report.as_ref().is_some_and(|report| report.author.incarnation >= self.facts.incarnation);
+        let heard = matches!(self.facts.health, Health::Up | Health::Stalled);
+        let [unheard_by, heard_by] = self.said_all_by(detection, limit);
+        reported || now >= if heard { heard_by } else { unheard_by }
+    }
+
+    /// Returns when [`Self::said_all`] becomes true by time alone: where it is not heard, and where it is.
+    pub fn said_all_by(&self, detection: Duration, limit: Duration) -> [MonoTime; 2] {
+        [self.begun + detection, self.begun + detection.max(limit)]
+    }
+
     /// Returns the edge to it, as this node sees it.
     pub fn hears(&self, now: MonoTime, limit: Duration, detection: Duration) -> Hears {
         // A controller that began a moment ago has not asked everybody yet: that it has no answer says nothing.

@@ -8,6 +8,7 @@ use super::ending::Course;
 use super::engine::Agreement;
 use super::event::AgreementEvent;
 use super::message::{Setting, WISHES_MAX, Wish, Wished};
+use super::peer::Peer;
 use super::types::{Command, Ending, Outcome, Refusal, Request};
 use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
@@ -30,6 +31,8 @@ struct Open {
 /// What it waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Waits {
+    /// A cluster of this instance is to be created, once no peer can know one.
+    Peers([u64; 2]),
     /// A view that fulfils this wish; and what it changes, as it was when it was asked for.
     Wish(Wished, Option<Setting>),
     /// This view on the own disk.
@@ -50,7 +53,7 @@ impl Requests {
     pub fn wishes(&self) -> impl Iterator<Item = &Wished> {
         self.open.iter().filter_map(|open| match &open.waits {
             Waits::Wish(wished, _) => Some(wished),
-            Waits::View(_) | Waits::End => None,
+            Waits::Peers(_) | Waits::View(_) | Waits::End => None,
         })
     }
 }
@@ -59,7 +62,7 @@ impl Agreement {
     /// Takes a request.
     pub(super) fn request(&mut self, number: u64, request: Request) {
         let asked = match request {
-            Request::Init { instance } => self.create(instance),
+            Request::Init { instance } => self.no_cluster_known().map(|()| Some(Waits::Peers(instance))),
             Request::Leave => {
                 self.leave(Ending::Left);
                 Ok(Some(Waits::End))
@@ -86,13 +89,44 @@ impl Agreement {
         }
     }
 
-    fn create(&mut self, instance: [u64; 2]) -> Result<Option<Waits>, Refusal> {
+    /// Says whether nothing that this node has or has heard speaks of a cluster.
+    fn no_cluster_known(&self) -> Result<(), Refusal> {
         if self.voter.is_some() {
             return Err(Refusal::HasView);
         }
-        if self.peers.values().filter_map(|peer| peer.report.as_ref()).any(|report| report.view.order.is_view()) {
-            return Err(Refusal::PeerHasView);
+        let knows = |peer: &Peer| {
+            let reported = peer.report.as_ref().is_some_and(|report| report.view.order.is_view());
+            reported || peer.facts.quorate && peer.facts.both_ways_since.is_some()
+        };
+        if self.peers.values().any(knows) { Err(Refusal::PeerHasView) } else { Ok(()) }
+    }
+
+    /// Creates the cluster that was asked for, or refuses it. A node that began a moment ago has heard of nobody yet:
+    /// whoever is up may first say that there is one.
+    fn create_when_heard(&mut self) {
+        let asked = self.requests.open.iter().find_map(|open| match open.waits {
+            Waits::Peers(instance) => Some((open.number, instance)),
+            _ => None,
+        });
+        let Some((number, instance)) = asked else { return };
+        let (now, timing) = (self.now.mono, &self.setup.timing);
+        let (detection, limit) = (timing.detection, timing.control_limit);
+        let heard = self.looked && self.peers.values().all(|peer| peer.said_all(now, detection, limit));
+        let created = match self.no_cluster_known() {
+            Ok(()) if !heard => return,
+            Ok(()) => self.create(instance),
+            Err(why) => Err(why),
+        };
+        match created {
+            Ok(order) => {
+                let open = self.requests.open.iter_mut().find(|open| open.number == number);
+                open.into_iter().for_each(|open| open.waits = Waits::View(order));
+            }
+            Err(why) => self.answer_these(vec![(number, Outcome::Refused(why))]),
         }
+    }
+
+    fn create(&mut self, instance: [u64; 2]) -> Result<Order, Refusal> {
         let (lease_ms, stop_ms) = (self.setup.lease_ms, self.setup.stop_ms);
         let lease = LeaseTerms { lease_ms, stop_ms, longest_ms: lease_ms };
         let document = first(self.setup.own, self.setup.fresh_vote, instance, lease, self.setup.quorum);
@@ -101,7 +135,7 @@ impl Agreement {
         }
         let order = document.order;
         self.learn(document);
-        Ok(Some(Waits::View(order)))
+        Ok(order)
     }
 
     /// Goes on alone, by an operator's word. Everybody else of the newest view is owed, and waited for.
@@ -173,14 +207,15 @@ impl Agreement {
             }
             Waits::View(view) if *view == order => Some(Outcome::Decided(order)),
             Waits::View(view) if *view < order => Some(Outcome::NoQuorum),
-            Waits::Wish(..) | Waits::View(_) | Waits::End => None,
+            Waits::Peers(_) | Waits::Wish(..) | Waits::View(_) | Waits::End => None,
         };
         let answers = self.requests.open.iter().filter_map(|open| Some((open.number, outcome(open)?))).collect();
         self.answer_these(answers);
     }
 
-    /// Withdraws what took too long.
+    /// Creates a cluster where it was asked for, and withdraws what took too long.
     pub(super) fn run_requests(&mut self) {
+        self.create_when_heard();
         let over = |open: &&Open| open.until <= self.now.mono && open.waits != Waits::End;
         let answers: Vec<_> =
             self.requests.open.iter().filter(over).map(|open| (open.number, Outcome::NoQuorum)).collect();
@@ -193,7 +228,7 @@ impl Agreement {
     pub(super) fn answer_all_at_end(&mut self) {
         let outcome = |open: &Open| match open.waits {
             Waits::End => Outcome::Done,
-            Waits::Wish(..) | Waits::View(_) => Outcome::NoQuorum,
+            Waits::Peers(_) | Waits::Wish(..) | Waits::View(_) => Outcome::NoQuorum,
         };
         let answers = self.requests.open.iter().map(|open| (open.number, outcome(open))).collect();
         self.answer_these(answers);
@@ -207,7 +242,13 @@ impl Agreement {
     }
 
     pub(super) fn requests_timeout(&self) -> Option<MonoTime> {
-        self.requests.open.iter().filter(|open| open.waits != Waits::End).map(|open| open.until).min()
+        let open = self.requests.open.iter();
+        let (now, timing) = (self.now.mono, &self.setup.timing);
+        let creates = open.clone().any(|open| matches!(open.waits, Waits::Peers(_)));
+        let heard = self.peers.values().filter(|_| creates);
+        let heard = heard.flat_map(|peer| peer.said_all_by(timing.detection, timing.control_limit));
+        let ends = open.filter(|open| open.waits != Waits::End).map(|open| open.until);
+        ends.chain(heard.filter(|end| *end > now)).min()
     }
 
     /// Returns what a change was about, where this node knows it.

@@ -161,7 +161,8 @@ pub struct PageView {
 /// What somebody asks of the agreement.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
-    /// Create the cluster: the first view, of this node alone. The instance is random.
+    /// Create the cluster: the first view, of this node alone. The instance is random. Done once each peer has said that
+    /// it knows no view, or had a detection time to; one that is heard and says nothing, the control limit.
     Init {
         /// The new cluster's identity.
         instance: [u64; 2],

@@ -30,6 +30,30 @@ fn a_cluster_of_one_is_created_by_command_and_acts() {
 }
 
 #[test]
+fn whoever_lost_its_disk_creates_nothing_beside_the_cluster_it_has_not_heard_yet() {
+    let mut world = World::formed(3);
+    world.crash(3);
+    world.run(5_000);
+    world.nodes.get_mut(&3).unwrap().disk = None;
+    world.start(3);
+    world.request(3, 9, Request::Init { instance: [8, 8] });
+    world.run(2_000);
+    assert_eq!(world.outcome(3, 9), Some(Outcome::Refused(Refusal::PeerHasView)));
+    assert_eq!(world.view(3).instance, [7, 7]);
+}
+
+#[test]
+fn a_cluster_is_created_by_one_of_three_whose_peers_are_not_up() {
+    let mut world = World::new(3);
+    world.start(1);
+    world.request(1, 9, Request::Init { instance: [7, 7] });
+    let time = world.run_until(10_000, |world| world.outcome(1, 9).is_some());
+    assert_eq!(world.outcome(1, 9), Some(Outcome::Decided(Order(1))));
+    let detection = world.setup(1).timing.detection.as_millis() as u64;
+    assert!((detection..=detection + 100).contains(&time), "{time} ms");
+}
+
+#[test]
 fn two_and_three_nodes_join_and_act() {
     let world = World::formed(3);
     assert_eq!(world.members(3), [1, 2, 3]);

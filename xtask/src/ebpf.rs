@@ -215,10 +215,41 @@ fn flags(root: &Path, cargo_home: &Path, toolchain: &Toolchain) -> Result<OsStri
 /// Strips a linked object down to what loaders read, and returns it.
 ///
 /// Line information stays, for verifier logs. Its relocations go: they are all against the start of a section, so
-/// that no loader applies them, and they are as large as the information itself.
+/// that no loader applies them, and they are as large as the information itself. What the compiler named goes by names
+/// that are the same everywhere.
 fn strip(toolchain: &Toolchain, from: &Path, to: &Path) -> Result<Vec<u8>> {
+    let mut nm = Command::new(toolchain.llvm.join("llvm-nm"));
+    let symbols = shell::output(nm.args(["--defined-only", "--format=just-symbols"]).arg(from))?;
     let mut objcopy = Command::new(toolchain.llvm.join("llvm-objcopy"));
-    objcopy.args(["--strip-debug", "--remove-section=.rel.BTF", "--remove-section=.rel.BTF.ext"]).args([from, to]);
-    shell::run(&mut objcopy)?;
+    objcopy.args(["--strip-debug", "--remove-section=.rel.BTF", "--remove-section=.rel.BTF.ext"]);
+    for symbol in symbols.lines() {
+        if let Some(name) = without_crate_hash(symbol) {
+            objcopy.arg(format!("--redefine-sym={symbol}={name}"));
+        }
+    }
+    shell::run(objcopy.args([from, to]))?;
     fs::read(to).with_context(|| to.display().to_string())
+}
+
+/// Returns a mangled name (RFC 2603) without the hash of its crate, which is of the directory that it was built in;
+/// `None`: it has none.
+fn without_crate_hash(symbol: &str) -> Option<String> {
+    let at = symbol.strip_prefix("_R")?.find("Cs")? + "_R".len();
+    let (hash, rest) = symbol[at + "Cs".len()..].split_once('_')?;
+    let is_hash = !hash.is_empty() && hash.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_hash.then(|| format!("{}C{rest}", &symbol[..at]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_does_not_say_where_it_was_built() {
+        let name = without_crate_hash("_RNvNtCs15kW1RytPAK_9heartbeat3xdp20turn_acknowledgement");
+        assert_eq!(name.as_deref(), Some("_RNvNtC9heartbeat3xdp20turn_acknowledgement"));
+        for other in ["memcpy", "acknowledge", "_RNvNtC9heartbeat3xdp4turn", "HINTCs_1"] {
+            assert_eq!(without_crate_hash(other), None, "{other}");
+        }
+    }
 }

@@ -90,11 +90,6 @@ fn lab(task: &str, arguments: impl IntoIterator<Item = OsString>) -> Result<()> 
     become_program("heartbeat-lab", std::iter::once(task.into()).chain(arguments))
 }
 
-/// Returns a call of a program that was built for release.
-pub fn program(name: &str) -> Command {
-    Command::new(shell::root().join("target/release").join(name))
-}
-
 fn become_program(name: &str, arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
     become_built("release", name, arguments)
 }

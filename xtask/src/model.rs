@@ -1,8 +1,9 @@
 //! `cargo xtask model-check`: builds the checker and hands over to it. What is checked, and how far, is the checker's.
 
-use crate::{launch, shell};
+use crate::{shell, sim};
 use anyhow::Result;
 use std::ffi::OsString;
+use std::process::Command;
 
 /// Options of `model-check`.
 #[derive(clap::Args, Debug, Default)]
@@ -23,9 +24,7 @@ pub struct Options {
 /// # Errors
 /// The checker cannot be built, or something does not hold.
 pub fn run(options: &Options) -> Result<()> {
-    build()?;
-    let mut command = launch::program("heartbeat-model");
-    shell::run(command.args(arguments(options)))
+    shell::run(Command::new(sim::build("heartbeat-model")?).args(arguments(options)))
 }
 
 /// Checks what CI checks.
@@ -34,10 +33,6 @@ pub fn run(options: &Options) -> Result<()> {
 /// As [`run`].
 pub fn ci() -> Result<()> {
     run(&Options::default())
-}
-
-fn build() -> Result<()> {
-    shell::run(shell::cargo().args(["build", "--release", "--package", "heartbeat-tests", "--bin", "heartbeat-model"]))
 }
 
 fn arguments(options: &Options) -> Vec<OsString> {

@@ -4,6 +4,7 @@
 use crate::{launch, shell};
 use anyhow::Result;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::Command;
 
 /// Options of `sim`.
@@ -35,6 +36,7 @@ pub struct Options {
     rest: Vec<OsString>,
 }
 
+const PROGRAM: &str = "heartbeat-sim";
 /// The profile: as fast as a release, with every assertion.
 const PROFILE: &str = "sim";
 /// What every change has to pass: so many worlds. How fast they went is printed and judged by nobody here: machines
@@ -46,8 +48,8 @@ const CHECK: [&str; 2] = ["--seeds", "10000"];
 /// # Errors
 /// It cannot be built or started. Does not return otherwise.
 pub fn run(options: &Options) -> Result<()> {
-    build()?;
-    launch::become_built(PROFILE, "heartbeat-sim", arguments(options))
+    build(PROGRAM)?;
+    launch::become_built(PROFILE, PROGRAM, arguments(options))
 }
 
 /// Plays the worlds that every change has to pass.
@@ -55,13 +57,17 @@ pub fn run(options: &Options) -> Result<()> {
 /// # Errors
 /// It cannot be built, a rule was broken, or something that is to be played never happened.
 pub fn check() -> Result<()> {
-    build()?;
-    shell::run(Command::new(shell::root().join("target").join(PROFILE).join("heartbeat-sim")).args(CHECK))
+    shell::run(Command::new(build(PROGRAM)?).args(CHECK))
 }
 
-fn build() -> Result<()> {
-    let target = ["--package", "heartbeat-tests", "--bin", "heartbeat-sim", "--profile", PROFILE];
-    shell::run(shell::cargo().arg("build").args(target))
+/// Builds a program of heartbeat-tests as fast as a release, with every assertion, and returns where it is.
+///
+/// # Errors
+/// It cannot be built.
+pub fn build(program: &str) -> Result<PathBuf> {
+    let target = ["--package", "heartbeat-tests", "--bin", program, "--profile", PROFILE];
+    shell::run(shell::cargo().arg("build").args(target))?;
+    Ok(shell::root().join("target").join(PROFILE).join(program))
 }
 
 fn arguments(options: &Options) -> Vec<OsString> {

@@ -23,7 +23,7 @@ pub struct Bounds {
     pub time: Duration,
     /// It has to come to its end before that: all there is within the bounds was looked at.
     pub whole: bool,
-    /// So many distinct states it has to come to.
+    /// So many distinct states it has to come to; where it need not come to its end, it ends there.
     pub states: usize,
     /// What it has to come across.
     pub reaches: &'static [Reached],
@@ -59,14 +59,14 @@ const fn whole(name: &'static str, nodes: usize, left: Left, reaches: &'static [
         left,
         net: 12,
         views: 4,
-        time: seconds(90),
+        time: seconds(900),
         whole: true,
         states: 10_000,
         reaches,
     }
 }
 
-/// One that does not: as many states as its time allows.
+/// One that does not: so many of its states.
 const fn wide(name: &'static str, nodes: usize, long: bool, time: Duration, states: usize) -> Bounds {
     let reaches = if long { BY_REBIRTH } else { &[Reached::LeftOutActs] };
     Bounds { name, long, nodes, left: WIDE, net: 12, views: 4, time, whole: false, states, reaches }
@@ -77,10 +77,10 @@ pub const BOUNDS: &[Bounds] = &[
     whole("three-crashed", 3, CRASHED, BY_CRASHES),
     whole("three-reborn", 3, REBORN, BY_REBIRTH),
     whole("three-stalled", 3, STALLED, BY_STALLS),
-    wide("three", 3, false, seconds(200), 10_000_000),
+    wide("three", 3, false, seconds(900), 10_000_000),
     whole("four-reborn", 4, REBORN, BY_REBIRTH),
-    Bounds { whole: false, time: seconds(60), ..whole("four-stalled", 4, STALLED, BY_STALLS) },
-    wide("four", 4, false, seconds(220), 10_000_000),
+    whole("four-stalled", 4, STALLED, BY_STALLS),
+    wide("four", 4, false, seconds(900), 10_000_000),
     wide("three-long", 3, true, seconds(36_000), 500_000_000),
     wide("four-long", 4, true, seconds(36_000), 500_000_000),
 ];

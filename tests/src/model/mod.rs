@@ -143,7 +143,8 @@ pub fn run(chosen: &[Bounds], threads: usize) -> bool {
     chosen.iter().filter(|bounds| !check(**bounds, threads)).count() == 0
 }
 
-/// Waits for the checker, and ends it when its time is over. Returns whether it had come to its end by then.
+/// Waits for the checker, and ends it when it has looked at as many states as it has to, where it need not look at all,
+/// or when its time is over. Returns whether it had come to its end by then.
 fn watched<C: Checker<Views>>(checker: &C, bounds: Bounds, begun: Instant) -> bool {
     let mut said = begun;
     while !checker.is_done() {
@@ -153,7 +154,8 @@ fn watched<C: Checker<Views>>(checker: &C, bounds: Bounds, begun: Instant) -> bo
             let (unique, seconds) = (checker.unique_state_count(), begun.elapsed().as_secs());
             println!("{}: {unique} distinct states after {seconds} s, {} deep", bounds.name, checker.max_depth());
         }
-        if begun.elapsed() >= bounds.time {
+        let enough = !bounds.whole && checker.unique_state_count() >= bounds.states;
+        if enough || begun.elapsed() >= bounds.time {
             checker.model().world.stop(true);
             return false;
         }
@@ -178,7 +180,7 @@ fn check(bounds: Bounds, threads: usize) -> bool {
         bounds.name,
         checker.max_depth(),
         unique as f64 / seconds,
-        if whole { "all there are within the bounds" } else { "as many as the time allowed" },
+        if whole { "all there are within the bounds" } else { "not all there are" },
     );
     println!("{}: {nodes} nodes and {steps} steps of them", bounds.name);
     let mut good = unique >= bounds.states && (whole || !bounds.whole);

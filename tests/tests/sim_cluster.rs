@@ -146,9 +146,9 @@ fn who_leaves_is_waited_for_no_longer_than_it_takes() {
 fn a_clock_beyond_its_bounds_is_seen_to_break_the_rule() {
     let broken = (0..5).any(|seed| {
         let mut world = formed(Plan { seed, ..Plan::calm(3) });
-        // A third too slow: what it takes for half a second lasts for three quarters of one.
+        // What it takes for half a second lasts for two: a detection time, a regroup and the wait are over before.
         let now = world.now;
-        world.nodes[2].clock.slew(now, -333_000_000);
+        world.nodes[2].clock.slew(now, -750_000_000);
         world.nodes[2].paused = [now + 10 * SECOND; 5];
         world.run_ms(200);
         cut(&mut world, &[2], true);

@@ -46,6 +46,9 @@ impl World {
             return self.heap.at(now + 20 * MS, Event::Start(place as u8, life));
         }
         self.stats.add(if identity.adopt { Count::Adopted } else { Count::Started });
+        if self.nodes[place].vote_lost {
+            self.stats.add(Count::StatesLost);
+        }
         self.say(place, || format!("starts: {identity:?}"));
         let rises = self.ghost.takes(place, &identity);
         self.check(rises);
@@ -64,7 +67,6 @@ impl World {
             OnDisk::Whole(state) => Some(*state),
             OnDisk::Lost(lost) => {
                 node.vote_lost = true;
-                self.stats.add(Count::StatesLost);
                 self.say(place, || format!("the agreement's file: {lost}"));
                 None
             }

@@ -157,8 +157,11 @@ impl Lab {
                 let hook = format!("{{ type filter hook egress device \"{name}\" priority 0; }}");
                 writeln!(script, "add chain netdev hb dup-{name} {hook}").expect("a string takes all");
                 // The mark keeps the copy, which leaves by the same port, from being copied again.
-                let rule = format!("meta mark != 0x4842 meta mark set 0x4842 counter dup to \"{name}\"");
-                writeln!(script, "add rule netdev hb dup-{name} {rule}").expect("a string takes all");
+                // Frames of heartbeats are counted: the controllers' messages are copied too.
+                for counted in ["meta l4proto udp counter ", ""] {
+                    let rule = format!("meta mark != 0x4842 {counted}meta mark set 0x4842 dup to \"{name}\"");
+                    writeln!(script, "add rule netdev hb dup-{name} {rule}").expect("a string takes all");
+                }
             }
         }
         script

@@ -40,7 +40,7 @@ impl Lab {
         Ok(packets(&serde_json::from_str(&shown)?))
     }
 
-    /// How many frames the switch has delivered twice; each change of the faults counts anew.
+    /// How many frames of UDP the switch has delivered twice; each change of the faults counts anew.
     ///
     /// # Errors
     /// Fails when nothing is duplicated.

@@ -195,6 +195,18 @@ mod tests {
         assert_eq!(names, all().into_iter().map(|patch| patch.name).collect::<Vec<_>>());
     }
 
+    /// A mutant that no longer applies is not noticed until its turn comes, and tries nothing until then.
+    #[test]
+    fn every_patch_applies_to_the_tree() {
+        let all = patch::read_all(&shell::root().join(PATCHES)).unwrap();
+        let refused = |patch: &Patch| {
+            let tried = shell::output(tree::applying(&shell::root()).arg("--check").arg(&patch.file));
+            tried.err().map(|error| format!("{}: {error:#}", patch.name))
+        };
+        let refused: Vec<String> = all.iter().filter_map(refused).collect();
+        assert!(refused.is_empty(), "these have to follow the code:\n{}", refused.join("\n"));
+    }
+
     #[test]
     fn one_is_chosen_by_name() {
         let all = || patch::read_all(&shell::root().join(PATCHES)).unwrap();

@@ -73,13 +73,20 @@ impl Copied {
     /// # Errors
     /// It does not apply: the code that it is about was changed, and it has to follow.
     pub fn apply(&self, patch: &Path) -> Result<()> {
-        let mut command = Command::new("git");
-        command.args(["apply", "--whitespace=nowarn"]).arg(patch).current_dir(self.tree());
-        // The copy lies within the repository, and is none of its files.
-        command.env("GIT_CEILING_DIRECTORIES", &self.place);
-        shell::output(&mut command).context("it does not apply: it has to follow the code")?;
+        shell::output(applying(&self.tree()).arg(patch)).context("it does not apply: it has to follow the code")?;
         Ok(())
     }
+}
+
+/// Returns the command that applies the patches that it is given yet to the tree there.
+pub fn applying(tree: &Path) -> Command {
+    let mut command = Command::new("git");
+    command.args(["apply", "--whitespace=nowarn"]).current_dir(tree);
+    // A copy lies within the repository, and is none of its files: git would pass over all of them and say nothing.
+    if let Some(above) = tree.parent() {
+        command.env("GIT_CEILING_DIRECTORIES", above);
+    }
+    command
 }
 
 fn list(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {

@@ -1,12 +1,13 @@
 //! Rules whose breach only one schedule shows: each is played here, by itself.
 
-use super::world::World;
+use super::world::{LEASE, World};
 use crate::core::agreement::AgreementEvent;
 use crate::core::agreement::closing::join_fault;
 use crate::core::agreement::document::Member;
 use crate::core::agreement::event::JoinFault;
 use crate::core::agreement::message::{Message, Report, Setting};
 use crate::core::agreement::proposer::{Proposer, Stage};
+use crate::core::agreement::stops::How;
 use crate::core::agreement::types::{Ending, Outcome, Request};
 use crate::core::agreement::voter::State;
 use crate::core::ids::NodeId;
@@ -60,6 +61,25 @@ fn an_empty_disk_begins_with_a_vote_of_its_own() {
     let (vote, view) = (disk(&world, 3).vote, world.view(3));
     assert!(vote != old && vote.is_vote());
     assert_eq!((view.weight_of(old), view.weight_of(vote)), (1, 0), "the view that it fetched names the old one");
+}
+
+/// Its kernel obeyed, and its controller is not there to say that what it ran has stopped: that may run to the end of the
+/// lease.
+#[test]
+fn an_acknowledged_fence_proves_nothing_where_the_kernel_does_not_gate() {
+    let mut world = World::formed(3);
+    let victim = world.member(3);
+    world.stall(3, true);
+    world.run_until(20_000, |world| world.members(1) == [1, 2]);
+    let (decided, view) = (world.now, world.view(1).order);
+    let acknowledged = AgreementEvent::FenceAcknowledged { victim, gated: false };
+    world.run_until(LEASE / 2, |world| world.nodes[&1].events.contains(&acknowledged));
+    while world.now < decided + LEASE {
+        assert_ne!(world.nodes[&1].kernel.in_force, view, "{} ms after the decision", world.now - decided);
+        world.run(10);
+    }
+    world.run_until(100, |world| world.nodes[&1].kernel.in_force == view);
+    assert!(world.nodes[&1].events.contains(&AgreementEvent::KnownStopped { member: victim, how: How::Waited }));
 }
 
 /// The vote alone that the next view would have is one that does not answer: nobody could go on from there.

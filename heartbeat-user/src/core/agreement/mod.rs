@@ -37,4 +37,5 @@ pub mod votes;
 pub use engine::Agreement;
 pub use event::AgreementEvent;
 pub use install::mark;
+pub use requests::TIME as REQUEST_TIME;
 pub use status::{Life, Stage, Status};

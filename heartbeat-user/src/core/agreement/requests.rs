@@ -15,8 +15,8 @@ use crate::core::time::MonoTime;
 use heartbeat_common::view::Order;
 use std::time::Duration;
 
-/// How long a request may take.
-const TIME: Duration = Duration::from_secs(10);
+/// How long a request may take to be decided; it is withdrawn then, and whoever asked is told so.
+pub const TIME: Duration = Duration::from_secs(10);
 /// So many of the longest delays a lease must have beside the time to stop.
 const LEASE_DELAYS: u32 = 3;
 

@@ -104,3 +104,28 @@ impl Orders {
         wait.recv_timeout(limit).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::AgreementDoor as _;
+    use crate::io::agreement::door::Door;
+    use crate::io::memory::Shared;
+
+    #[test]
+    fn an_answer_at_the_limit_is_heard_at_the_door() {
+        let (queue, orders) = sync_channel(1);
+        let plan = Arc::new(Plan { own: 1, paths: Vec::new() });
+        let shared = Arc::new(Shared::new(None, 1).unwrap());
+        let door = Door { orders: Orders { queue, plan }, shared, slots: Vec::new() };
+        let limit = Duration::from_millis(50);
+        // The thread withdraws a request when its time is over, and says so then.
+        let deciding = std::thread::spawn(move || {
+            let Ok(Order::Request(Request::Leave, answer)) = orders.recv() else { panic!("no request came") };
+            std::thread::sleep(limit + Duration::from_millis(100));
+            answer.try_send(Outcome::NoQuorum)
+        });
+        assert_eq!(door.request(Request::Leave, limit).ok(), Some(Outcome::NoQuorum));
+        assert!(deciding.join().unwrap().is_ok());
+    }
+}

@@ -8,7 +8,8 @@ use super::world::World;
 use heartbeat_common::lease::{self, Token, Words, word};
 use heartbeat_common::view::Order;
 use heartbeat_user::core::agreement::AgreementEvent;
-use heartbeat_user::core::agreement::document::{Member, Reason};
+use heartbeat_user::core::agreement::document::{Document, Member, Reason};
+use heartbeat_user::core::agreement::event::Grounds;
 use heartbeat_user::core::agreement::voter::State;
 use heartbeat_user::core::ids::NodeId;
 use heartbeat_user::core::node::{Node, Verdict};
@@ -182,18 +183,22 @@ impl World {
     pub fn agreed(&mut self, place: usize, event: AgreementEvent) {
         self.say(place, || format!("told {event:?}"));
         match &event {
-            AgreementEvent::NodeRemoved { view, removal } => {
+            AgreementEvent::NodeRemoved { view, member, grounds } => {
                 self.stats.add(Count::Removed);
-                self.removed(place, *view, removal.member, removal.reason, removal.judges);
+                self.removed(place, *view, *member, grounds.as_ref());
             }
             AgreementEvent::ViewInstalled { view, .. } => {
                 self.stats.add(Count::Installed);
                 self.told_view(place, view.order);
             }
             AgreementEvent::NodeJoined { .. } => self.stats.add(Count::Joined),
-            AgreementEvent::NodeLeftView { handed_over, .. } => {
+            AgreementEvent::NodeLeftView { handed_over, member, .. } => {
                 self.stats.add(Count::LeftView);
-                if *handed_over && let Some(process) = self.nodes[place].process.as_mut() {
+                let own = self.member(place) == Some(*member);
+                if *handed_over
+                    && !own
+                    && let Some(process) = self.nodes[place].process.as_mut()
+                {
                     process.told.1 += 1;
                 }
             }
@@ -221,7 +226,10 @@ impl World {
 
     /// A view is told: after all whom it left out, each once, and in order.
     fn told_view(&mut self, place: usize, order: Order) {
-        let removed = self.ghost.view(order).map_or(0, |view| view.document.removals.len());
+        // What becomes of this incarnation itself is told by other events.
+        let own = self.member(place);
+        let others = |view: &Document| view.removals.iter().filter(|one| Some(one.member) != own).count();
+        let removed = self.ghost.view(order).map_or(0, |view| others(&view.document));
         let Some(process) = self.nodes[place].process.as_mut() else { return };
         let (before, told) = std::mem::replace(&mut process.told, (order, 0));
         if order <= before {
@@ -235,9 +243,11 @@ impl World {
 
     /// A member is told to be out. Each node tells it once; and whom it says to have been silent was silent for
     /// somebody.
-    fn removed(&mut self, place: usize, view: Order, victim: Member, reason: Reason, judges: u64) {
+    fn removed(&mut self, place: usize, view: Order, victim: Member, grounds: Option<&Grounds>) {
         let incarnation = self.member(place).map_or(0, |member| member.incarnation);
-        if let Some(process) = self.nodes[place].process.as_mut() {
+        // Removals by views that it skipped come before those of the one that it tells next, which say why.
+        let own = self.member(place) == Some(victim);
+        if let Some(process) = self.nodes[place].process.as_mut().filter(|_| grounds.is_some() && !own) {
             process.told.1 += 1;
         }
         if !self.ghost.tells_removal(place, incarnation, view, victim) {
@@ -246,7 +256,8 @@ impl World {
         if self.ghost.has_member(view, victim) != Some(false) {
             self.check(broken("S14", format!("{victim:?} is told to be left out by {view:?}, and is not")));
         }
-        if reason == Reason::Down && (judges == 0 || !self.ghost.was_accused(plan::place(victim.node))) {
+        let down = grounds.filter(|grounds| grounds.reason == Reason::Down);
+        if down.is_some_and(|down| down.judges.is_empty() || !self.ghost.was_accused(plan::place(victim.node))) {
             self.check(broken("S7", format!("{victim:?} was left out for silence, and nobody saw it silent")));
         }
     }

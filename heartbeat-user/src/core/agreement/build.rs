@@ -65,7 +65,7 @@ pub fn forced(view: &Document, name: Name, own: Member, vote: VoteId) -> Option<
         reason: Reason::Forced,
         silent_ms: 0,
         controller_age_ms: 0,
-        judges: 1,
+        judges: 0,
     };
     Some(Document {
         order,

@@ -408,8 +408,7 @@ impl<'a> Judge<'a> {
         };
         let reason = self.gone(member).or_else(|| self.condemned.get(&member.node).copied()).unwrap_or(by_facts);
         let nearest = words.iter().min_by_key(|(_, hears)| hears.silent_ms).map(|(_, hears)| **hears);
-        let accuses = |hears: &Hears| hears.health != Health::Up || !hears.messages_pass || hears.both_ways_ms == 0;
-        let judges = words.iter().filter(|(_, hears)| accuses(hears));
+        let judges = words.iter().filter(|(_, hears)| accuses(hears, reason));
         Removal {
             member,
             reason,
@@ -422,6 +421,19 @@ impl<'a> Judge<'a> {
 
 fn edge(report: &Report, node: NodeId) -> Option<&Hears> {
     report.hears.iter().find(|hears| hears.peer.node == node)
+}
+
+/// Says whether whoever reports this of a member that went for `reason` has judged it so itself. Who only agreed to the
+/// view has not, nor has a controller that cannot say yet; and what a member or an operator says needs no judge.
+fn accuses(hears: &Hears, reason: Reason) -> bool {
+    let one_way = hears.health != Health::Unknown && hears.both_ways_ms == 0;
+    match reason {
+        Reason::Down => hears.health == Health::Down,
+        Reason::Hung => matches!(hears.health, Health::Hung | Health::Down),
+        Reason::NotConnected => one_way,
+        Reason::NoMessages => one_way || hears.health == Health::Up && !hears.messages_pass,
+        Reason::Restarted | Reason::Left | Reason::CannotApply | Reason::Fenced | Reason::Forced => false,
+    }
 }
 
 const fn is_heard(hears: &Hears) -> bool {

@@ -151,7 +151,8 @@ pub struct Removal {
     pub silent_ms: u32,
     /// How old its controller last said to be, ms.
     pub controller_age_ms: u32,
-    /// Nodes that called it so.
+    /// Who called it so by its own report: bit `n` is the member of this view with the `n`th lowest id. None for what
+    /// needs no judge: its own word, a newer incarnation's, an operator's.
     pub judges: u64,
 }
 

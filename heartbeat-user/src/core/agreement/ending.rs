@@ -2,13 +2,12 @@
 //! anything said to have stopped.
 
 use super::closing::is_member;
-use super::document::{Document, Removal};
+use super::document::{Document, Member};
 use super::engine::Agreement;
-use super::event::AgreementEvent;
+use super::event::{AgreementEvent, Grounds};
 use super::install::out_of;
 use super::message::Message;
 use super::types::{Command, Ending};
-use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
 use heartbeat_common::lease::hold;
 use std::time::Duration;
@@ -55,7 +54,7 @@ impl Agreement {
         if self.course != Course::Runs {
             return;
         }
-        let silent = removal_of(view, self.setup.own.node).map_or(0, |removal| removal.silent_ms);
+        let silent = grounds_of(view, self.setup.own).map_or(0, |grounds| grounds.silent_ms);
         self.go_out(false);
         let silent = Duration::from_millis(u64::from(silent));
         self.tell(AgreementEvent::Hole { view: view.order, silent });
@@ -124,12 +123,12 @@ impl Agreement {
     fn say_why(&mut self, fenced: bool) {
         let held = self.held.as_ref().filter(|held| !is_member(&held.document, self.setup.own));
         let view = held.map(|held| held.name.order).unwrap_or_default();
-        let removal = held.and_then(|held| removal_of(&held.document, self.setup.own.node));
+        let grounds = held.and_then(|held| grounds_of(&held.document, self.setup.own));
         let stayed = held.iter().flat_map(|held| &held.document.members).map(|member| member.node).collect();
         self.tell(if fenced {
-            AgreementEvent::Fenced { by: self.page.fenced_by, view, reason: removal.map(|removal| removal.reason) }
+            AgreementEvent::Fenced { by: self.page.fenced_by, view, reason: grounds.map(|grounds| grounds.reason) }
         } else {
-            AgreementEvent::LeftOut { view, removal, stayed }
+            AgreementEvent::LeftOut { view, grounds, stayed }
         });
     }
 
@@ -149,6 +148,8 @@ impl Agreement {
     }
 }
 
-fn removal_of(view: &Document, node: NodeId) -> Option<Removal> {
-    view.removals.iter().find(|removal| removal.member.node == node).copied()
+/// Returns why a view left out this very incarnation.
+fn grounds_of(view: &Document, member: Member) -> Option<Grounds> {
+    let removal = view.removals.iter().find(|removal| removal.member == member)?;
+    Some(Grounds::of(view, removal))
 }

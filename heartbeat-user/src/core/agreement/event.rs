@@ -1,11 +1,11 @@
 //! What happened in the agreement, for people and machines. Each is told once. Numbers, levels and sentences are given
 //! elsewhere.
 
-use super::document::{ChangeId, Member, Reason, Removal};
+use super::document::{ChangeId, Document, Member, Reason, Removal};
 use super::message::Setting;
 use super::stops::How;
 use crate::core::ids::NodeId;
-use heartbeat_common::lease::Refused;
+use heartbeat_common::lease::{NODES_MAX, Refused};
 use heartbeat_common::view::{Name, Order};
 use std::time::Duration;
 
@@ -45,15 +45,50 @@ pub enum JoinFault {
     Full,
 }
 
+/// Why a view left a member out, and what that rests on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Grounds {
+    /// Why.
+    pub reason: Reason,
+    /// How long it had been silent for the one who heard it last, ms; [`u32::MAX`]: that one never heard it.
+    pub silent_ms: u32,
+    /// How old its controller last said to be, ms.
+    pub controller_age_ms: u32,
+    /// Members of the view that called it so by their own reports, by node.
+    pub judges: Vec<NodeId>,
+    /// Its other members, by node.
+    pub others: Vec<NodeId>,
+}
+
+impl Grounds {
+    /// Returns what `view` says of one of its removals.
+    #[must_use]
+    pub fn of(view: &Document, removal: &Removal) -> Self {
+        let places = view.members.iter().enumerate();
+        let judged = |place: usize| place < NODES_MAX && removal.judges >> place & 1 == 1;
+        let (judges, others): (Vec<_>, Vec<_>) = places.partition(|(place, _)| judged(*place));
+        let nodes = |members: Vec<(usize, &Member)>| members.into_iter().map(|(_, member)| member.node).collect();
+        Self {
+            reason: removal.reason,
+            silent_ms: removal.silent_ms,
+            controller_age_ms: removal.controller_age_ms,
+            judges: nodes(judges),
+            others: nodes(others),
+        }
+    }
+}
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum AgreementEvent {
     /// 1135: a view left a member out.
     NodeRemoved {
-        /// The view that left it out.
+        /// The view that left it out; where that is not known, the first one that this node knows to be without it.
         view: Order,
-        /// Who, why, and what that rests on.
-        removal: Removal,
+        /// Who.
+        member: Member,
+        /// Why; `None`: a view that this node has not seen left it out, and later ones do not say.
+        grounds: Option<Grounds>,
     },
     /// 1177: this node may not act any more.
     QuorumLost {
@@ -77,8 +112,8 @@ pub enum AgreementEvent {
     LeftOut {
         /// Which.
         view: Order,
-        /// Why, and what that rests on.
-        removal: Option<Removal>,
+        /// Why, and what that rests on; `None`: the view does not say.
+        grounds: Option<Grounds>,
         /// Who stayed.
         stayed: Vec<NodeId>,
     },

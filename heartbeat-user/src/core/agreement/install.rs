@@ -2,9 +2,9 @@
 //! vote asks for, in its order, and raises grants by the disk alone.
 
 use super::closing::is_member;
-use super::document::{Document, Holder, Member, Reason, Vote};
+use super::document::{Document, Holder, Member, Vote};
 use super::ending::Course;
-use super::engine::{Agreement, Held, only_voter};
+use super::engine::{Agreement, Held};
 use super::event::AgreementEvent;
 use super::grant;
 use super::message::Message;
@@ -258,37 +258,6 @@ impl Agreement {
         self.replay();
     }
 
-    fn tell_changes(&mut self, before: Option<&Held>, view: &Document, name: Name) {
-        let order = view.order;
-        let voter = |vote: &Vote| match vote.holder {
-            Holder::Node(node) if vote.weight > 0 => Some(node),
-            Holder::Node(_) | Holder::Witness(_) => None,
-        };
-        for removal in &view.removals {
-            self.tell(if removal.reason == Reason::Left {
-                AgreementEvent::NodeLeftView { view: order, member: removal.member, handed_over: true }
-            } else {
-                AgreementEvent::NodeRemoved { view: order, removal: *removal }
-            });
-        }
-        let members = view.members.clone();
-        let voters = view.votes.iter().filter_map(voter).collect();
-        self.tell(AgreementEvent::ViewInstalled { view: name, members, voters, change: view.change });
-        let old = before.map(|held| &held.document);
-        for member in view.members.iter().filter(|member| old.is_none_or(|old| !old.members.contains(member))) {
-            self.tell(AgreementEvent::NodeJoined { view: order, member: *member });
-        }
-        if let Some(change) = view.change {
-            let setting = self.setting_of(change);
-            self.tell(AgreementEvent::ViewSettingChanged { view: order, change, setting });
-        }
-        let last = only_voter(view);
-        if let Some(node) = last.filter(|_| old.and_then(only_voter) != last) {
-            self.tell(AgreementEvent::LastDisk { view: order, node });
-        }
-        self.tell_quarantine(old, view);
-    }
-
     /// Looks at the page: whether this node may act, and whether its kernel obeyed a fence.
     pub(super) fn look_at_page(&mut self, view: &PageView) {
         if view.acting.is_ok() != self.page.acting {
@@ -309,19 +278,6 @@ impl Agreement {
             self.page.granting = false;
             self.go_out(true);
         }
-    }
-
-    fn lost(&mut self, why: Refused) {
-        let Some(held) = &self.held else { return };
-        let unheard = |node: &NodeId| self.peers.get(node).is_none_or(|peer| peer.facts.both_ways_since.is_none());
-        let voters = held.document.votes.iter().filter(|vote| vote.weight > 0);
-        let nodes = voters.filter_map(|vote| match vote.holder {
-            Holder::Node(node) if node != self.setup.own.node => Some(node),
-            Holder::Node(_) | Holder::Witness(_) => None,
-        });
-        let (view, missing) = (held.name.order, nodes.filter(unheard).collect());
-        self.tell(AgreementEvent::QuorumLost { view, why, missing });
-        self.commands.push_back(Command::StopServices);
     }
 
     /// After a sleep only stamps taken afterwards count: the bank is made anew, and nothing of the lease goes on.

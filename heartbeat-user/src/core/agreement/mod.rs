@@ -28,6 +28,7 @@ mod requests;
 pub mod select;
 mod status;
 pub mod stops;
+mod telling;
 #[cfg(test)]
 mod tests;
 pub mod types;

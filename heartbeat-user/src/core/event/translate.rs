@@ -3,8 +3,8 @@
 use super::view::{Judgement, MemberName, ViewEvent, ViewId};
 use super::{NodeName, NotActing, RemovalCause, ViewEvent as E};
 use crate::core::agreement::AgreementEvent as A;
-use crate::core::agreement::document::{Member, Removal};
-use crate::core::agreement::event::Trigger;
+use crate::core::agreement::document::Member;
+use crate::core::agreement::event::{Grounds, Trigger};
 use crate::core::agreement::message::Setting;
 use crate::core::ids::NodeId;
 use crate::core::time::{Human, millis};
@@ -35,13 +35,6 @@ impl NodeNames {
         nodes.into_iter().map(|node| self.of(node)).collect()
     }
 
-    /// Returns the names of nodes given as bits: bit `n` is the configured node with the `n`th lowest id.
-    #[must_use]
-    pub fn bits(&self, bits: u64) -> Vec<String> {
-        let set = |(place, (_, name)): (usize, &(NodeId, String))| (bits >> place & 1 == 1).then(|| name.clone());
-        self.0.iter().take(64).enumerate().filter_map(set).collect()
-    }
-
     fn node(&self, node: NodeId) -> NodeName {
         NodeName { node: self.of(node), node_id: node }
     }
@@ -50,12 +43,13 @@ impl NodeNames {
         MemberName { node: self.of(member.node), node_id: member.node, incarnation: member.incarnation }
     }
 
-    fn judgement(&self, removal: Removal) -> Judgement {
+    fn judgement(&self, grounds: Grounds) -> Judgement {
         Judgement {
-            cause: removal.reason.into(),
-            judges: self.bits(removal.judges),
-            silent_ms: removal.silent_ms,
-            controller_age_ms: removal.controller_age_ms,
+            cause: grounds.reason.into(),
+            judges: self.all(grounds.judges),
+            others: self.all(grounds.others),
+            silent_ms: grounds.silent_ms,
+            controller_age_ms: grounds.controller_age_ms,
         }
     }
 }
@@ -65,9 +59,9 @@ impl NodeNames {
 pub fn tell(event: A, names: &NodeNames) -> ViewEvent {
     let id = ViewId;
     match event {
-        A::NodeRemoved { view, removal } => {
-            let (member, judgement) = (names.member(removal.member), names.judgement(removal));
-            E::NodeRemoved { member, view: id(view), judgement, paths: Vec::new() }
+        A::NodeRemoved { view, member, grounds } => {
+            let judgement = grounds.map(|grounds| names.judgement(grounds));
+            E::NodeRemoved { member: names.member(member), view: id(view), judgement, paths: Vec::new() }
         }
         A::QuorumLost { view, why, missing } => {
             E::QuorumLost { view: id(view), cause: NotActing(why), missing: names.all(missing) }
@@ -75,8 +69,8 @@ pub fn tell(event: A, names: &NodeNames) -> ViewEvent {
         A::Fenced { by, view, reason } => {
             E::Fenced { by: by.map(|by| names.of(by)), view: id(view), cause: reason.map(Into::into) }
         }
-        A::LeftOut { view, removal, stayed } => {
-            let judgement = removal.map(|removal| names.judgement(removal));
+        A::LeftOut { view, grounds, stayed } => {
+            let judgement = grounds.map(|grounds| names.judgement(grounds));
             E::LeftOut { view: id(view), stayed: names.all(stayed), judgement }
         }
         A::JoinRefused { node, why } => E::JoinRefused { member: names.member(node), cause: why.into() },

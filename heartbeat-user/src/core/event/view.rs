@@ -49,9 +49,11 @@ impl fmt::Display for MemberName {
 pub struct Judgement {
     /// Why.
     pub cause: RemovalCause,
-    /// Names of the nodes that judged so.
+    /// Names of the members of that view that judged so themselves, by their own reports.
     pub judges: Vec<String>,
-    /// How long it had been silent for the one who heard it last, ms.
+    /// Names of its other members: they did not judge so, or could not say.
+    pub others: Vec<String>,
+    /// How long it had been silent for the one who heard it last, ms; 4294967295: that one never heard it.
     pub silent_ms: u32,
     /// How old its controller last said to be, ms.
     pub controller_age_ms: u32,
@@ -64,10 +66,10 @@ events! {
         NodeRemoved = 1135 "node_removed" Error {
             /// Who.
             #[serde(flatten)] member: MemberName,
-            /// The view that left it out.
+            /// The view that left it out; where that is not known, the first one known to be without it.
             view: ViewId,
-            /// Why.
-            #[serde(flatten)] judgement: Judgement,
+            /// Why; absent: a view that this node has not seen left it out.
+            #[serde(flatten)] judgement: Option<Judgement>,
             /// What this node itself had sent to it and heard of it, on each path.
             #[serde(skip_serializing_if = "Vec::is_empty")] paths: Vec<PathEvidence>,
         }
@@ -329,8 +331,10 @@ impl ViewEvent {
     #[must_use]
     pub const fn level(&self) -> Level {
         match self {
-            Self::NodeRemoved { judgement: Judgement { cause: RemovalCause::Left, .. }, .. } => Level::Info,
-            Self::NodeRemoved { judgement: Judgement { cause: RemovalCause::Restarted, .. }, .. } => Level::Warning,
+            Self::NodeRemoved { judgement: Some(Judgement { cause: RemovalCause::Left, .. }), .. } => Level::Info,
+            Self::NodeRemoved { judgement: Some(Judgement { cause: RemovalCause::Restarted, .. }), .. } => {
+                Level::Warning
+            }
             other => other.declared_level(),
         }
     }

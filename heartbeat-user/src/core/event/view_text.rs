@@ -24,7 +24,11 @@ impl fmt::Display for Judgement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.cause.fmt(f)?;
         let (silent, age) = (human(self.silent_ms.into()), human(self.controller_age_ms.into()));
+        let never = self.silent_ms == u32::MAX;
         match self.cause {
+            RemovalCause::Down | RemovalCause::NotConnected | RemovalCause::NoMessages if never => {
+                f.write_str(" (never heard)")?;
+            }
             RemovalCause::Down => write!(f, " (silent for {silent}, its controller had last said {age} of age)")?,
             RemovalCause::Hung => write!(f, " (for {age})")?,
             RemovalCause::NotConnected | RemovalCause::NoMessages => {
@@ -36,7 +40,18 @@ impl fmt::Display for Judgement {
             | RemovalCause::Fenced
             | RemovalCause::Forced => {}
         }
-        if self.judges.is_empty() { Ok(()) } else { write!(f, "; so judged by {}", List(&self.judges)) }
+        if self.judges.is_empty() {
+            return Ok(());
+        }
+        write!(f, "; so judged by {}", List(&self.judges))?;
+        // Whose fault it was: of connections that all fail their common end, else what lies between.
+        let between = matches!(self.cause, RemovalCause::NotConnected | RemovalCause::NoMessages);
+        match (&self.others[..], &self.judges[..]) {
+            ([], [_, _, ..]) if between => f.write_str(", which is everybody that stayed: look at its end first"),
+            ([], _) => Ok(()),
+            (others, _) if between => write!(f, " and not by {}: look between it and the former", List(others)),
+            (others, _) => write!(f, " and not by {}", List(others)),
+        }
     }
 }
 
@@ -44,9 +59,14 @@ impl fmt::Display for ViewEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use ViewEvent as E;
         match self {
-            E::NodeRemoved { member, view, judgement, .. } => {
+            E::NodeRemoved { member, view, judgement: Some(judgement), .. } => {
                 write!(f, "node {member} was removed from the membership by view {view}: {judgement}")
             }
+            E::NodeRemoved { member, view, .. } => write!(
+                f,
+                "node {member} is out of the membership, in view {view} at the latest: a view that this node has not \
+                 seen removed it, and later ones do not say why"
+            ),
             E::LeftOut { view, stayed, judgement } => {
                 write!(f, "this node was left out of view {view}, in which {} stayed", List(stayed))?;
                 match judgement {

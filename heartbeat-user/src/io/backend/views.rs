@@ -7,6 +7,7 @@ use crate::control::{
     RemovalStatus, Stage, ViewDocument, ViewNumber, ViewRef, ViewStatus, VoteStatus,
 };
 use crate::core::agreement::document::{Document, Holder, Member, Reason, Vote};
+use crate::core::agreement::event::Grounds;
 use crate::core::agreement::{self, Status};
 use crate::core::event::{NodeNames, NotActing, seconds_text};
 use crate::core::ids::NodeId;
@@ -73,7 +74,7 @@ fn held(document: &Document, status: &Status, names: &NodeNames) -> ViewDocument
             .map(|removal| RemovalStatus {
                 member: member(&removal.member),
                 reason: reason(removal.reason),
-                judges: names.bits(removal.judges),
+                judges: names.all(Grounds::of(document, removal).judges),
                 silent_ms: removal.silent_ms,
                 controller_age_ms: removal.controller_age_ms,
             })

@@ -8,7 +8,7 @@ use heartbeat_common::view::Order;
 
 fn removed(world: &World, at: u16, who: u16) -> Vec<Reason> {
     let reason = |event: &AgreementEvent| match event {
-        AgreementEvent::NodeRemoved { removal, .. } if removal.member.node.0 == who => Some(removal.reason),
+        AgreementEvent::NodeRemoved { member, grounds, .. } if member.node.0 == who => Some(grounds.as_ref()?.reason),
         _ => None,
     };
     world.nodes[&at].events.iter().filter_map(reason).collect()

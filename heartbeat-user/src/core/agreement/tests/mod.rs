@@ -4,4 +4,5 @@ mod directed;
 mod life;
 mod returns;
 mod rules;
+mod words;
 mod world;

@@ -2,8 +2,8 @@
 
 use super::super::*;
 use crate::core::agreement::AgreementEvent as A;
-use crate::core::agreement::document::{ChangeId, Member, Reason, Removal};
-use crate::core::agreement::event::{JoinFault, Trigger};
+use crate::core::agreement::document::{ChangeId, Member, Reason};
+use crate::core::agreement::event::{Grounds, JoinFault, Trigger};
 use crate::core::agreement::message::Setting;
 use crate::core::agreement::stops::How;
 use crate::core::ids::NodeId;
@@ -25,12 +25,13 @@ fn member(node: u16) -> Member {
     Member { node: NodeId(node), incarnation: 10 + u64::from(node) }
 }
 
-fn removal(reason: Reason) -> Removal {
-    Removal { member: member(3), reason, silent_ms: 512, controller_age_ms: 9, judges: 0b011 }
+fn grounds(reason: Reason) -> Grounds {
+    let judges = vec![NodeId(1), NodeId(2)];
+    Grounds { reason, silent_ms: 512, controller_age_ms: 9, judges, others: Vec::new() }
 }
 
 fn removed(reason: Reason) -> A {
-    A::NodeRemoved { view: view(8), removal: removal(reason) }
+    A::NodeRemoved { view: view(8), member: member(3), grounds: Some(grounds(reason)) }
 }
 
 fn change() -> ChangeId {
@@ -40,7 +41,7 @@ fn change() -> ChangeId {
 /// Events about membership and quorum: each case whose sentences differ.
 fn grave() -> Vec<A> {
     let lost = |why, missing| A::QuorumLost { view: view(7), why, missing };
-    let left_out = |removal, stayed| A::LeftOut { view: view(8), removal, stayed };
+    let left_out = |grounds, stayed| A::LeftOut { view: view(8), grounds, stayed };
     vec![
         removed(Reason::Down),
         removed(Reason::Hung),
@@ -51,12 +52,13 @@ fn grave() -> Vec<A> {
         removed(Reason::CannotApply),
         removed(Reason::Fenced),
         removed(Reason::Forced),
+        A::NodeRemoved { view: view(8), member: member(3), grounds: None },
         lost(Refused::Expired, vec![NodeId(2), NodeId(3)]),
         lost(Refused::Expired, Vec::new()),
         lost(Refused::Held(hold::CLOCK), Vec::new()),
         A::Fenced { by: Some(NodeId(1)), view: view(8), reason: Some(Reason::Hung) },
         A::Fenced { by: None, view: view(8), reason: None },
-        left_out(Some(removal(Reason::NotConnected)), vec![NodeId(1), NodeId(2)]),
+        left_out(Some(grounds(Reason::NotConnected)), vec![NodeId(1), NodeId(2)]),
         left_out(None, vec![NodeId(1)]),
         A::JoinRefused { node: member(3), why: JoinFault::Settings },
         A::StateNotNewest { held: view(7), newest: view(9), told_by: NodeId(2) },
@@ -182,11 +184,37 @@ fn a_removal_says_why_who_judged_and_where_the_fault_was() {
         ("view", json!("0.8")),
         ("cause", json!("down")),
         ("judges", json!(["a", "b"])),
+        ("others", json!([])),
         ("silent_ms", json!(512)),
         ("controller_age_ms", json!(9)),
     ] {
         assert_eq!(line[field], value, "{field}: {line}");
     }
+}
+
+#[test]
+fn whose_fault_a_broken_connection_was_follows_from_who_judged() {
+    let text = |reason, judges, others| {
+        let grounds = Grounds { judges, others, ..grounds(reason) };
+        sentence(A::NodeRemoved { view: view(8), member: member(3), grounds: Some(grounds) })
+    };
+    let all = text(Reason::NoMessages, vec![NodeId(1), NodeId(2)], Vec::new());
+    assert!(all.ends_with("so judged by a and b, which is everybody that stayed: look at its end first"), "{all}");
+    let one = text(Reason::NotConnected, vec![NodeId(1)], vec![NodeId(2)]);
+    assert!(one.ends_with("so judged by a and not by b: look between it and the former"), "{one}");
+    let pair = text(Reason::NotConnected, vec![NodeId(1)], Vec::new());
+    assert!(pair.ends_with("so judged by a"), "of two ends neither is known to be at fault: {pair}");
+    let never = Grounds { silent_ms: u32::MAX, ..grounds(Reason::Down) };
+    let never = sentence(A::NodeRemoved { view: view(8), member: member(3), grounds: Some(never) });
+    assert!(never.contains("(never heard)"), "{never}");
+}
+
+#[test]
+fn a_removal_by_a_view_that_was_never_seen_claims_no_reason() {
+    let event = event(tell(A::NodeRemoved { view: view(8), member: member(3), grounds: None }, &names()));
+    let line = serde_json::to_value(&event).unwrap();
+    assert_eq!((&line["id"], &line["node"], &line["view"]), (&json!(1135), &json!("c"), &json!("0.8")));
+    assert!(line.get("cause").is_none() && line.get("judges").is_none(), "{line}");
 }
 
 #[test]
@@ -233,10 +261,7 @@ fn a_view_is_named_by_order_and_digest() {
 fn names_come_from_the_settings_and_numbers_where_there_are_none() {
     let names = names();
     assert_eq!((names.of(NodeId(2)), names.of(NodeId(9))), ("b".into(), "9".into()));
-    assert_eq!(names.bits(0b101), ["a", "c"]);
-    assert_eq!(names.bits(u64::MAX), ["a", "b", "c"], "bits of nobody are nobody");
-    let many = NodeNames::new((0..100).map(|id| (NodeId(id), format!("n{id}"))).collect());
-    assert_eq!(many.bits(1 << 63), ["n63"]);
+    assert_eq!(names.all([NodeId(3), NodeId(1)]), ["c", "a"]);
 }
 
 #[test]

@@ -1,0 +1,91 @@
+//! What a view on disk changed and what the page shows, told in view order and each thing once. It decides nothing and
+//! sends nothing.
+
+use super::closing::is_member;
+use super::document::{Document, Holder, Member, Reason, Vote};
+use super::ending::Course;
+use super::engine::{Agreement, Held, only_voter};
+use super::event::{AgreementEvent, Grounds};
+use super::types::Command;
+use crate::core::ids::NodeId;
+use heartbeat_common::lease::Refused;
+use heartbeat_common::view::{Name, Order};
+
+impl Agreement {
+    /// Tells what a view that is on disk now has changed since the one held before.
+    pub(super) fn tell_changes(&mut self, before: Option<&Held>, view: &Document, name: Name) {
+        let order = view.order;
+        let voter = |vote: &Vote| match vote.holder {
+            Holder::Node(node) if vote.weight > 0 => Some(node),
+            Holder::Node(_) | Holder::Witness(_) => None,
+        };
+        let skipped = before.map(|held| gone_unseen(&held.document, held.name, view)).unwrap_or_default();
+        for (view, member) in skipped {
+            self.tell_removal(view, member, None);
+        }
+        for removal in &view.removals {
+            let member = removal.member;
+            if removal.reason == Reason::Left {
+                self.tell(AgreementEvent::NodeLeftView { view: order, member, handed_over: true });
+            } else {
+                self.tell_removal(order, member, Some(Grounds::of(view, removal)));
+            }
+        }
+        let members = view.members.clone();
+        let voters = view.votes.iter().filter_map(voter).collect();
+        self.tell(AgreementEvent::ViewInstalled { view: name, members, voters, change: view.change });
+        let old = before.map(|held| &held.document);
+        for member in view.members.iter().filter(|member| old.is_none_or(|old| !old.members.contains(member))) {
+            self.tell(AgreementEvent::NodeJoined { view: order, member: *member });
+        }
+        if let Some(change) = view.change {
+            let setting = self.setting_of(change);
+            self.tell(AgreementEvent::ViewSettingChanged { view: order, change, setting });
+        }
+        let last = only_voter(view);
+        if let Some(node) = last.filter(|_| old.and_then(only_voter) != last) {
+            self.tell(AgreementEvent::LastDisk { view: order, node });
+        }
+        self.tell_quarantine(old, view);
+    }
+
+    /// Tells a removal; not this incarnation's own, which it says at its end by an event of its own, unless it leaves.
+    fn tell_removal(&mut self, view: Order, member: Member, grounds: Option<Grounds>) {
+        if member != self.setup.own || matches!(self.course, Course::Leaving { .. }) {
+            self.tell(AgreementEvent::NodeRemoved { view, member, grounds });
+        }
+    }
+
+    /// Tells that this node may not act any more, and has what it runs stopped.
+    pub(super) fn lost(&mut self, why: Refused) {
+        let Some(held) = &self.held else { return };
+        let unheard = |node: &NodeId| self.peers.get(node).is_none_or(|peer| peer.facts.both_ways_since.is_none());
+        let voters = held.document.votes.iter().filter(|vote| vote.weight > 0);
+        let nodes = voters.filter_map(|vote| match vote.holder {
+            Holder::Node(node) if node != self.setup.own.node => Some(node),
+            Holder::Node(_) | Holder::Witness(_) => None,
+        });
+        let (view, missing) = (held.name.order, nodes.filter(unheard).collect());
+        self.tell(AgreementEvent::QuorumLost { view, why, missing });
+        self.commands.push_back(Command::StopServices);
+    }
+}
+
+/// Returns whom views between the one held and a later one have left out, as far as the later one shows it, with the
+/// first view that is known to be without each; in view order. It names those who are not known to have stopped, joined
+/// in between though they may have; of the others it shows only that they are no members.
+fn gone_unseen(old: &Document, held: Name, view: &Document) -> Vec<(Order, Member)> {
+    if view.parent == held.digest {
+        return Vec::new();
+    }
+    let told = |member: &Member| view.removals.iter().any(|removal| removal.member == *member);
+    let by = |member: &Member| view.owed.iter().find(|owed| owed.member == *member).map(|owed| owed.left_out_by);
+    let lost = old.members.iter().filter(|member| !is_member(view, **member));
+    let mut gone: Vec<(Order, Member)> =
+        lost.map(|member| (by(member).filter(|by| *by > old.order).unwrap_or(view.order), *member)).collect();
+    let passed = view.owed.iter().filter(|owed| owed.left_out_by > old.order && !old.members.contains(&owed.member));
+    gone.extend(passed.map(|owed| (owed.left_out_by, owed.member)));
+    gone.retain(|(_, member)| !told(member));
+    gone.sort_unstable();
+    gone
+}

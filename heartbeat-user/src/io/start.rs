@@ -194,6 +194,7 @@ pub fn start(
         remembered: life.remembered,
         own_ends: life.own_ends,
         adopted,
+        progress_ns: shared.progress(),
         join_only,
         gated: services.gated,
         page: shared.page(),

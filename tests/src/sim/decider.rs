@@ -14,6 +14,7 @@ use heartbeat_user::core::event::{EventBody, LateSource};
 use heartbeat_user::core::facts::PeerLook;
 use heartbeat_user::core::path::PathInput;
 use heartbeat_user::core::time::{MonoTime, nanos};
+use heartbeat_user::io::agreement::page;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -224,7 +225,13 @@ impl World {
         let acting = lease::acting(&kernel.page, times.boot_ns);
         let quorate = if acting.is_ok() { frame::FLAG_QUORATE } else { 0 };
         kernel.flags = kernel.flags & !frame::FLAG_QUORATE | quorate;
-        let view = PageView { acting, fenced: kernel.page.get(word::FENCED), fenced_by: None };
+        let view = PageView {
+            acting,
+            lease_until_ns: page::lease_until(&kernel.page),
+            fenced: kernel.page.get(word::FENCED),
+            fenced_by: None,
+            fenced_at: MonoTime::ZERO,
+        };
         self.feed(place, Input::Page(view), times);
     }
 

@@ -121,7 +121,7 @@ impl World {
         let setup = self.setup(place, identity);
         let times = self.times(place);
         let node = &mut self.nodes[place];
-        let adopted = node.adopted.then(|| begin::adopted(&node.kernel.page, times));
+        let adopted = node.adopted.then(|| begin::adopted(&node.kernel.page, times, node.kernel.progress_ns));
         begin::remember(&node.kernel.page, state.as_ref(), setup.fresh_vote);
         let agreement = match state {
             Some(state) => Agreement::resume(setup, state, adopted, times),

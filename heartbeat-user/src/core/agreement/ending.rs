@@ -2,7 +2,7 @@
 //! anything said to have stopped.
 
 use super::closing::is_member;
-use super::document::{Document, Member};
+use super::document::{Document, Member, Reason};
 use super::engine::Agreement;
 use super::event::{AgreementEvent, Grounds};
 use super::install::out_of;
@@ -10,6 +10,7 @@ use super::message::Message;
 use super::types::{Command, Ending};
 use crate::core::time::MonoTime;
 use heartbeat_common::lease::hold;
+use heartbeat_common::view::Order;
 use std::time::Duration;
 
 /// Where this node is going.
@@ -54,10 +55,17 @@ impl Agreement {
         if self.course != Course::Runs {
             return;
         }
-        let silent = grounds_of(view, self.setup.own).map_or(0, |grounds| grounds.silent_ms);
         self.go_out(false);
-        let silent = Duration::from_millis(u64::from(silent));
-        self.tell(AgreementEvent::Hole { view: view.order, silent });
+        // An operator's word or a broken connection calls nobody dead.
+        let hole = grounds_of(view, self.setup.own).and_then(|grounds| match grounds.reason {
+            Reason::Down => Some((false, grounds.silent_ms)),
+            Reason::Hung => Some((true, grounds.controller_age_ms)),
+            _ => None,
+        });
+        if let Some((hung, lost_ms)) = hole {
+            let lost = Duration::from_millis(u64::from(lost_ms));
+            self.tell(AgreementEvent::Hole { view: view.order, hung, lost });
+        }
     }
 
     /// Goes out: stops what it runs, at once.
@@ -123,10 +131,12 @@ impl Agreement {
     fn say_why(&mut self, fenced: bool) {
         let held = self.held.as_ref().filter(|held| !is_member(&held.document, self.setup.own));
         let view = held.map(|held| held.name.order).unwrap_or_default();
+        let left_out_by = held.and_then(|held| left_out_by(&held.document, self.setup.own));
         let grounds = held.and_then(|held| grounds_of(&held.document, self.setup.own));
         let stayed = held.iter().flat_map(|held| &held.document.members).map(|member| member.node).collect();
         self.tell(if fenced {
-            AgreementEvent::Fenced { by: self.page.fenced_by, view, reason: grounds.map(|grounds| grounds.reason) }
+            let reason = grounds.map(|grounds| grounds.reason);
+            AgreementEvent::Fenced { by: self.page.fenced_by, view: left_out_by, reason }
         } else {
             AgreementEvent::LeftOut { view, grounds, stayed }
         });
@@ -146,6 +156,12 @@ impl Agreement {
             Course::Runs | Course::Leaving { .. } | Course::Out { .. } | Course::Ended => None,
         }
     }
+}
+
+/// Returns which view left an incarnation out, as far as this one shows it.
+fn left_out_by(view: &Document, member: Member) -> Option<Order> {
+    let owed = || view.owed.iter().find(|owed| owed.member == member).map(|owed| owed.left_out_by);
+    if grounds_of(view, member).is_some() { Some(view.order) } else { owed() }
 }
 
 /// Returns why a view left out this very incarnation.

@@ -56,7 +56,8 @@ impl Agreement {
     /// Waits before it asks to join, the longer the more often it ended of late.
     pub(super) fn begin_backoff(&mut self) {
         let ends = self.setup.own_ends;
-        if ends > 0 {
+        // A member has joined before: the controller that takes it over waits for nothing.
+        if ends > 0 && self.membership().is_none() {
             let wait = Duration::from_secs(1 << u32::from(ends.min(6))).min(BACKOFF_MAX);
             self.regroup.joins_from = self.now.mono + wait;
             self.tell(AgreementEvent::RestartBackoff { ends, wait });

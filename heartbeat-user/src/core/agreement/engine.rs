@@ -69,6 +69,7 @@ impl Agreement {
     #[must_use]
     pub fn new(setup: Setup, now: Times) -> Self {
         let mut this = Self::begin(setup, now);
+        this.begin_backoff();
         // A page that goes on may say what held the controller before, which was killed while it left: this one does not.
         this.commands.push_back(Command::Hold(0));
         this
@@ -78,7 +79,7 @@ impl Agreement {
         let others = setup.configured.iter().map(|one| one.node).filter(|node| *node != setup.own.node);
         let peers = others.take(NODES_MAX - 1).map(|node| (node, Peer::new(node, now.mono))).collect();
         let regroup = Regroup::new(&setup, now.mono);
-        let mut this = Self {
+        Self {
             setup,
             now,
             peers,
@@ -96,9 +97,7 @@ impl Agreement {
             course: Course::Runs,
             commands: VecDeque::new(),
             events: VecDeque::new(),
-        };
-        this.begin_backoff();
-        this
+        }
     }
 
     /// Takes up the state that is on disk. `adopted`: the page, where it is one of this incarnation that goes on; else
@@ -109,6 +108,7 @@ impl Agreement {
         this.ends = Ends::of(&state.remembers);
         this.voter = Some(Voter::resume(state));
         this.take_up(adopted);
+        this.begin_backoff();
         this
     }
 

@@ -5,6 +5,7 @@ use super::document::{ChangeId, Document, Member, Reason, Removal};
 use super::message::Setting;
 use super::stops::How;
 use crate::core::ids::NodeId;
+use crate::core::time::MonoTime;
 use heartbeat_common::lease::{NODES_MAX, Refused};
 use heartbeat_common::view::{Name, Order};
 use std::time::Duration;
@@ -98,13 +99,15 @@ pub enum AgreementEvent {
         why: Refused,
         /// Holders of votes that are not heard.
         missing: Vec<NodeId>,
+        /// When that was, by the dates in the page; where it does not show that, when it was noticed.
+        ended: MonoTime,
     },
     /// 1118: this node's kernel obeyed a fence.
     Fenced {
         /// Who sent it, as far as it is known.
         by: Option<NodeId>,
         /// The view that left this node out, as far as it is known.
-        view: Order,
+        view: Option<Order>,
         /// Why it did, as far as it is known.
         reason: Option<Reason>,
     },
@@ -259,12 +262,14 @@ pub enum AgreementEvent {
         /// Who saw it.
         seen_by: NodeId,
     },
-    /// 20113: this node was judged dead while it was not.
+    /// 20113: this node was judged dead or hung, and goes on.
     Hole {
         /// The view that left it out.
         view: Order,
-        /// How long it had been silent for the one who heard it last.
-        silent: Duration,
+        /// Its controller was called hung; else it was silent on every path.
+        hung: bool,
+        /// How long its controller had made no progress, or it had been silent for the one who heard it last.
+        lost: Duration,
     },
     /// 20114: this node waits before it asks to join.
     RestartBackoff {

@@ -50,6 +50,7 @@ impl Agreement {
         let (name, begun) = (voter.state().register.view, voter.state().register.has_accepted());
         self.page.in_force = adopted.map_or(Order::NONE, |page| page.in_force);
         self.page.cleared = adopted.map_or(0, |page| page.cleared);
+        self.page.acting = adopted.is_some_and(|page| page.acting);
         // What the disk shows was cleared before it was written. A page that does not say so is not of this state: its
         // grants end, and its bank is made anew, so that no date outlives the acceptance.
         let foreign = begun && adopted.is_some() && self.page.cleared != mark(name);
@@ -68,8 +69,12 @@ impl Agreement {
         if let Some(held) = &mut self.held {
             held.in_force = in_force == held.name.order;
         }
+        if kept {
+            self.fences.taken_over(&document, in_force == document.order);
+        }
         if out_of(&document, own) {
-            self.left_out(&document);
+            // What it means for this node was told when the view was learned, before it was written.
+            self.go_out(false);
         }
         if adopted.is_some() {
             // What held the controller before was its own: it may have been killed while it left, and this one does not.
@@ -260,11 +265,12 @@ impl Agreement {
 
     /// Looks at the page: whether this node may act, and whether its kernel obeyed a fence.
     pub(super) fn look_at_page(&mut self, view: &PageView) {
-        if view.acting.is_ok() != self.page.acting {
+        // A page that is being replaced says nothing.
+        if view.acting.is_ok() != self.page.acting && view.acting != Err(Refused::Unsteady) {
             self.page.acting = view.acting.is_ok();
             match view.acting {
                 Ok(token) => self.tell(AgreementEvent::LeaseGained { view: Order(token.order) }),
-                Err(why) => self.lost(why),
+                Err(why) => self.lost(why, view),
             }
         }
         self.page.fenced = self.page.fenced.max(view.fenced);

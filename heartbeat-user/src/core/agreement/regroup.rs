@@ -136,7 +136,7 @@ impl Agreement {
             self.regroup.covered.clone_from(&triggers);
             if !self.regroup.active {
                 self.regroup.turn = self.regroup.turn.saturating_add(1);
-                self.activate(trigger);
+                self.activate(Some(trigger));
             }
         }
         self.report_if_due();
@@ -146,13 +146,16 @@ impl Agreement {
         self.finish();
     }
 
-    fn activate(&mut self, trigger: Trigger) {
+    /// Begins a regroup, and says why where that is news.
+    fn activate(&mut self, trigger: Option<Trigger>) {
         self.regroup.active = true;
         self.regroup.since = self.now.mono;
         self.regroup.ready = None;
         self.regroup.waiting = false;
         let turn = self.regroup.turn;
-        self.tell(AgreementEvent::RegroupStarted { turn, trigger });
+        if let Some(trigger) = trigger {
+            self.tell(AgreementEvent::RegroupStarted { turn, trigger });
+        }
         self.report_now();
     }
 
@@ -161,9 +164,11 @@ impl Agreement {
         if turn <= self.regroup.turn {
             return;
         }
+        // The first that a controller hears of, which took over from another, that one may have told long ago.
+        let known = self.regroup.turn == 0 && self.membership().is_some();
         self.regroup.turn = turn;
         if self.held.as_ref().is_some_and(|held| held.name == view) {
-            self.activate(Trigger::Joined(by));
+            self.activate((!known).then_some(Trigger::Joined(by)));
         }
     }
 

@@ -6,8 +6,9 @@ use super::document::{Document, Holder, Member, Reason, Vote};
 use super::ending::Course;
 use super::engine::{Agreement, Held, only_voter};
 use super::event::{AgreementEvent, Grounds};
-use super::types::Command;
+use super::types::{Command, PageView, Times};
 use crate::core::ids::NodeId;
+use crate::core::time::MonoTime;
 use heartbeat_common::lease::Refused;
 use heartbeat_common::view::{Name, Order};
 
@@ -56,8 +57,8 @@ impl Agreement {
         }
     }
 
-    /// Tells that this node may not act any more, and has what it runs stopped.
-    pub(super) fn lost(&mut self, why: Refused) {
+    /// Takes in that this node acted and may not any more: it is told, unless the node leaves, and what it runs is stopped.
+    pub(super) fn lost(&mut self, why: Refused, page: &PageView) {
         let Some(held) = &self.held else { return };
         let unheard = |node: &NodeId| self.peers.get(node).is_none_or(|peer| peer.facts.both_ways_since.is_none());
         let voters = held.document.votes.iter().filter(|vote| vote.weight > 0);
@@ -66,8 +67,24 @@ impl Agreement {
             Holder::Node(_) | Holder::Witness(_) => None,
         });
         let (view, missing) = (held.name.order, nodes.filter(unheard).collect());
-        self.tell(AgreementEvent::QuorumLost { view, why, missing });
+        let (why, ended) = self.end_of_lease(why, page);
+        if !matches!(self.course, Course::Leaving { .. }) {
+            self.tell(AgreementEvent::QuorumLost { view, why, missing, ended });
+        }
         self.commands.push_back(Command::StopServices);
+    }
+
+    /// Returns why the lease ended and when: what the kernel noted first. This node may have noticed it much later, and
+    /// then there are more reasons by now.
+    fn end_of_lease(&self, why: Refused, page: &PageView) -> (Refused, MonoTime) {
+        let Times { mono, boot_ns, .. } = self.now;
+        let dated = (1..boot_ns).contains(&page.lease_until_ns);
+        let expired = dated.then(|| MonoTime(mono.0.saturating_sub(boot_ns - page.lease_until_ns)));
+        let fenced = page.fenced >= self.setup.own.incarnation && page.fenced_at != MonoTime::ZERO;
+        let fenced = fenced.then_some(page.fenced_at);
+        let first = [expired.map(|at| (at, Refused::Expired)), fenced.map(|at| (at, Refused::Fenced))];
+        let first = first.into_iter().flatten().min_by_key(|(at, _)| *at).filter(|(at, _)| *at < mono);
+        first.map_or((why, mono), |(at, why)| (why, at))
     }
 }
 

@@ -115,6 +115,8 @@ pub struct Adopted {
     /// The machine slept since the bank was made. Nobody looks after the page while no controller runs, so who takes it up
     /// has to see that.
     pub slept: bool,
+    /// This node acted when the controller before last proved progress. If it does not any more, nobody has told of that.
+    pub acting: bool,
 }
 
 /// What the kernel's ticks and the detector say of a peer.
@@ -152,10 +154,14 @@ pub struct PeerFacts {
 pub struct PageView {
     /// Whether this node may act, and why not.
     pub acting: Result<Token, Refused>,
+    /// Until when the lease holds by its newest dates, or held, CLOCK_BOOTTIME ns; 0: not known, [`u64::MAX`]: no end.
+    pub lease_until_ns: u64,
     /// The highest incarnation of this node that was fenced; 0: none.
     pub fenced: u64,
     /// Who sent that fence, as far as it is known.
     pub fenced_by: Option<NodeId>,
+    /// When the kernel acknowledged it to that node; zero: not known.
+    pub fenced_at: MonoTime,
 }
 
 /// What somebody asks of the agreement.

@@ -63,11 +63,13 @@ pub fn tell(event: A, names: &NodeNames) -> ViewEvent {
             let judgement = grounds.map(|grounds| names.judgement(grounds));
             E::NodeRemoved { member: names.member(member), view: id(view), judgement, paths: Vec::new() }
         }
-        A::QuorumLost { view, why, missing } => {
-            E::QuorumLost { view: id(view), cause: NotActing(why), missing: names.all(missing) }
+        A::QuorumLost { view, why, missing, .. } => {
+            let missing = names.all(missing);
+            E::QuorumLost { view: id(view), cause: NotActing(why), missing, noticed_after_ms: 0 }
         }
         A::Fenced { by, view, reason } => {
-            E::Fenced { by: by.map(|by| names.of(by)), view: id(view), cause: reason.map(Into::into) }
+            let cause = reason.map(Into::into);
+            E::Fenced { by: by.map(|by| names.of(by)), by_id: by, view: view.map(id), cause }
         }
         A::LeftOut { view, grounds, stayed } => {
             let judgement = grounds.map(|grounds| names.judgement(grounds));
@@ -112,7 +114,7 @@ pub fn tell(event: A, names: &NodeNames) -> ViewEvent {
         A::KnownStopped { member, how } => E::KnownStopped { member: names.member(member), proof: how.into() },
         A::VoteForfeited => E::VoteForfeited {},
         A::OlderState { sequence, seen, seen_by } => E::OlderState { sequence, seen, seen_by: names.of(seen_by) },
-        A::Hole { view, silent } => E::Hole { view: id(view), silent_ms: millis(silent) },
+        A::Hole { view, hung, lost } => E::Hole { view: id(view), hung, lost_ms: millis(lost) },
         A::RestartBackoff { ends, wait } => E::RestartBackoff { ends, wait_ms: millis(wait) },
         A::QuarantineCleared { node } => E::QuarantineCleared { node: names.node(node) },
         A::ViewSettingChanged { view, change, setting } => {

@@ -81,13 +81,17 @@ events! {
             cause: NotActing,
             /// Names of the holders of votes that are not heard.
             missing: Vec<String>,
+            /// How long after the end of the lease (`at_ns`) that was noticed, ms.
+            noticed_after_ms: u64,
         }
         /// This node's kernel obeyed a fence.
         Fenced = 1118 "fenced" Error {
             /// Name of the node that sent it; absent: not known.
             by: Option<String>,
-            /// The view that left this node out.
-            view: ViewId,
+            /// Its number, likewise.
+            by_id: Option<NodeId>,
+            /// The view that left this node out; absent: not known.
+            view: Option<ViewId>,
             /// Why it did; absent: not known here.
             cause: Option<RemovalCause>,
         }
@@ -244,12 +248,14 @@ events! {
             /// Name of the node that saw it.
             seen_by: String,
         }
-        /// This node was judged dead while it was not.
+        /// This node was judged dead or hung, and goes on.
         Hole = 20113 "judged_dead" Warning {
             /// The view that left it out.
             view: ViewId,
-            /// How long it had been silent for the one who heard it last, ms.
-            silent_ms: u64,
+            /// It was judged hung, its kernel answering; else silent on every path.
+            hung: bool,
+            /// How long its controller had made no progress, or it had been silent for the one who heard it last, ms.
+            lost_ms: u64,
         }
         /// This node waits before it asks to join.
         RestartBackoff = 20114 "restart_backoff" Warning {

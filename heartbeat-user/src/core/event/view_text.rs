@@ -7,6 +7,9 @@ use super::{NotActing, RemovalCause, ViewId};
 use heartbeat_common::lease::Refused;
 use std::fmt;
 
+/// From here on a loss of quorum was noticed late, ms: a controller that runs looks more often.
+const LATE_MS: u64 = 1_000;
+
 /// Names in a row; "nobody" where there is none.
 struct List<'a>(&'a [String]);
 
@@ -75,19 +78,26 @@ impl fmt::Display for ViewEvent {
                 }
                 f.write_str("; what it ran is stopped, and it joins anew under a new incarnation")
             }
-            E::Fenced { by, view, cause } => {
+            E::Fenced { by, view, cause, .. } => {
                 f.write_str("this node was told to stop by ")?;
                 match by {
                     Some(by) => write!(f, "node {by}")?,
                     None => f.write_str("a member of the cluster")?,
                 }
-                write!(f, " in the name of view {view}, and its kernel obeyed")?;
+                if let Some(view) = view {
+                    write!(f, " in the name of view {view}")?;
+                }
+                f.write_str(", and its kernel obeyed")?;
                 match cause {
                     Some(cause) => write!(f, ": {cause}"),
-                    None => f.write_str("; the view that says why was not fetched yet"),
+                    None => f.write_str("; why is not known here yet: event 1135 of its older incarnation says it"),
                 }
             }
-            E::QuorumLost { view, cause, missing } => quorum_lost(f, *view, *cause, missing),
+            E::QuorumLost { view, cause, missing, noticed_after_ms } => {
+                quorum_lost(f, *view, *cause, missing)?;
+                let late = *noticed_after_ms >= LATE_MS;
+                if late { write!(f, "; noticed {} later", human(*noticed_after_ms)) } else { Ok(()) }
+            }
             E::JoinRefused { member, cause } => write!(f, "node {member} may not join: {cause}"),
             E::StateNotNewest { held, newest, told_by } => write!(
                 f,
@@ -232,11 +242,17 @@ impl ViewEvent {
                 "this node's disk holds its state number {sequence}, and node {seen_by} has seen number {seen}: the \
                  disk is an older copy, and its vote is given up"
             ),
-            E::Hole { view, silent_ms } => write!(
+            E::Hole { view, hung: false, lost_ms } => write!(
                 f,
                 "this node was judged dead by view {view} while it was not: nobody had heard it for {}; what it did \
                  meanwhile was done without the cluster",
-                human(*silent_ms)
+                human(*lost_ms)
+            ),
+            E::Hole { view, lost_ms, .. } => write!(
+                f,
+                "this node was judged hung by view {view}: its controller had made no progress for {}; what it did \
+                 meanwhile was done without the cluster",
+                human(*lost_ms)
             ),
             E::RestartBackoff { ends, wait_ms } => write!(
                 f,

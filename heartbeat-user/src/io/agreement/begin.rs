@@ -47,6 +47,8 @@ pub struct Beginning<'a> {
     pub own_ends: u8,
     /// The page is that of this incarnation, and goes on.
     pub adopted: bool,
+    /// When the controller before last proved progress, CLOCK_MONOTONIC ns; 0: never.
+    pub progress_ns: u64,
     /// It only joins.
     pub join_only: bool,
     /// Whatever it runs asks the page before each act, as far as its time to stop does not say otherwise.
@@ -131,7 +133,7 @@ pub fn begin(beginning: Beginning<'_>) -> anyhow::Result<Option<Begun>> {
     remember(page, durable.as_deref(), setup.fresh_vote);
     let mut agreement = match &durable {
         Some(state) => {
-            let adopted = beginning.adopted.then(|| adopted(page, times));
+            let adopted = beginning.adopted.then(|| adopted(page, times, beginning.progress_ns));
             Agreement::resume(setup, (**state).clone(), adopted, times)
         }
         None => Agreement::new(setup, times),
@@ -238,14 +240,19 @@ fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// Returns what a page says at `now` that a controller of the same incarnation left behind.
-pub fn adopted<W: Words>(page: &W, now: Times) -> Adopted {
+/// Returns what a page says at `now` that a controller of the same incarnation left behind, which last proved progress at
+/// `progress_ns` (CLOCK_MONOTONIC; 0: never).
+pub fn adopted<W: Words>(page: &W, now: Times, progress_ns: u64) -> Adopted {
     let active = lease::active_bank(page);
+    // What ended before that, the controller before has told; whoever leaves had ended it by itself.
+    let seen = progress_ns.min(now.mono.0).saturating_add(now.boot_ns.saturating_sub(now.mono.0));
+    let could = page.get(active + bank::MEMBER) != 0 && page.get(word::IN_FORCE) != 0 && page.get(word::HOLD) == 0;
     Adopted {
         bank: (page.get(active + bank::ORDER), page.get(active + bank::DIGEST)),
         in_force: Order(page.get(word::IN_FORCE)),
         cleared: page.get(word::CLEARED),
         slept: clocks::slept_since(page.get(active + bank::BOOT_OFFSET_NS), now),
+        acting: could && super::page::lease_until(page) > seen,
     }
 }
 
@@ -282,4 +289,53 @@ fn link(
         waker: Arc::new(move || orders.wake()),
     })
     .context("messages between controllers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::time::MonoTime;
+    use heartbeat_common::lease::{Bank, Vote, hold};
+    use std::cell::Cell;
+
+    const MS: u64 = 1_000_000;
+
+    /// The page of a member of a view in force with two votes; the other one was heard at 10.1 s, and the lease has 500 ms.
+    fn page() -> [Cell<u64>; lease::WORDS] {
+        let page = std::array::from_fn(|_| Cell::new(0));
+        lease::begin(&page, 9, [1, 2]);
+        let mut votes = [Vote::default(); lease::SLOTS];
+        votes[1] = Vote { weight: 1, expected: 21 };
+        let (lease_ns, act_ns, floor_ns) = (500 * MS, 500 * MS, 10_000 * MS);
+        let bank = Bank { order: 1, lease_ns, act_ns, floor_ns, boot_offset_ns: 1_000 * MS, ..Bank::default() };
+        lease::install(&page, &Bank { own_mark: 7, own_weight: 1, total_weight: 2, member: true, votes, ..bank });
+        page.set(word::IN_FORCE, 1);
+        assert!(lease::grant(&page, 7));
+        lease::renew(&page, 1, 21, 10_100 * MS, 10_101 * MS);
+        page
+    }
+
+    /// The host has slept for a second since it started.
+    fn at(ms: u64) -> Times {
+        Times { mono: MonoTime(ms * MS), boot_ns: (ms + 1_000) * MS, raw_ns: ms * MS }
+    }
+
+    #[test]
+    fn who_acted_when_its_controller_last_ran_is_known_by_the_dates() {
+        let page = page();
+        let acting = |progress: u64| adopted(&page, at(12_000), progress * MS).acting;
+        assert!(acting(10_599), "the lease ended without a controller");
+        assert!(!acting(10_600) && !acting(11_000), "the controller before has told of its end");
+        assert!(acting(0));
+        page.set(word::HOLD, hold::LEAVING);
+        assert!(!acting(10_599), "whoever left has ended it by itself");
+        page.set(word::HOLD, 0);
+        page.set(word::IN_FORCE, 0);
+        assert!(!acting(10_599), "it never acted");
+    }
+
+    #[test]
+    fn a_lease_that_goes_on_is_taken_over() {
+        assert!(adopted(&page(), at(10_300), 10_200 * MS).acting);
+    }
 }

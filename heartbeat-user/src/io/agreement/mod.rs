@@ -16,10 +16,11 @@ use crate::core::agreement::types::{Command, Ending, Input, Outcome, PageView, R
 use crate::core::agreement::voter::State;
 use crate::core::agreement::{Agreement, AgreementEvent, Status};
 use crate::core::controller::{self, Controller};
-use crate::core::event::{NodeNames, ViewEvent, tell};
+use crate::core::event::{Event, NodeNames, ViewEvent, tell};
 use crate::core::facts::{Facts, PeerLook};
 use crate::core::ids::NodeId;
-use crate::core::time::MonoTime;
+use crate::core::time::{MonoTime, millis};
+use crate::io::clock;
 use crate::io::disk::{Report, Writer};
 use crate::io::journal::EventSink;
 use crate::io::link::{Link, LinkEvent, LinkEvents};
@@ -112,6 +113,8 @@ pub struct Hands {
     untold: Option<(KeyRing, Duration)>,
     /// What was last said of the watchdog device.
     device_fault: Option<String>,
+    /// When the kernel last acknowledged a fence to whom, on each path, as of the last look.
+    answered: Vec<(NodeId, MonoTime)>,
     /// Peers that took the present incarnation for this node's newest.
     greeted: BTreeSet<NodeId>,
     /// A newer one that a peer knows, and whether it is one of these.
@@ -142,6 +145,7 @@ impl Hands {
             unlinked: None,
             untold: None,
             device_fault: None,
+            answered: Vec::new(),
             greeted: BTreeSet::new(),
             outrun: None,
         };
@@ -299,16 +303,25 @@ impl Hands {
     /// Tells what happened since it was last called: of a node that was removed also what its paths looked like from here.
     pub fn tell(&mut self, controller: &Controller) {
         for event in self.happened.drain(..) {
+            let at = match &event {
+                AgreementEvent::QuorumLost { ended, .. } => Some(*ended),
+                _ => None,
+            };
             let mut event = tell(event, &self.setup.names);
             if let ViewEvent::NodeRemoved { member, paths, .. } = &mut event {
                 *paths = controller.evidence_of(member.node_id);
             }
-            self.setup.sink.now(event.into());
+            let noticed = clock::now();
+            if let ViewEvent::QuorumLost { noticed_after_ms, .. } = &mut event {
+                *noticed_after_ms = at.map_or(0, |at| millis(noticed.since(at)));
+            }
+            self.setup.sink.offer(Event { at: at.unwrap_or(noticed), noticed, body: event.into() });
         }
     }
 
     fn look(&mut self, now: MonoTime, controller: &Controller, looks: &[Look]) {
         let mut facts = Vec::new();
+        self.answered.clear();
         for (id, node) in controller.nodes() {
             let paths = || controller.paths().filter(move |(_, spec, _)| spec.node == id);
             let detection = paths().map(|(_, _, path)| path.rule().detection_time()).max().unwrap_or(Duration::ZERO);
@@ -320,6 +333,7 @@ impl Hands {
                 let _ = self.setup.link.0.heard(id, newest);
             }
             facts.push(fact);
+            self.answered.extend(ticks.iter().map(|tick| (id, MonoTime(tick.fence_answered_ns))));
         }
         self.handle(Input::Facts(facts));
     }
@@ -354,7 +368,15 @@ impl Hands {
         let acting = lease::acting(page, self.clocks.times().boot_ns);
         self.feed(acting);
         let page = self.page();
-        let view = PageView { acting, fenced: page.get(word::FENCED), fenced_by: None };
+        let fenced = page.get(word::FENCED);
+        let by = if fenced >= self.own().incarnation { first_fencer(&self.answered) } else { None };
+        let view = PageView {
+            acting,
+            lease_until_ns: page::lease_until(page),
+            fenced,
+            fenced_by: by.map(|(node, _)| node),
+            fenced_at: by.map_or(MonoTime::ZERO, |(_, at)| at),
+        };
         let quorate = if acting.is_ok() { FLAG_QUORATE } else { 0 };
         self.set_flags(self.flags & !FLAG_QUORATE | quorate);
         self.handle(Input::Page(view));
@@ -365,5 +387,23 @@ impl Hands {
     #[must_use]
     pub fn times(&self) -> Times {
         self.clocks.times()
+    }
+}
+
+/// Returns who first had a fence acknowledged by this node's kernel, and when. Under a new incarnation all ticks begin
+/// anew, so that no fence of an older one is among them but for those that came after its end.
+fn first_fencer(answered: &[(NodeId, MonoTime)]) -> Option<(NodeId, MonoTime)> {
+    answered.iter().filter(|(_, at)| *at != MonoTime::ZERO).min_by_key(|(_, at)| *at).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_fence_that_was_acknowledged_names_its_sender() {
+        let answered = [(NodeId(1), MonoTime::ZERO), (NodeId(2), MonoTime(900)), (NodeId(3), MonoTime(700))];
+        assert_eq!(first_fencer(&answered), Some((NodeId(3), MonoTime(700))));
+        assert_eq!(first_fencer(&answered[..1]), None, "nobody is named where no path was answered on");
     }
 }

@@ -1,11 +1,14 @@
 //! What is told: to whom, once, in view order, and true.
 
-use super::world::World;
+use super::world::{LEASE, World};
 use crate::core::agreement::AgreementEvent;
 use crate::core::agreement::document::{Member, Reason};
 use crate::core::agreement::event::Grounds;
-use crate::core::agreement::types::Request;
+use crate::core::agreement::message::Message;
+use crate::core::agreement::types::{Input, PageView, Request};
 use crate::core::ids::NodeId;
+use crate::core::time::MonoTime;
+use heartbeat_common::lease::Refused;
 use heartbeat_common::view::Order;
 
 /// Every 1135 that a node told: the view, who, and why.
@@ -96,4 +99,141 @@ fn who_is_left_out_tells_no_removal_of_itself() {
     assert_eq!(removals(&world, 3), []);
     let out = |event: &AgreementEvent| matches!(event, AgreementEvent::LeftOut { .. } | AgreementEvent::Fenced { .. });
     assert_eq!(world.nodes[&3].events.iter().filter(|event| out(event)).count(), 1);
+}
+
+fn lost(world: &World, at: u16) -> Vec<(Refused, u64)> {
+    let lost = |event: &AgreementEvent| match event {
+        AgreementEvent::QuorumLost { why, ended, .. } => Some((*why, ended.0 / 1_000_000)),
+        _ => None,
+    };
+    world.nodes[&at].events.iter().filter_map(lost).collect()
+}
+
+fn holes(world: &World, at: u16) -> usize {
+    world.nodes[&at].events.iter().filter(|event| matches!(event, AgreementEvent::Hole { .. })).count()
+}
+
+/// Stopped while its lease runs out, a controller notices that long after; it tells the date that the kernel has.
+#[test]
+fn a_loss_of_quorum_is_told_once_and_dated_by_the_kernel_however_late_it_is_noticed() {
+    let mut world = World::formed(3);
+    assert_eq!(lost(&world, 3), [], "nothing is lost at a start");
+    world.split(&[3]);
+    let cut = world.now;
+    world.stall(3, true);
+    world.run(5_000);
+    assert!(world.acting(3).is_err() && lost(&world, 3).is_empty());
+    world.stall(3, false);
+    world.run(1_000);
+    let told = lost(&world, 3);
+    let [(Refused::Expired, ended)] = told[..] else { panic!("{told:?}") };
+    assert!((cut..=cut + LEASE).contains(&ended), "{ended}, cut off at {cut}");
+    world.heal();
+    world.run_until(3_000, |world| world.nodes[&3].ended.is_some());
+    assert_eq!(lost(&world, 3).len(), 1, "a view that leaves out who had stopped ends no lease");
+    assert_eq!(holes(&world, 3), 1, "it was judged dead, and was not");
+}
+
+#[test]
+fn a_node_that_leaves_loses_no_quorum() {
+    let mut world = World::formed(3);
+    world.request(3, 4, Request::Leave);
+    world.run_until(2_000, |world| world.nodes[&3].ended.is_some());
+    assert_eq!(lost(&world, 3), []);
+}
+
+/// It acted when the order came: that it may not any more is a loss; that it was dead is not true.
+#[test]
+fn an_operators_fence_ends_the_lease_and_calls_nobody_dead() {
+    let mut world = World::formed(3);
+    world.request(1, 5, Request::Fence(NodeId(3)));
+    world.run_until(5_000, |world| world.nodes[&3].ended.is_some());
+    assert_eq!(lost(&world, 3).len(), 1);
+    assert_eq!(holes(&world, 3), 0);
+}
+
+/// The controller that takes over repeats nothing of what the one before has told.
+#[test]
+fn a_controller_that_takes_over_tells_nothing_again() {
+    let mut world = World::formed(4);
+    world.gated = true;
+    world.crash(4);
+    world.run_until(5_000, |world| world.settled(3));
+    world.run(2_000);
+    world.kill_controller(2);
+    world.nodes.get_mut(&2).unwrap().events.clear();
+    world.run(100);
+    world.restart_controller(2);
+    world.run(3_000);
+    assert_eq!(world.nodes[&2].events, []);
+}
+
+/// No controller ran while the lease ended: the next one tells it. Told once, it is not told by the one after that.
+#[test]
+fn a_lease_that_ended_without_a_controller_is_told_by_the_next_one() {
+    let mut world = World::formed(3);
+    world.kill_controller(3);
+    let killed = world.now;
+    world.split(&[3]);
+    world.run(3_000);
+    world.restart_controller(3);
+    world.run(500);
+    let told = lost(&world, 3);
+    let [(Refused::Expired, ended)] = told[..] else { panic!("{told:?}") };
+    assert!((killed..=killed + LEASE).contains(&ended), "{ended}, killed at {killed}");
+    world.restart_controller(3);
+    world.run(500);
+    assert_eq!(lost(&world, 3).len(), 1);
+}
+
+/// A page that is being replaced is no loss.
+#[test]
+fn an_unsteady_page_tells_nothing() {
+    let mut world = World::formed(1);
+    world.nodes.get_mut(&1).unwrap().events.clear();
+    let page = PageView {
+        acting: Err(Refused::Unsteady),
+        lease_until_ns: 0,
+        fenced: 0,
+        fenced_by: None,
+        fenced_at: MonoTime::ZERO,
+    };
+    world.input(1, Input::Page(page));
+    world.run(200);
+    assert_eq!(world.nodes[&1].events, []);
+}
+
+/// Of what a kernel noted, the first is what ended the lease.
+#[test]
+fn a_fence_names_its_sender_and_dates_the_end_of_the_lease() {
+    let mut world = World::formed(3);
+    world.run(1_000);
+    let (now, own) = (world.now, world.nodes[&3].incarnation);
+    world.no_fences = true;
+    world.lose = |message, _, to| to == 3 && matches!(message, Message::Decided(_));
+    world.request(1, 5, Request::Fence(NodeId(3)));
+    world.run_until(3_000, |world| world.members(1) == [1, 2]);
+    world.run(50);
+    let page = PageView {
+        acting: Err(Refused::Fenced),
+        lease_until_ns: (now + 90) * 1_000_000,
+        fenced: own,
+        fenced_by: Some(NodeId(2)),
+        fenced_at: MonoTime((now + 40) * 1_000_000),
+    };
+    world.nodes.get_mut(&3).unwrap().kernel.fenced = own;
+    world.input(3, Input::Page(page));
+    assert_eq!(lost(&world, 3), [(Refused::Fenced, now + 40)]);
+    let victim = world.member(3);
+    world.run_until(3_000, |world| world.nodes[&3].ended.is_some());
+    let fenced = AgreementEvent::Fenced { by: Some(NodeId(2)), view: None, reason: None };
+    assert!(world.nodes[&3].events.contains(&fenced), "{}", world.describe());
+    // The view comes with the next start, and says why.
+    world.lose = |_, _, _| false;
+    world.nodes.get_mut(&3).unwrap().events.clear();
+    world.start(3);
+    world.run_until(5_000, |world| world.settled(3));
+    let told: Vec<_> = removals(&world, 3).into_iter().filter(|(_, member, _)| *member == victim).collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].2.as_ref().map(|grounds| grounds.reason), Some(Reason::Fenced));
 }

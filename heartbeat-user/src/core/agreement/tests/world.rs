@@ -98,6 +98,8 @@ pub struct Node {
     pub disk_fails: bool,
     pub kernel: Kernel,
     pub stalled_since: Option<u64>,
+    /// It acted when its controller last looked.
+    pub acted: bool,
     /// Its controller began a moment ago, and has no answer to what it asked before this.
     answered_from: u64,
     pub events: Vec<AgreementEvent>,
@@ -223,7 +225,8 @@ impl World {
         this.seen.values_mut().for_each(|seen| seen.both_since = None);
         let kernel = &this.kernel;
         let bank = kernel.bank.as_ref().map_or((0, 0), |bank| (bank.view.order.0, bank.view.digest[0]));
-        let adopted = Adopted { bank, in_force: kernel.in_force, cleared: kernel.cleared, slept: self.slept };
+        let adopted =
+            Adopted { bank, in_force: kernel.in_force, cleared: kernel.cleared, slept: self.slept, acting: this.acted };
         self.boot(node, Some(adopted), self.now);
     }
 
@@ -362,7 +365,18 @@ impl World {
             self.input(node, Input::Facts(facts));
             let this = &self.nodes[&node];
             let acting = this.kernel.acting(this.incarnation, self.now);
-            self.input(node, Input::Page(PageView { acting, fenced: this.kernel.fenced, fenced_by: None }));
+            self.nodes.get_mut(&node).unwrap().acted = acting.is_ok();
+            let this = &self.nodes[&node];
+            self.input(
+                node,
+                Input::Page(PageView {
+                    acting,
+                    lease_until_ns: this.kernel.lease_until().saturating_mul(1_000_000),
+                    fenced: this.kernel.fenced,
+                    fenced_by: None,
+                    fenced_at: MonoTime::ZERO,
+                }),
+            );
         }
         self.check();
     }

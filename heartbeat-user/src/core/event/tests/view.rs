@@ -7,6 +7,7 @@ use crate::core::agreement::event::{Grounds, JoinFault, Trigger};
 use crate::core::agreement::message::Setting;
 use crate::core::agreement::stops::How;
 use crate::core::ids::NodeId;
+use crate::core::time::MonoTime;
 use heartbeat_common::lease::{Refused, hold};
 use heartbeat_common::view::{Name, Order};
 use serde_json::json;
@@ -40,7 +41,7 @@ fn change() -> ChangeId {
 
 /// Events about membership and quorum: each case whose sentences differ.
 fn grave() -> Vec<A> {
-    let lost = |why, missing| A::QuorumLost { view: view(7), why, missing };
+    let lost = |why, missing| A::QuorumLost { view: view(7), why, missing, ended: MonoTime(1) };
     let left_out = |grounds, stayed| A::LeftOut { view: view(8), grounds, stayed };
     vec![
         removed(Reason::Down),
@@ -56,8 +57,8 @@ fn grave() -> Vec<A> {
         lost(Refused::Expired, vec![NodeId(2), NodeId(3)]),
         lost(Refused::Expired, Vec::new()),
         lost(Refused::Held(hold::CLOCK), Vec::new()),
-        A::Fenced { by: Some(NodeId(1)), view: view(8), reason: Some(Reason::Hung) },
-        A::Fenced { by: None, view: view(8), reason: None },
+        A::Fenced { by: Some(NodeId(1)), view: Some(view(8)), reason: Some(Reason::Hung) },
+        A::Fenced { by: None, view: None, reason: None },
         left_out(Some(grounds(Reason::NotConnected)), vec![NodeId(1), NodeId(2)]),
         left_out(None, vec![NodeId(1)]),
         A::JoinRefused { node: member(3), why: JoinFault::Settings },
@@ -70,7 +71,8 @@ fn grave() -> Vec<A> {
         A::StoppedForConsistency,
         A::VoteForfeited,
         A::OlderState { sequence: 4, seen: 9, seen_by: NodeId(2) },
-        A::Hole { view: view(8), silent: Duration::from_secs(1) },
+        A::Hole { view: view(8), hung: false, lost: Duration::from_secs(1) },
+        A::Hole { view: view(8), hung: true, lost: Duration::from_secs(1) },
         A::RestartBackoff { ends: 2, wait: Duration::from_secs(4) },
         A::ForcedQuorum { view: Order::new(1, 8).unwrap() },
         A::ClockOutOfBounds,
@@ -229,7 +231,7 @@ fn who_leaves_by_itself_is_no_error() {
 
 #[test]
 fn a_lost_quorum_names_the_votes_that_are_missing() {
-    let lost = |why, missing| sentence(A::QuorumLost { view: view(7), why, missing });
+    let lost = |why, missing| sentence(A::QuorumLost { view: view(7), why, missing, ended: MonoTime(1) });
     let text = lost(Refused::Expired, vec![NodeId(2), NodeId(3)]);
     assert!(text.contains("no majority of votes has granted within the lease"), "{text}");
     assert!(text.ends_with("of the holders of votes b and c is not heard: dead, or cut off from this node"), "{text}");
@@ -238,15 +240,32 @@ fn a_lost_quorum_names_the_votes_that_are_missing() {
 }
 
 #[test]
+fn a_loss_that_was_noticed_late_says_so() {
+    let told = |noticed_after_ms| {
+        let mut told = tell(
+            A::QuorumLost { view: view(7), why: Refused::Expired, missing: vec![NodeId(2)], ended: MonoTime(1) },
+            &names(),
+        );
+        if let ViewEvent::QuorumLost { noticed_after_ms: after, .. } = &mut told {
+            *after = noticed_after_ms;
+        }
+        event(told).to_string()
+    };
+    assert!(told(12_000).ends_with("; noticed 12.0 s later"), "{}", told(12_000));
+    assert!(!told(40).contains("noticed"), "{}", told(40));
+}
+
+#[test]
 fn who_was_fenced_knows_by_whom_under_which_view_and_why() {
     assert_eq!(
-        sentence(A::Fenced { by: Some(NodeId(1)), view: view(8), reason: Some(Reason::Hung) }),
+        sentence(A::Fenced { by: Some(NodeId(1)), view: Some(view(8)), reason: Some(Reason::Hung) }),
         "this node was told to stop by node a in the name of view 0.8, and its kernel obeyed: its kernel answered and \
          its controller made no progress: the fault is on that node"
     );
-    let unknown = tell(A::Fenced { by: None, view: view(8), reason: None }, &names());
+    let unknown = tell(A::Fenced { by: None, view: None, reason: None }, &names());
     let line = serde_json::to_value(event(unknown)).unwrap();
-    assert_eq!((&line["by"], &line["cause"]), (&json!(null), &json!(null)));
+    let fields = (&line["by"], &line["by_id"], &line["view"], &line["cause"]);
+    assert_eq!(fields, (&json!(null), &json!(null), &json!(null), &json!(null)));
 }
 
 #[test]

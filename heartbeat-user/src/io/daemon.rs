@@ -3,16 +3,16 @@
 
 use crate::cli::{ExitCode, RunArgs};
 use crate::config::{Config, load};
-use crate::control::{AgreementDoor, serve};
+use crate::control::{AgreementDoor, CHANGE_DEADLINE, Change, serve};
 use crate::core::agreement::types::{Ending, Outcome, Request};
-use crate::core::event::EventBody;
+use crate::core::event::{EventBody, ViewEvent};
 use crate::core::time::MonoTime;
 use crate::io::agreement::door::Door;
 use crate::io::backend::{DaemonBackend, views};
 use crate::io::decider::{Decider, Over};
 use crate::io::disk::exits::{self, How};
 use crate::io::failure::Failure;
-use crate::io::journal::Journal;
+use crate::io::journal::{EventSink, Journal};
 use crate::io::keeper::{Goodbye, Keeper, Order};
 use crate::io::memory::Shared;
 use crate::io::pacer::Pacer;
@@ -149,7 +149,8 @@ async fn serve_until_told(
     let ran = serving.ran().clone();
     if let Some(door) = door.clone().filter(|_| force) {
         let heard = settings.settings.longest_detection_time() * 2;
-        tokio::spawn(force_quorum(door, heard));
+        let change = Change::ForceQuorum { cluster: settings.cluster.name.clone() };
+        tokio::spawn(force_quorum(door, heard, change, journal.sink.clone()));
     }
     let warn = |config: Arc<Config>| warn_of_seeds(door.clone(), config);
     warn(settings.clone()).await;
@@ -247,13 +248,20 @@ async fn warn_of_seeds(door: Option<Arc<Door>>, config: Arc<Config>) {
 }
 
 /// Goes on without the others, on the operator's word: after it would have heard one that has quorum.
-async fn force_quorum(door: Arc<Door>, heard: Duration) {
+async fn force_quorum(door: Arc<Door>, heard: Duration, change: Change, sink: EventSink) {
     tokio::time::sleep(heard).await;
-    match ask(door, Request::Force, Duration::from_secs(10)).await {
-        Ok(Outcome::Decided(_) | Outcome::Done) => {}
-        Ok(outcome) => log::error!("--force-quorum: nothing was forced: {outcome:?}"),
-        Err(reason) => log::error!("--force-quorum: {reason}"),
+    let asked = ask(door, Request::Force, CHANGE_DEADLINE).await;
+    sink.now(asked_at_start(&change, asked, nix::unistd::getuid().as_raw()).into());
+}
+
+/// Returns the event of a change that the command line of the start asked for, as user `uid`.
+fn asked_at_start(change: &Change, asked: Result<Outcome, String>, uid: u32) -> ViewEvent {
+    let done = asked.and_then(|outcome| change.answer(&outcome).map_err(|refusal| refusal.message));
+    if let Err(reason) = &done {
+        log::error!("{reason}");
     }
+    let outcome = done.map_or_else(|reason| reason, |changed| changed.done);
+    ViewEvent::ChangeAsked { change: format!("{change}, by the start itself"), uid, outcome }
 }
 
 /// Has a view without this node decided, as far as that can be had in time. Says whether the agreement took it.
@@ -371,6 +379,22 @@ fn finish(shared: &Shared, handover: bool, stop_deciding: impl FnOnce(), rest: i
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::agreement::types::Refusal;
+    use heartbeat_common::view::Order;
+
+    #[test]
+    fn a_forced_start_names_who_asked_and_what_became_of_it() {
+        let change = Change::ForceQuorum { cluster: "demo".into() };
+        let event = |asked| match asked_at_start(&change, asked, 1000) {
+            ViewEvent::ChangeAsked { change, uid, outcome } => (change, uid, outcome),
+            other => panic!("{other:?}"),
+        };
+        let (change, uid, outcome) = event(Ok(Outcome::Decided(Order::new(1, 8).unwrap())));
+        assert_eq!((change.as_str(), uid), ("go on without a majority, by the start itself", 1000));
+        assert!(outcome.ends_with("decided in view 1.8"), "{outcome}");
+        assert!(event(Ok(Outcome::Refused(Refusal::QuorateHeard))).2.contains("a node with quorum is heard"));
+        assert_eq!(event(Err("nobody answered".into())).2, "nobody answered");
+    }
 
     #[test]
     fn a_successor_has_its_time_before_the_log_is_waited_for_and_after_the_last_progress() {

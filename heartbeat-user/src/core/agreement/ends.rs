@@ -112,9 +112,9 @@ impl Agreement {
         let own = self.setup.own.node;
         let was = |node: NodeId| old.is_some_and(|old| old.quarantined.iter().any(|one| one.node == node));
         for one in view.quarantined.iter().filter(|one| !was(one.node)) {
-            let (node, ends, remaining) = (one.node, one.exits, self.setup.quarantine.duration);
+            let (node, ends, remaining) = (one.node, one.exits, self.quarantine_left(one.node));
             self.tell(if node == own {
-                AgreementEvent::OwnQuarantine { ends }
+                AgreementEvent::OwnQuarantine { ends, remaining }
             } else {
                 AgreementEvent::Quarantined { node, ends, remaining }
             });

@@ -197,7 +197,9 @@ impl Agreement {
     #[must_use]
     pub fn status(&self) -> Status {
         let view = self.held.as_ref().map(|held| held.document.clone());
+        let quarantined = view.iter().flat_map(|view| &view.quarantined);
         Status {
+            quarantines: quarantined.map(|one| (one.node, self.quarantine_left(one.node))).collect(),
             life: self.life(),
             in_force: self.page.in_force,
             owed: self.stops.waited_for().collect(),
@@ -296,25 +298,6 @@ impl Agreement {
 
     pub(super) fn tell(&mut self, event: AgreementEvent) {
         self.events.push_back(event);
-    }
-
-    fn tell_control(&mut self) {
-        let (now, limit) = (self.now.mono, self.setup.timing.control_limit);
-        let Some(held) = &self.held else { return };
-        let members: Vec<Member> = held.document.members.clone();
-        for member in members {
-            let Some(peer) = self.peers.get_mut(&member.node) else { continue };
-            let able = peer.facts.both_ways_since.is_some() && peer.facts.incarnation == member.incarnation;
-            let lost = able && !peer.messages_pass(now, limit);
-            if lost == peer.control_lost || !lost && !able {
-                continue;
-            }
-            peer.control_lost = lost;
-            let node = member.node;
-            let event =
-                if lost { AgreementEvent::ControlLost { node } } else { AgreementEvent::ControlRestored { node } };
-            self.tell(event);
-        }
     }
 
     pub(super) fn hold(&mut self, bit: u64, on: bool) {

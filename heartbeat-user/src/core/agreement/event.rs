@@ -46,6 +46,17 @@ pub enum JoinFault {
     Full,
 }
 
+/// Where the fault is if messages of a node do not pass, as far as it can be told from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ControlFault {
+    /// Those of others pass.
+    There,
+    /// Those of others do not pass either.
+    Here,
+    /// There are no others.
+    NotDetermined,
+}
+
 /// Why a view left a member out, and what that rests on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Grounds {
@@ -127,7 +138,7 @@ pub enum AgreementEvent {
         /// Why.
         why: JoinFault,
     },
-    /// 1561: somebody knows of a newer view than this node holds.
+    /// 1561: somebody knows of a newer view than the one by which this node could have stood for the cluster.
     StateNotNewest {
         /// The view held.
         held: Order,
@@ -174,6 +185,8 @@ pub enum AgreementEvent {
     OwnQuarantine {
         /// Its ungraceful ends within an hour.
         ends: u8,
+        /// For how long yet.
+        remaining: Duration,
     },
     /// 1073: this node stops because its disk failed.
     StoppedForConsistency,
@@ -315,6 +328,8 @@ pub enum AgreementEvent {
     ControlLost {
         /// Whose.
         node: NodeId,
+        /// Where the fault is.
+        fault: ControlFault,
     },
     /// 20121: they pass again.
     ControlRestored {

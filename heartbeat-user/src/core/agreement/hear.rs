@@ -36,7 +36,10 @@ impl Agreement {
                 }
                 self.answered(message);
             }
-            Message::Decided(document) => self.learn(*document),
+            Message::Decided(document) => {
+                self.tell_not_newest(&document, from.node);
+                self.learn(*document);
+            }
             Message::Fetch(order) => {
                 if let Some(held) = self.held.as_ref().filter(|held| held.name.order > order) {
                     let document = Box::new(held.document.clone());

@@ -5,7 +5,9 @@ use super::closing::is_member;
 use super::document::{Document, Holder, Member, Reason, Vote};
 use super::ending::Course;
 use super::engine::{Agreement, Held, only_voter};
-use super::event::{AgreementEvent, Grounds};
+use super::event::{AgreementEvent, ControlFault, Grounds};
+use super::message::Health;
+use super::peer::Peer;
 use super::types::{Command, PageView, Times};
 use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
@@ -72,6 +74,58 @@ impl Agreement {
             self.tell(AgreementEvent::QuorumLost { view, why, missing, ended });
         }
         self.commands.push_back(Command::StopServices);
+    }
+
+    /// Tells whose messages do not pass any more, though its controller runs, and where the fault is by what comes from
+    /// others; and whose pass again.
+    pub(super) fn tell_control(&mut self) {
+        let (now, limit) = (self.now.mono, self.setup.timing.control_limit);
+        let members = self.held.as_ref().map(|held| held.document.members.clone()).unwrap_or_default();
+        let able = |peer: &Peer, member: &Member| {
+            peer.facts.both_ways_since.is_some() && peer.facts.incarnation == member.incarnation
+        };
+        let spoke: Vec<(NodeId, MonoTime)> = members
+            .iter()
+            .filter_map(|member| self.peers.get(&member.node).filter(|peer| able(peer, member)))
+            .filter(|peer| peer.facts.health == Health::Up)
+            .map(|peer| (peer.facts.node, peer.message_at))
+            .collect();
+        for member in members {
+            let Some(peer) = self.peers.get_mut(&member.node) else { continue };
+            let able = able(peer, &member);
+            let lost = able && !peer.messages_pass(now, limit);
+            if lost == peer.control_lost || !lost && !able {
+                continue;
+            }
+            peer.control_lost = lost;
+            let (node, last) = (member.node, peer.message_at);
+            // Who was cut off at the same time said its last word at about the same time too.
+            let (passing, silent): (Vec<_>, Vec<_>) =
+                spoke.iter().filter(|(other, _)| *other != node).partition(|(_, spoke)| spoke.since(last) >= limit / 2);
+            let fault = match (passing.is_empty(), silent.is_empty()) {
+                (false, _) => ControlFault::There,
+                (true, false) => ControlFault::Here,
+                (true, true) => ControlFault::NotDetermined,
+            };
+            self.tell(if lost {
+                AgreementEvent::ControlLost { node, fault }
+            } else {
+                AgreementEvent::ControlRestored { node }
+            });
+        }
+    }
+
+    /// Tells that a newer view was learned than the one by which this node could have stood for the cluster.
+    pub(super) fn tell_not_newest(&mut self, view: &Document, told_by: NodeId) {
+        let (Some(held), Some(voter)) = (&self.held, &self.voter) else { return };
+        let newest = voter.state().installed.order;
+        let stands = !is_member(&held.document, self.setup.own)
+            && held.document.weight_of(self.own_vote()) > 0
+            && self.course == Course::Runs;
+        if stands && view.instance == held.document.instance && view.order > newest {
+            let held = held.name.order;
+            self.tell(AgreementEvent::StateNotNewest { held, newest: view.order, told_by });
+        }
     }
 
     /// Returns why the lease ended and when: what the kernel noted first. This node may have noticed it much later, and

@@ -14,7 +14,7 @@ mod translate;
 mod view;
 mod view_text;
 
-pub use cause::{JoinCause, NotActing, RemovalCause, StopProof};
+pub use cause::{ControlPlace, JoinCause, NotActing, RemovalCause, StopProof};
 pub use parts::{
     Cause, EchoMode, Evidence, FailLocation, LateSource, Level, Link, NodeName, PathEvidence, PeerSaid, Program,
 };

@@ -90,7 +90,7 @@ pub fn tell(event: A, names: &NodeNames) -> ViewEvent {
         A::QuarantineRefused { node, remaining } => {
             E::QuarantineRefused { node: names.node(node), remaining_ms: millis(remaining) }
         }
-        A::OwnQuarantine { ends } => E::OwnQuarantine { ends },
+        A::OwnQuarantine { ends, remaining } => E::OwnQuarantine { ends, remaining_ms: millis(remaining) },
         A::StoppedForConsistency => E::StoppedForConsistency {},
         A::ViewInstalled { view, members, voters, change } => E::ViewInstalled {
             view: id(view.order),
@@ -124,7 +124,7 @@ pub fn tell(event: A, names: &NodeNames) -> ViewEvent {
         A::ForcedQuorum { view } => E::ForcedQuorum { view: id(view) },
         A::NoConnectedMajority { view, apart } => E::NoConnectedMajority { view: id(view), apart: names.all(apart) },
         A::LastDisk { view, node } => E::LastDisk { node: names.node(node), view: id(view) },
-        A::ControlLost { node } => E::ControlLost { node: names.node(node) },
+        A::ControlLost { node, fault } => E::ControlLost { node: names.node(node), location: fault.into() },
         A::ControlRestored { node } => E::ControlRestored { node: names.node(node) },
         A::ClockOutOfBounds => E::ClockOutOfBounds {},
         A::TimeWentBack => E::TimeWentBack {},

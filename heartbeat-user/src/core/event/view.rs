@@ -3,7 +3,7 @@
 //! Numbers follow Windows clusters where the meaning is the same (1006 to 5398); everything else is numbered from
 //! 20100.
 
-use super::cause::{JoinCause, NotActing, RemovalCause, StopProof};
+use super::cause::{ControlPlace, JoinCause, NotActing, RemovalCause, StopProof};
 use super::declare::events;
 use super::{Level, NodeName, PathEvidence};
 use crate::core::ids::NodeId;
@@ -158,6 +158,8 @@ events! {
         OwnQuarantine = 1676 "quarantined" Error {
             /// Its ungraceful ends within an hour.
             ends: u8,
+            /// For how long yet, by this node's clock, ms.
+            remaining_ms: u64,
         }
         /// This node stops, since its disk no longer keeps what it promised.
         StoppedForConsistency = 1073 "stopped_for_consistency" Error {}
@@ -301,6 +303,8 @@ events! {
         ControlLost = 20120 "control_lost" Warning {
             /// Whose.
             #[serde(flatten)] node: NodeName,
+            /// Where the fault is, as far as it can be told from here.
+            location: ControlPlace,
         }
         /// Messages of a node pass again.
         ControlRestored = 20121 "control_restored" Info {

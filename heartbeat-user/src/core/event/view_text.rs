@@ -204,11 +204,9 @@ impl ViewEvent {
                 f,
                 "the disk of node {node} alone is the cluster from view {view} on: without it no view can follow"
             ),
-            E::ControlLost { node } => write!(
-                f,
-                "messages of node {node} do not pass, though its controller runs: the fault is on the way (TCP 3343), \
-                 such as a firewall"
-            ),
+            E::ControlLost { node, location } => {
+                write!(f, "messages of node {node} do not pass, though its controller runs: {location}")
+            }
             E::ControlRestored { node } => write!(f, "messages of node {node} pass again"),
             other => other.own(f),
         }
@@ -228,10 +226,11 @@ impl ViewEvent {
                 let remaining = human(*remaining_ms);
                 write!(f, "node {node} wants to join and may not for {remaining} more: it is in quarantine")
             }
-            E::OwnQuarantine { ends } => write!(
+            E::OwnQuarantine { ends, remaining_ms } => write!(
                 f,
-                "this node is in quarantine, since it ended ungracefully {ends} times within an hour: find out why, \
-                 then use `heartbeatctl clear-quarantine` on a member"
+                "this node is in quarantine for {}, since it ended ungracefully {ends} times within an hour: find out \
+                 why, then use `heartbeatctl clear-quarantine` on a member",
+                human(*remaining_ms)
             ),
             E::QuarantineCleared { node } => write!(f, "node {node} may join again: its quarantine is over"),
             E::VoteForfeited {} => f.write_str(

@@ -91,7 +91,15 @@ fn held(document: &Document, status: &Status, names: &NodeNames) -> ViewDocument
         quarantined: document
             .quarantined
             .iter()
-            .map(|one| QuarantineStatus { name: names.of(one.node), id: one.node.0, exits: one.exits })
+            .map(|one| {
+                let left = status.quarantines.iter().find(|(node, _)| *node == one.node);
+                QuarantineStatus {
+                    name: names.of(one.node),
+                    id: one.node.0,
+                    exits: one.exits,
+                    remaining_ms: left.map_or(0, |(_, left)| millis(*left)),
+                }
+            })
             .collect(),
     }
 }

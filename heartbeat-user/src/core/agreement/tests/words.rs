@@ -3,7 +3,7 @@
 use super::world::{LEASE, World};
 use crate::core::agreement::AgreementEvent;
 use crate::core::agreement::document::{Member, Reason};
-use crate::core::agreement::event::Grounds;
+use crate::core::agreement::event::{ControlFault, Grounds};
 use crate::core::agreement::message::Message;
 use crate::core::agreement::types::{Input, PageView, Request};
 use crate::core::ids::NodeId;
@@ -236,4 +236,44 @@ fn a_fence_names_its_sender_and_dates_the_end_of_the_lease() {
     let told: Vec<_> = removals(&world, 3).into_iter().filter(|(_, member, _)| *member == victim).collect();
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].2.as_ref().map(|grounds| grounds.reason), Some(Reason::Fenced));
+}
+
+fn control(world: &World, at: u16) -> Vec<(u16, ControlFault)> {
+    let lost = |event: &AgreementEvent| match event {
+        AgreementEvent::ControlLost { node, fault } => Some((node.0, *fault)),
+        _ => None,
+    };
+    world.nodes[&at].events.iter().filter_map(lost).collect()
+}
+
+/// Node 3's messages pass to and from nobody: for the others that is node 3's fault, and for itself it is its own.
+#[test]
+fn lost_messages_are_the_fault_of_whoever_lost_those_of_all() {
+    let mut world = World::formed(3);
+    world.run(1_000);
+    world.mute.extend([(1, 3), (3, 1), (2, 3), (3, 2)]);
+    world.run_until(5_000, |world| world.members(1) == [1, 2]);
+    assert_eq!(control(&world, 1), [(3, ControlFault::There)]);
+    assert_eq!(control(&world, 2), [(3, ControlFault::There)]);
+    assert_eq!(control(&world, 3), [(1, ControlFault::Here), (2, ControlFault::Here)]);
+    let mut pair = World::formed(2);
+    pair.run(1_000);
+    pair.mute.extend([(1, 2), (2, 1)]);
+    pair.run(1_500);
+    assert_eq!(control(&pair, 1), [(2, ControlFault::NotDetermined)]);
+}
+
+/// Its disk has a vote that could stand for the cluster, were it not behind.
+#[test]
+fn a_disk_that_is_behind_is_told_once_at_a_start() {
+    let mut world = World::formed(3);
+    world.crash(3);
+    world.run_until(5_000, |world| world.settled(2));
+    let behind = |world: &World, at: u16| {
+        let told = |event: &&AgreementEvent| matches!(event, AgreementEvent::StateNotNewest { .. });
+        world.nodes[&at].events.iter().filter(told).count()
+    };
+    world.start(3);
+    world.run_until(5_000, |world| world.settled(3));
+    assert_eq!([1, 2, 3].map(|at| behind(&world, at)), [0, 0, 1]);
 }

@@ -3,7 +3,7 @@
 use super::super::*;
 use crate::core::agreement::AgreementEvent as A;
 use crate::core::agreement::document::{ChangeId, Member, Reason};
-use crate::core::agreement::event::{Grounds, JoinFault, Trigger};
+use crate::core::agreement::event::{ControlFault, Grounds, JoinFault, Trigger};
 use crate::core::agreement::message::Setting;
 use crate::core::agreement::stops::How;
 use crate::core::ids::NodeId;
@@ -67,7 +67,7 @@ fn grave() -> Vec<A> {
         A::OtherSideForced { own: view(7), other: Order::new(1, 8).unwrap() },
         A::Quarantined { node: NodeId(3), ends: 3, remaining: Duration::from_secs(7200) },
         A::QuarantineRefused { node: NodeId(3), remaining: Duration::from_secs(60) },
-        A::OwnQuarantine { ends: 3 },
+        A::OwnQuarantine { ends: 3, remaining: Duration::from_secs(7200) },
         A::StoppedForConsistency,
         A::VoteForfeited,
         A::OlderState { sequence: 4, seen: 9, seen_by: NodeId(2) },
@@ -122,7 +122,9 @@ fn ordinary() -> Vec<A> {
         setting(None),
         A::NoConnectedMajority { view: view(7), apart: vec![NodeId(1), NodeId(3)] },
         A::LastDisk { view: view(8), node: NodeId(1) },
-        A::ControlLost { node: NodeId(2) },
+        A::ControlLost { node: NodeId(2), fault: ControlFault::There },
+        A::ControlLost { node: NodeId(2), fault: ControlFault::Here },
+        A::ControlLost { node: NodeId(2), fault: ControlFault::NotDetermined },
         A::ControlRestored { node: NodeId(2) },
     ]
 }

@@ -60,6 +60,7 @@ fn status() -> Status {
         acting: true,
         forfeited: false,
         granting: true,
+        quarantines: vec![(NodeId(40), Duration::from_secs(600))],
     }
 }
 
@@ -89,6 +90,7 @@ fn a_view_is_named_and_says_what_it_waits_for() {
     assert_eq!((held.removals[0].reason, held.removals[0].judges.join("")), (RemovalReason::Down, "ab".into()));
     assert_eq!((held.owed[0].left_out_by.as_str(), held.owed[0].stopped), ("0.8", false));
     assert_eq!(held.quarantined[0].name, "40", "a node that is not configured here goes by its number");
+    assert_eq!(held.quarantined[0].remaining_ms, 600_000);
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn whoever_lost_its_disk_creates_nothing_beside_the_cluster_it_has_not_heard_yet
     let mut world = World::formed(3);
     world.crash(3);
     world.run(5_000);
-    world.nodes.get_mut(&3).unwrap().disk = None;
+    world.lose_disk(3);
     world.start(3);
     world.request(3, 9, Request::Init { instance: [8, 8] });
     world.run(2_000);

@@ -247,7 +247,7 @@ fn an_empty_disk_has_no_vote_and_grants_nothing() {
     let mut world = World::formed(3);
     world.crash(3);
     world.run(200);
-    world.nodes.get_mut(&3).unwrap().disk = None;
+    world.lose_disk(3);
     world.start(3);
     world.nodes.get_mut(&3).unwrap().log.clear();
     world.run_until(2_000, |world| world.life(3) == Some(Life::Observer));

@@ -263,6 +263,11 @@ impl World {
         this.kernel = Kernel::default();
     }
 
+    /// What a node's disk held is gone.
+    pub fn lose_disk(&mut self, node: u16) {
+        self.nodes.get_mut(&node).unwrap().disk = None;
+    }
+
     /// Its controller stops making progress, or goes on.
     pub fn stall(&mut self, node: u16, stalled: bool) {
         let now = self.now;

@@ -99,13 +99,30 @@ impl Agreement {
             Course::Leaving { since, ending, stopped: true, decided } => self.run_leaving(since, ending, decided),
             Course::Out { since, fenced, stopped: true } => {
                 let told = self.held.as_ref().is_some_and(|held| !is_member(&held.document, self.setup.own));
-                if told || self.passed(since) >= self.setup.timing.stage {
+                // Who ended before that view is on disk would find the one before it there, come back as if it knew of
+                // nothing, and be put out once more.
+                let written = self.unwritten().is_none();
+                if told && written || self.now.mono >= self.out_until(since) {
                     self.say_why(fenced);
                     self.end(Ending::Out);
                 }
             }
             Course::Runs | Course::Leaving { .. } | Course::Out { .. } | Course::Ended => {}
         }
+    }
+
+    /// Returns a view that was decided and is not on disk yet, though it may still get there.
+    fn unwritten(&self) -> Option<&Document> {
+        let voter = self.voter.as_ref().filter(|voter| !voter.forfeited())?;
+        let held = self.held.as_ref().map(|held| held.name);
+        (held != Some(voter.state().register.view)).then(|| &voter.state().installed)
+    }
+
+    /// Returns when a node that is out since then ends, whatever it has not been told or written: a stage later, or one
+    /// after the write began that brings the view without it to disk. A disk that failed is waited for no longer.
+    fn out_until(&self, since: MonoTime) -> MonoTime {
+        let begun = self.writing.filter(|_| self.unwritten().is_some()).unwrap_or(since);
+        since.max(begun) + self.setup.timing.stage
     }
 
     /// Takes note of a view that cannot be written, as the disk failed: it may be the one without this node.
@@ -129,11 +146,13 @@ impl Agreement {
     }
 
     fn say_why(&mut self, fenced: bool) {
-        let held = self.held.as_ref().filter(|held| !is_member(&held.document, self.setup.own));
-        let view = held.map(|held| held.name.order).unwrap_or_default();
-        let left_out_by = held.and_then(|held| left_out_by(&held.document, self.setup.own));
-        let grounds = held.and_then(|held| grounds_of(&held.document, self.setup.own));
-        let stayed = held.iter().flat_map(|held| &held.document.members).map(|member| member.node).collect();
+        // The newest view known: also one that did not get to the disk.
+        let newest = self.unwritten().or(self.held.as_ref().map(|held| &held.document));
+        let without = newest.filter(|view| !is_member(view, self.setup.own));
+        let view = without.map(|view| view.order).unwrap_or_default();
+        let left_out_by = without.and_then(|view| left_out_by(view, self.setup.own));
+        let grounds = without.and_then(|view| grounds_of(view, self.setup.own));
+        let stayed = without.iter().flat_map(|view| &view.members).map(|member| member.node).collect();
         self.tell(if fenced {
             let reason = grounds.map(|grounds| grounds.reason);
             AgreementEvent::Fenced { by: self.page.fenced_by, view: left_out_by, reason }
@@ -152,7 +171,7 @@ impl Agreement {
         let timing = &self.setup.timing;
         match self.course {
             Course::Leaving { since, stopped: true, .. } => Some(since + timing.leave),
-            Course::Out { since, stopped: true, .. } => Some(since + timing.stage),
+            Course::Out { since, stopped: true, .. } => Some(self.out_until(since)),
             Course::Runs | Course::Leaving { .. } | Course::Out { .. } | Course::Ended => None,
         }
     }

@@ -1,6 +1,7 @@
 //! Clusters in memory: how they form, change, split and come back, and each rule that keeps two of them from acting.
 
 mod directed;
+mod endings;
 mod life;
 mod returns;
 mod rules;

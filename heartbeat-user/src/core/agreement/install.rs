@@ -72,7 +72,8 @@ impl Agreement {
         if kept {
             self.fences.taken_over(&document, in_force == document.order);
         }
-        if out_of(&document, own) {
+        // That a view was in force under this incarnation shows that it was a member once, be it on a side that lost.
+        if out_of(&document, own) || in_force.is_view() && !is_member(&document, own) {
             // What it means for this node was told when the view was learned, before it was written.
             self.go_out(false);
         }
@@ -234,12 +235,16 @@ impl Agreement {
             self.handed_over(&document);
             return;
         }
-        let own = self.held_order();
-        if document.order.force() > own.force() && own.is_view() {
-            self.tell(AgreementEvent::OtherSideForced { own, other: document.order });
+        let (own, other) = (self.held_order(), document.order);
+        let loses = self.membership().is_some() && !is_member(&document, self.setup.own);
+        // Of views that follow each other the later one knows whom the earlier one had.
+        let parted = loses && !out_of(&document, self.setup.own);
+        if own.is_view() && (other.force() > own.force() || other == own || parted) {
+            self.tell(AgreementEvent::OtherSideForced { own, other });
         }
-        // What this node runs is stopped at once; the disk can wait.
-        if out_of(&document, self.setup.own) {
+        // What this node runs is stopped at once; the disk can wait. Whoever was a member on the side that lost has acted
+        // as such: it ends, also where the side that won never knew this incarnation.
+        if loses || out_of(&document, self.setup.own) {
             self.left_out(&document);
         }
         self.carry_out(effects);

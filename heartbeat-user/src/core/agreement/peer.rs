@@ -101,6 +101,11 @@ impl Peer {
     pub fn messages_pass(&self, now: MonoTime, limit: Duration) -> bool {
         self.facts.health != Health::Up || now.since(self.message_at) < limit
     }
+    /// Says that it acts, as far as it is heard: whether it hears this node too does not matter.
+    pub const fn says_quorate(&self) -> bool {
+        self.facts.quorate && !matches!(self.facts.health, Health::Down | Health::Left)
+    }
+
 
     /// Says whether an older incarnation is still heard beside the present one: two nodes have one identity.
     pub fn doubled(&self, now: MonoTime, detection: Duration) -> bool {

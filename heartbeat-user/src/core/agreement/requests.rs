@@ -96,7 +96,7 @@ impl Agreement {
         }
         let knows = |peer: &Peer| {
             let reported = peer.report.as_ref().is_some_and(|report| report.view.order.is_view());
-            reported || peer.facts.quorate && peer.facts.both_ways_since.is_some()
+            reported || peer.says_quorate()
         };
         if self.peers.values().any(knows) { Err(Refusal::PeerHasView) } else { Ok(()) }
     }
@@ -150,7 +150,7 @@ impl Agreement {
         if self.page.acting {
             return Err(Refusal::NotWaiting);
         }
-        if self.peers.values().any(|peer| peer.facts.quorate && peer.facts.both_ways_since.is_some()) {
+        if self.peers.values().any(Peer::says_quorate) {
             return Err(Refusal::QuorateHeard);
         }
         let document = forced(&held.document, held.name, self.setup.own, self.own_vote());

@@ -6,4 +6,6 @@ mod life;
 mod returns;
 mod rules;
 mod words;
+mod stale;
+mod wants;
 mod world;

@@ -217,8 +217,11 @@ impl Agreement {
     pub(super) fn run_requests(&mut self) {
         self.create_when_heard();
         let over = |open: &&Open| open.until <= self.now.mono && open.waits != Waits::End;
-        let answers: Vec<_> =
-            self.requests.open.iter().filter(over).map(|open| (open.number, Outcome::NoQuorum)).collect();
+        let outcome = |open: &Open| match open.waits {
+            Waits::Peers(_) => Outcome::Refused(Refusal::PeersUnheard),
+            Waits::Wish(..) | Waits::View(_) | Waits::End => Outcome::NoQuorum,
+        };
+        let answers: Vec<_> = self.requests.open.iter().filter(over).map(|open| (open.number, outcome(open))).collect();
         if !answers.is_empty() {
             self.answer_these(answers);
             self.report_now();

@@ -210,6 +210,8 @@ pub enum Refusal {
     PeerHasView,
     /// This node is no member.
     NotMember,
+    /// Peers had no time yet to say whether they know a view: where detecting one takes longer than a request may.
+    PeersUnheard,
     /// The node is not one of the view.
     UnknownNode,
     /// The lease less the time to stop is shorter than three delays, or out of its bounds.

@@ -108,6 +108,14 @@ pub enum Effect {
     Installed,
 }
 
+impl Effect {
+    /// Says whether this answers that a value was accepted under the attempt that `reply` promises.
+    fn accepts_under(&self, reply: &Reply) -> bool {
+        let Reply::Promised { ballot: promised, .. } = reply else { return false };
+        matches!(self, Self::Answer { reply: Reply::Accepted { ballot, .. }, .. } if ballot == promised)
+    }
+}
+
 /// Something that waits for a state to be on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Waiting {
@@ -275,7 +283,17 @@ impl Voter {
         self.state.sequence += 1;
     }
 
+    /// Has something done once the newest state is on disk. One answer waits for each proposer: whoever asks while a write
+    /// hangs asks again and again, and an attempt that it has given up needs no answer. That a value was accepted says all
+    /// that a promise of the same attempt would.
     fn wait(&mut self, effect: Effect) {
+        if let Effect::Answer { to, reply, .. } = &effect {
+            let theirs = |waiting: &Waiting| matches!(waiting.effect, Effect::Answer { to: whom, .. } if whom == *to);
+            if self.waiting.iter().any(|waiting| theirs(waiting) && waiting.effect.accepts_under(reply)) {
+                return;
+            }
+            self.waiting.retain(|waiting| !theirs(waiting));
+        }
         self.waiting.push_back(Waiting { sequence: self.state.sequence, effect });
     }
 

@@ -242,6 +242,7 @@ impl Run<'_> {
             bank: (kernel.view.order.0, kernel.view.digest[0]),
             in_force: kernel.in_force,
             cleared: kernel.cleared,
+            member: kernel.member,
             slept: false,
             acting: false,
         });

@@ -61,9 +61,12 @@ impl Agreement {
         // By a bank from before a sleep every stamp taken afterwards is too old: the lease would never hold again.
         let slept = adopted.is_some_and(|page| page.slept);
         let whole = !foreign && !slept;
-        let kept = whole && adopted.is_some_and(|page| page.bank == (name.order.0, name.digest[0]));
+        let same =
+            |page: Adopted| page.bank == (name.order.0, name.digest[0]) && page.member == self.acts_in(&document);
+        // Whoever was killed between a view that came into force and the bank that lets it act in it left the older bank.
+        let kept = whole && adopted.is_some_and(same);
         // The page's lease goes on only where this incarnation had one: until a view came into force, it had none.
-        let carry = whole && self.page.in_force.is_view();
+        let carry = whole && self.page.in_force.is_view() && adopted.is_some_and(|page| page.member);
         self.hold_view(document.clone(), name, (!kept).then_some(carry));
         let (in_force, own) = (self.page.in_force, self.setup.own);
         if let Some(held) = &mut self.held {
@@ -106,6 +109,12 @@ impl Agreement {
         self.setup.timing.delay / 20
     }
 
+    /// Says whether the bank of a view lets this node act. Who goes on by force acts in nothing until the longest lease of
+    /// all the others is over, and the view in force.
+    fn acts_in(&self, view: &Document) -> bool {
+        is_member(view, self.setup.own) && view.order.force() <= self.page.in_force.force()
+    }
+
     pub(super) fn make_bank(&mut self, carry: bool) {
         let Some(held) = &self.held else { return };
         let (own, vote, view) = (self.setup.own, self.own_vote(), &held.document);
@@ -117,9 +126,7 @@ impl Agreement {
             }),
             Holder::Node(_) | Holder::Witness(_) => None,
         };
-        // Who goes on by force acts in nothing until the longest lease of all the others is over.
-        let forced = !held.in_force && view.order.force() > self.page.in_force.force();
-        let member = is_member(view, own) && !forced;
+        let member = self.acts_in(view);
         let bank = Bank {
             view: held.name,
             lease: Duration::from_millis(u64::from(view.lease.lease_ms)),

@@ -112,6 +112,8 @@ pub struct Adopted {
     pub in_force: Order,
     /// Mark of the last view whose grants were cleared.
     pub cleared: u64,
+    /// The active bank lets this incarnation act as a member.
+    pub member: bool,
     /// The machine slept since the bank was made. Nobody looks after the page while no controller runs, so who takes it up
     /// has to see that.
     pub slept: bool,
@@ -208,10 +210,10 @@ pub enum Refusal {
     HasView,
     /// A peer with a view is heard.
     PeerHasView,
-    /// This node is no member.
-    NotMember,
     /// Peers had no time yet to say whether they know a view: where detecting one takes longer than a request may.
     PeersUnheard,
+    /// This node is no member.
+    NotMember,
     /// The node is not one of the view.
     UnknownNode,
     /// The lease less the time to stop is shorter than three delays, or out of its bounds.

@@ -251,6 +251,7 @@ pub fn adopted<W: Words>(page: &W, now: Times, progress_ns: u64) -> Adopted {
         bank: (page.get(active + bank::ORDER), page.get(active + bank::DIGEST)),
         in_force: Order(page.get(word::IN_FORCE)),
         cleared: page.get(word::CLEARED),
+        member: page.get(active + bank::MEMBER) != 0,
         slept: clocks::slept_since(page.get(active + bank::BOOT_OFFSET_NS), now),
         acting: could && super::page::lease_until(page) > seen,
     }

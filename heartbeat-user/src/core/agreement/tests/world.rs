@@ -225,8 +225,9 @@ impl World {
         this.seen.values_mut().for_each(|seen| seen.both_since = None);
         let kernel = &this.kernel;
         let bank = kernel.bank.as_ref().map_or((0, 0), |bank| (bank.view.order.0, bank.view.digest[0]));
-        let adopted =
-            Adopted { bank, in_force: kernel.in_force, cleared: kernel.cleared, slept: self.slept, acting: this.acted };
+        let member = kernel.bank.as_ref().is_some_and(|bank| bank.member);
+        let (in_force, cleared) = (kernel.in_force, kernel.cleared);
+        let adopted = Adopted { bank, in_force, cleared, member, slept: self.slept, acting: this.acted };
         self.boot(node, Some(adopted), self.now);
     }
 
@@ -444,7 +445,7 @@ impl World {
         if goes { word } else { 0 }
     }
 
-    fn facts(&self, node: u16) -> Vec<PeerFacts> {
+    pub fn facts(&self, node: u16) -> Vec<PeerFacts> {
         let this = &self.nodes[&node];
         let fact = |(peer, seen): (&u16, &Seen)| {
             let other = &self.nodes[peer];

@@ -241,6 +241,7 @@ impl Agreement {
         self.looked = false;
         for peer in self.peers.values_mut() {
             peer.message_at = self.now.mono;
+            peer.fresh = false;
         }
         self.regroup.begin_again(self.now.mono);
     }

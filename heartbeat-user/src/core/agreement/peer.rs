@@ -15,6 +15,8 @@ pub(super) struct Peer {
     pub facts: PeerFacts,
     /// Its newest report, of its own hand or passed on.
     pub report: Option<Report>,
+    /// It came since this node last ran late: what it says is of now.
+    pub fresh: bool,
     /// When the newest message of its present incarnation came, or the time for it began.
     pub message_at: MonoTime,
     /// When this node's own controller began.
@@ -49,6 +51,7 @@ impl Peer {
         Self {
             facts,
             report: None,
+            fresh: false,
             begun: now,
             message_at: now,
             apart_since: None,
@@ -93,19 +96,20 @@ impl Peer {
         let fresh = new > known && report.author.incarnation >= self.facts.incarnation;
         if fresh {
             self.report = Some(report.clone());
+            self.fresh = true;
         }
         fresh
+    }
+
+    /// Says that it acts, as far as it is heard: whether it hears this node too does not matter.
+    pub const fn says_quorate(&self) -> bool {
+        self.facts.quorate && !matches!(self.facts.health, Health::Down | Health::Left)
     }
 
     /// Says whether its messages pass, or its controller is too stalled to send any.
     pub fn messages_pass(&self, now: MonoTime, limit: Duration) -> bool {
         self.facts.health != Health::Up || now.since(self.message_at) < limit
     }
-    /// Says that it acts, as far as it is heard: whether it hears this node too does not matter.
-    pub const fn says_quorate(&self) -> bool {
-        self.facts.quorate && !matches!(self.facts.health, Health::Down | Health::Left)
-    }
-
 
     /// Says whether an older incarnation is still heard beside the present one: two nodes have one identity.
     pub fn doubled(&self, now: MonoTime, detection: Duration) -> bool {

@@ -183,6 +183,8 @@ impl Agreement {
         let (now, detection) = (self.now.mono, self.setup.timing.detection);
         let counts = |report: &Report| report.turn == self.regroup.turn && report.view == name;
         let peers = self.peers.iter().filter(|(_, peer)| !peer.doubled(now, detection));
+        // Whom this node heard before a pause says nothing of who is there now; promises that came since do not either.
+        let peers = peers.filter(|(_, peer)| peer.fresh);
         let reports = peers.filter_map(|(node, peer)| Some((*node, peer.report.as_ref()?)));
         let mut reports: BTreeMap<NodeId, &Report> = reports.filter(|(_, report)| counts(report)).collect();
         reports.insert(self.setup.own.node, own);

@@ -243,10 +243,11 @@ impl Agreement {
             return;
         }
         let (own, other) = (self.held_order(), document.order);
-        let loses = self.membership().is_some() && !is_member(&document, self.setup.own);
+        let without = !is_member(&document, self.setup.own);
+        let loses = without && self.membership().is_some();
         // Of views that follow each other the later one knows whom the earlier one had.
         let parted = loses && !out_of(&document, self.setup.own);
-        if own.is_view() && (other.force() > own.force() || other == own || parted) {
+        if without && own.is_view() && (other.force() > own.force() || other == own || parted) {
             self.tell(AgreementEvent::OtherSideForced { own, other });
         }
         // What this node runs is stopped at once; the disk can wait. Whoever was a member on the side that lost has acted

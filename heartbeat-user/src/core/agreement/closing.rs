@@ -5,6 +5,7 @@
 use super::document::{Document, Holder, Member, Reason, Removal};
 use super::event::JoinFault;
 use super::message::{Health, Hears, Report, Wish, Wished};
+use super::parted::{Edges, Patience};
 use super::select::{Candidate, select};
 use crate::core::ids::NodeId;
 use heartbeat_common::lease::NODES_MAX;
@@ -32,6 +33,8 @@ pub struct Scene<'a> {
     pub must_decide: bool,
     /// Nodes whose quarantine is over.
     pub released: BTreeSet<NodeId>,
+    /// Whether who hears whom has lasted.
+    pub patience: Patience<'a>,
 }
 
 /// What it comes to.
@@ -39,6 +42,13 @@ pub struct Scene<'a> {
 pub enum Verdict {
     /// Somebody has not reported yet, and is waited for.
     NotYet(Vec<NodeId>),
+    /// These are heard, and would be left out for want of connections, while who hears whom still changes.
+    Unsettled {
+        /// Who.
+        nodes: Vec<NodeId>,
+        /// Who hears whom now.
+        edges: Edges,
+    },
     /// Nothing changes.
     Same {
         /// Members that are not connected with everybody, and stay for want of others.
@@ -115,12 +125,13 @@ pub fn applies(view: &Document, wish: Wish) -> bool {
     }
 }
 
-struct Judge<'a> {
-    scene: &'a Scene<'a>,
+/// A scene, and what is found in it first.
+pub(super) struct Judge<'a> {
+    pub(super) scene: &'a Scene<'a>,
     /// The wish that is fulfilled by the next view.
     wish: Option<Wished>,
     /// Members that are to go by judgement: hung, or unable to apply what was decided.
-    condemned: BTreeMap<NodeId, Reason>,
+    pub(super) condemned: BTreeMap<NodeId, Reason>,
     /// So many may go by judgement at once.
     limit: usize,
 }
@@ -149,6 +160,9 @@ impl<'a> Judge<'a> {
     /// The members that stay are a majority: whoever is fit joins them.
     fn successor(&self, staying: Vec<Member>, cut: &BTreeSet<NodeId>) -> Verdict {
         let scene = self.scene;
+        if let Some(unsettled) = self.unsettled(&staying, &[]) {
+            return unsettled;
+        }
         let joiners = self.joiners(&staying);
         let changed = staying != scene.view.members || self.wish.is_some() || !scene.released.is_empty();
         if !changed && !joiners.pending.is_empty() && !scene.opened {
@@ -189,7 +203,8 @@ impl<'a> Judge<'a> {
         if !coming.is_empty() && !scene.opened_twice {
             return Verdict::NotYet(coming);
         }
-        Verdict::Propose(self.plan(members, &BTreeSet::new()))
+        let unsettled = self.unsettled(&members, &candidates);
+        unsettled.unwrap_or_else(|| Verdict::Propose(self.plan(members, &BTreeSet::new())))
     }
 
     fn plan(&self, members: Vec<Member>, cut: &BTreeSet<NodeId>) -> Plan {
@@ -222,7 +237,7 @@ impl<'a> Judge<'a> {
     }
 
     /// What those say of a node whose word counts, members and holders of votes: each that has reported, but itself.
-    fn words(&self, node: NodeId) -> impl Iterator<Item = (&'a Report, Option<&'a Hears>)> {
+    pub(super) fn words(&self, node: NodeId) -> impl Iterator<Item = (&'a Report, Option<&'a Hears>)> {
         let view = self.scene.view;
         let counts = move |report: &&Report| is_member(view, report.author) || view.weight_of(report.vote) > 0;
         let others = self.scene.reports.values().copied().filter(counts);
@@ -266,7 +281,7 @@ impl<'a> Judge<'a> {
     }
 
     /// Says whether this incarnation has gone, or goes, by its own word, a newer one's, or an operator's.
-    fn gone(&self, member: Member) -> Option<Reason> {
+    pub(super) fn gone(&self, member: Member) -> Option<Reason> {
         if matches!(self.wish, Some(Wished { wish: Wish::Without(node), .. }) if node == member.node) {
             return Some(Reason::Fenced);
         }
@@ -326,7 +341,7 @@ impl<'a> Judge<'a> {
     /// Says whether `a` hears `b`, by its own report; the other side's stands for one that has not reported, and for a
     /// member that cannot say yet, whose controller began a moment ago: its kernel answered all the while, and to have
     /// heard both ways takes both.
-    fn hears(&self, a: Member, b: Member, messages: bool) -> bool {
+    pub(super) fn hears(&self, a: Member, b: Member, messages: bool) -> bool {
         let both = is_member(self.scene.view, a) && is_member(self.scene.view, b);
         let says = |report: &&Report| !both || edge(report, b.node).is_none_or(|hears| hears.health != Health::Unknown);
         let other = self.scene.reports.get(&b.node).copied();
@@ -436,7 +451,8 @@ fn accuses(hears: &Hears, reason: Reason) -> bool {
     }
 }
 
-const fn is_heard(hears: &Hears) -> bool {
+/// Says whether frames of the other end arrive, and its controller has not hung for all.
+pub(super) const fn is_heard(hears: &Hears) -> bool {
     matches!(hears.health, Health::Up | Health::Stalled | Health::Hung)
 }
 

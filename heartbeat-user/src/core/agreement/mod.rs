@@ -20,6 +20,7 @@ mod hear;
 mod install;
 pub mod message;
 mod owed;
+pub mod parted;
 mod peer;
 pub mod proposer;
 mod regroup;

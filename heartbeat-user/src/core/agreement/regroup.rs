@@ -15,6 +15,7 @@ use super::engine::Agreement;
 use super::event::{AgreementEvent, Trigger};
 use super::install::mark;
 use super::message::{Health, Message, Report};
+use super::parted::Parted;
 use super::status::Stage;
 use super::stops::How;
 use super::types::Setup;
@@ -44,6 +45,7 @@ pub(super) struct Regroup {
     /// Since when a view may be proposed.
     ready: Option<MonoTime>,
     pub waits_for: Vec<NodeId>,
+    parted: Parted,
     waiting: bool,
     told_waits: Option<MonoTime>,
     told_apart: Vec<NodeId>,
@@ -74,6 +76,7 @@ impl Regroup {
             said: Vec::new(),
             ready: None,
             waits_for: Vec::new(),
+            parted: Parted::default(),
             waiting: false,
             told_waits: None,
             told_apart: Vec::new(),
@@ -94,6 +97,7 @@ impl Regroup {
         self.covered.clear();
         self.ready = None;
         self.waits_for.clear();
+        self.parted.nobody(false);
         self.waiting = false;
         self.told_apart.clear();
         self.round = 0;
@@ -107,6 +111,7 @@ impl Regroup {
     pub fn begin_again(&mut self, now: MonoTime) {
         self.since = now;
         self.ready = None;
+        self.parted.begin_again(now);
     }
 
     pub const fn stage(&self) -> Stage {
@@ -149,8 +154,7 @@ impl Agreement {
     /// Begins a regroup, and says why where that is news.
     fn activate(&mut self, trigger: Option<Trigger>) {
         self.regroup.active = true;
-        self.regroup.since = self.now.mono;
-        self.regroup.ready = None;
+        self.regroup.begin_again(self.now.mono);
         self.regroup.waiting = false;
         let turn = self.regroup.turn;
         if let Some(trigger) = trigger {
@@ -211,6 +215,7 @@ impl Agreement {
             opened_twice: passed >= opening.saturating_mul(2),
             must_decide: begun || self.owes_decision(),
             released: self.released(),
+            patience: self.regroup.parted.patience(self.now.mono, &self.setup.timing),
         }))
     }
 
@@ -218,7 +223,7 @@ impl Agreement {
     pub(super) fn plan(&self) -> Option<Plan> {
         match self.judge_now()? {
             Verdict::Propose(plan) => Some(plan),
-            Verdict::NotYet(_) | Verdict::Same { .. } | Verdict::Waits { .. } => None,
+            Verdict::NotYet(_) | Verdict::Unsettled { .. } | Verdict::Same { .. } | Verdict::Waits { .. } => None,
         }
     }
 
@@ -260,6 +265,11 @@ impl Agreement {
                 self.regroup.waits_for = nodes;
                 self.regroup.ready = None;
             }
+            Verdict::Unsettled { nodes, edges } => {
+                self.regroup.waits_for = nodes;
+                self.regroup.ready = None;
+                self.regroup.parted.note(edges, self.now.mono);
+            }
             Verdict::Same { apart } => self.stabilize(triggers, apart),
             Verdict::Waits { available, missing } => self.wait(available, missing),
             Verdict::Propose(plan) => {
@@ -275,6 +285,7 @@ impl Agreement {
     fn stabilize(&mut self, triggers: &[Trigger], apart: Vec<NodeId>) {
         self.regroup.active = false;
         self.regroup.ready = None;
+        self.regroup.parted.nobody(false);
         self.regroup.waits_for.clear();
         self.regroup.covered = triggers.to_vec();
         if apart != self.regroup.told_apart {
@@ -289,6 +300,7 @@ impl Agreement {
     fn wait(&mut self, available: u32, missing: Vec<NodeId>) {
         self.regroup.waiting = true;
         self.regroup.ready = None;
+        self.regroup.parted.nobody(true);
         self.regroup.waits_for.clone_from(&missing);
         if self.regroup.told_waits.is_some_and(|told| self.passed(told) < SAY_WAITS) {
             return;
@@ -389,7 +401,8 @@ impl Agreement {
         let timing = &self.setup.timing;
         let report = self.regroup.sent.map_or(self.now.mono, |sent| sent + self.report_gap());
         let openings = [1, 2].map(|times| self.regroup.since + timing.opening.saturating_mul(times));
-        let openings = openings.into_iter().filter(|_| self.regroup.active);
+        let settled = self.regroup.parted.timeouts(timing);
+        let openings = openings.into_iter().chain(settled).filter(|_| self.regroup.active);
         let finish = self.regroup.accepted_since.map(|since| since + timing.stage);
         let later = openings.chain(finish).chain([self.regroup.not_before]).filter(|end| *end > self.now.mono);
         later.chain([report]).min()

@@ -152,12 +152,18 @@ impl World {
     /// A cluster of so many nodes, all of them members, that act.
     pub fn formed(nodes: u16) -> Self {
         let mut world = Self::new(nodes);
-        for node in 1..=nodes {
-            world.start(node);
-        }
-        world.request(1, 1, Request::Init { instance: [7, 7] });
-        world.run_until(20_000, |world| world.settled(nodes));
+        world.form();
         world
+    }
+
+    /// Starts all nodes, creates the cluster, and waits until all are members that act.
+    pub fn form(&mut self) {
+        let nodes = self.nodes.len() as u16;
+        for node in 1..=nodes {
+            self.start(node);
+        }
+        self.request(1, 1, Request::Init { instance: [7, 7] });
+        self.run_until(20_000, |world| world.settled(nodes));
     }
 
     /// All of 1 to `nodes` are members of one view that is in force, and act.

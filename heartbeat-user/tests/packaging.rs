@@ -133,9 +133,10 @@ fn restarts_are_prevented_by_the_codes_that_say_so() {
 
 #[test]
 fn rights_are_these_and_no_more() {
-    for (unit, capabilities) in
-        [("heartbeatd.service", "CAP_BPF CAP_NET_ADMIN CAP_PERFMON"), ("heartbeatd-left.service", "CAP_BPF")]
-    {
+    for (unit, capabilities) in [
+        ("heartbeatd.service", "CAP_BPF CAP_NET_ADMIN CAP_NET_RAW CAP_PERFMON"),
+        ("heartbeatd-left.service", "CAP_BPF"),
+    ] {
         assert_eq!(one(unit, "CapabilityBoundingSet"), capabilities);
         assert_eq!(one(unit, "AmbientCapabilities"), capabilities);
         assert_eq!(one(unit, "User"), "heartbeatd");
@@ -143,6 +144,8 @@ fn rights_are_these_and_no_more() {
         assert_eq!(one(unit, "LimitCORE"), "0");
         assert!(one(unit, "ReadWritePaths").starts_with("-/sys/fs/bpf/heartbeatd"), "{unit}");
     }
+    // Packet sockets are among the kinds that may be opened, or the capability would be worth nothing.
+    assert!(one("heartbeatd.service", "RestrictAddressFamilies").split(' ').any(|family| family == "AF_PACKET"));
     // The pacing thread's default priority is within the limit.
     assert!(one("heartbeatd.service", "LimitRTPRIO").parse::<u32>().unwrap() >= 50);
 }

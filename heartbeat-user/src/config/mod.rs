@@ -226,6 +226,8 @@ pub struct Daemon {
     pub realtime_priority: u8,
     /// Lock all memory.
     pub lock_memory: bool,
+    /// Before a new incarnation speaks, ask whether another machine has this node's addresses.
+    pub address_conflict_detection: bool,
     /// Group that may read over the control socket; `None`: root and the daemon's user alone.
     pub socket_group: Option<String>,
     /// Pin of the page that says whether this node may act, for whoever runs under it; not in `pin_dir`.

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// Capabilities that loading and attaching need: number and name.
 const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+/// What asking for an address takes.
+const CAP_NET_RAW: u32 = 13;
 const CAP_SYS_ADMIN: u32 = 21;
 
 /// What was found.
@@ -43,7 +45,8 @@ impl Found {
 pub fn run(arguments: &CheckArgs) -> Found {
     let mut found = Found::default();
     found.take(clock::refuse_shifted().map_err(Failure::host));
-    let missing = missing_capabilities();
+    let effective = effective_capabilities();
+    let missing = missing_capabilities(effective);
     if nix::unistd::geteuid().is_root()
         && let Some(user) = service_user(&arguments.config.config, || manager::of_unit("User", &arguments.unit))
     {
@@ -68,6 +71,13 @@ pub fn run(arguments: &CheckArgs) -> Found {
         found.take(check_watchdog(watchdog, config.settings.hang_limit).map_err(Failure::config));
     }
     kernel_needs(&config, &missing, &mut found);
+    if config.daemon.address_conflict_detection && effective >> CAP_NET_RAW & 1 == 0 {
+        found.warnings.push(
+            "CAP_NET_RAW missing: a start cannot ask whether another machine has this node's addresses, and a clone of \
+             it would displace it"
+                .to_owned(),
+        );
+    }
     match own_in_time(&config, arguments.wait_address) {
         Ok(own) => {
             found.take(interfaces::refuse_hidden_tags(&config, own).map_err(Failure::config));
@@ -136,14 +146,13 @@ fn kernel_needs(config: &Config, missing: &[&str], found: &mut Found) {
     }
 }
 
-fn missing_capabilities() -> Vec<&'static str> {
-    let effective = std::fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|text| {
-            let line = text.lines().find_map(|line| line.strip_prefix("CapEff:"))?.trim().to_owned();
-            u64::from_str_radix(&line, 16).ok()
-        })
-        .unwrap_or(0);
+fn effective_capabilities() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default();
+    u64::from_str_radix(line.trim(), 16).unwrap_or(0)
+}
+
+fn missing_capabilities(effective: u64) -> Vec<&'static str> {
     let has = |capability: u32| effective >> capability & 1 == 1;
     if has(CAP_SYS_ADMIN) {
         return Vec::new();

@@ -20,6 +20,7 @@ pub mod backend;
 pub mod bpf_log;
 pub mod check;
 pub mod clock;
+pub mod conflict;
 pub mod daemon;
 pub mod decider;
 pub mod detach;

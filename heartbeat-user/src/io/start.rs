@@ -26,7 +26,7 @@ use crate::io::ran::Ran;
 use crate::io::responder::Responder;
 use crate::io::services::Services;
 use crate::io::state::{State, StateDir};
-use crate::io::{attach, clock, interfaces, realtime};
+use crate::io::{attach, clock, conflict, interfaces, realtime};
 use crate::keys::{KeyRing, Keys};
 use anyhow::Context;
 use std::net::IpAddr;
@@ -146,6 +146,7 @@ pub fn start(
     let life = identify(&config, own, &state_dir, &shared, kernel.is_ok(), paths.digest(), lived)?;
     let (identity, state) = (life.identity, life.state);
     undo.pins = Undo::new(&kernel, identity.adopt).pins.take();
+    let asked = conflict::ask(&config, own, !identity.adopt);
     let ran = Arc::new(Ran::new(config.settings.quorum.stop_time, Shelter::find()));
     if identity.adopt {
         // Of a controller that died: nobody waits for its hooks any more.
@@ -161,7 +162,7 @@ pub fn start(
     let mut warnings: Vec<String> = listener.warning().map(str::to_owned).into_iter().collect();
     let memory_locked = lock_memory(&config, &mut warnings);
     let node = config.node(own).map_or_else(String::new, |node| node.name.clone());
-    let journal = Journal::start(JournalSetup {
+    let mut journal = Journal::start(JournalSetup {
         file: config.daemon.event_log.clone(),
         bytes_max: config.daemon.event_log_max_kib * 1024,
         files: config.daemon.event_log_files,
@@ -184,6 +185,8 @@ pub fn start(
         Responder::start(shared.clone(), paths.confs.clone(), config.daemon.realtime_priority.saturating_sub(1))?;
     let (usable, fences) = (paths.usable.clone(), paths.fence_signers());
 
+    // Nothing has been said under a new incarnation yet: it must not displace another machine's.
+    warnings.extend(asked.refuse(&config, own, &mut journal)?);
     tell_start(&journal, &config, own, &identity, &state);
     report_refusals(&journal, &pacer, &config, memory_locked, &mut warnings);
     let begun = begin::begin(Beginning {

@@ -71,23 +71,38 @@ pub struct Asked {
 /// Afterwards the calling thread has no CAP_NET_RAW any more, unless it is root's: nothing else needs it.
 #[must_use]
 pub fn ask(config: &Config, own: u16, new_incarnation: bool) -> Asked {
-    let asked = if new_incarnation && config.daemon.address_conflict_detection {
-        begin(config, own).unwrap_or_else(|error| Asked {
-            thread: None,
-            warnings: vec![format!("nobody was asked whether another machine has this node's addresses: {error:#}")],
-        })
+    let questions = if new_incarnation && config.daemon.address_conflict_detection {
+        open_all(config, own)
     } else {
-        Asked::default()
+        Ok(Vec::new())
     };
+    // Before any other thread begins, since each begins with what this one has.
     if !nix::unistd::geteuid().is_root()
         && let Err(error) = sys::give_up_capability(CAP_NET_RAW)
     {
         log::warn!("CAP_NET_RAW could not be given up: {error}");
     }
-    asked
+    questions.and_then(Asked::begin).unwrap_or_else(|error| Asked {
+        thread: None,
+        warnings: vec![format!("nobody was asked whether another machine has this node's addresses: {error:#}")],
+    })
 }
 
 impl Asked {
+    fn begin(questions: Vec<Question>) -> anyhow::Result<Self> {
+        if questions.is_empty() {
+            return Ok(Self::default());
+        }
+        // Two interfaces of one host on one link answer for each other's addresses.
+        let all_own = interfaces::links()?.values().map(|link| link.address).collect();
+        let thread = std::thread::Builder::new()
+            .name("hb-conflict".to_owned())
+            .stack_size(STACK)
+            .spawn(move || listen(&questions, &all_own))
+            .context("start a thread")?;
+        Ok(Self { thread: Some(thread), warnings: Vec::new() })
+    }
+
     /// Waits for the answers, 200 ms from the question at most. Returns what a person should know.
     ///
     /// # Errors
@@ -121,7 +136,8 @@ struct Question {
     socket: OwnedFd,
 }
 
-fn begin(config: &Config, own: u16) -> anyhow::Result<Asked> {
+/// Opens a socket for each address that can be asked for.
+fn open_all(config: &Config, own: u16) -> anyhow::Result<Vec<Question>> {
     let (present, links) = (interfaces::by_address()?, interfaces::links()?);
     let mut questions = Vec::new();
     for (_, address) in config.node(own).map_or(&[][..], |node| &node.addresses) {
@@ -137,17 +153,7 @@ fn begin(config: &Config, own: u16) -> anyhow::Result<Asked> {
         let socket = open(*address, interface.ifindex).with_context(|| format!("{address} on {}", interface.name))?;
         questions.push(Question { address: *address, interface: interface.name.clone(), own: link.address, socket });
     }
-    if questions.is_empty() {
-        return Ok(Asked::default());
-    }
-    // Two interfaces of one host on one link answer for each other's addresses.
-    let all_own = links.values().map(|link| link.address).collect();
-    let thread = std::thread::Builder::new()
-        .name("hb-conflict".to_owned())
-        .stack_size(STACK)
-        .spawn(move || listen(&questions, &all_own))
-        .context("start a thread")?;
-    Ok(Asked { thread: Some(thread), warnings: Vec::new() })
+    Ok(questions)
 }
 
 /// Returns the link where others can be asked, or why they cannot.

@@ -6,7 +6,7 @@ mod life;
 mod parted;
 mod returns;
 mod rules;
-mod words;
 mod stale;
 mod wants;
+mod words;
 mod world;

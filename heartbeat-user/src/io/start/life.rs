@@ -12,7 +12,7 @@ use crate::io::memory::Shared;
 use crate::io::ran::Ran;
 use crate::io::state::{State, StateDir, random};
 use heartbeat_common::frame::{FLAG_FENCED, FLAG_LEAVING, FLAG_STOPPED};
-use heartbeat_common::lease::{self, Remembered, Words as _, word};
+use heartbeat_common::lease::{self, Remembered};
 use heartbeat_common::maps;
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ pub(super) struct Life {
     pub(super) own_ends: u8,
     /// What an earlier incarnation ran may run still: it was of this machine start, and did not say that it had stopped.
     pub(super) may_run: bool,
+    /// The incarnation before, as far as the disk knows it; 0: it does not.
+    pub(super) before: u64,
 }
 
 /// Decides who this node is, and puts it on disk. `lived` says that this node was here before, whatever is left of it.
@@ -78,7 +80,8 @@ pub(super) fn identify(
     dir.write(&state).map_err(Failure::host)?;
     let may_run = disk.is_some_and(|state| state.boot == boot && !state.left);
     let own_ends = exits::before(&config.daemon.state_dir, identity.incarnation, boot);
-    Ok(Life { identity, state, file, taken, remembered, own_ends, may_run })
+    let before = disk.map_or(0, |state| state.incarnation);
+    Ok(Life { identity, state, file, taken, remembered, own_ends, may_run, before })
 }
 
 /// Reads the agreement's file: the newest incarnation of this node that a view in it admitted, and what the vote goes on
@@ -97,14 +100,11 @@ fn votes(file: &AgreementFile, remembered: Remembered) -> Result<(u64, TakenUp),
 
 /// Ends what the incarnation before ran, and waits until it has stopped: that the new one is heard proves it to others.
 pub(super) fn end_earlier(ran: &Ran, shared: &Shared, life: &Life) -> Result<(), Failure> {
-    let page = shared.page();
-    if page.get(word::MAGIC) == lease::MAGIC {
-        page.close();
-    }
+    let ended = shared.page().end_earlier(life.before);
     if let (TakenUp::Resumed(state), true) = (&life.taken, life.may_run) {
         ran.stop_time_is(state.installed.lease.stop_ms);
-        if !page.in_kernel() {
-            // Its own page went with it, and is over one lease later at the latest.
+        if !ended {
+            // Whoever has that page open acts on until its lease is over, whatever page this incarnation has.
             std::thread::sleep(Duration::from_millis(state.installed.lease.lease_ms.into()));
         }
     }

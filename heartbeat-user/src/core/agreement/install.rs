@@ -8,6 +8,7 @@ use super::engine::{Agreement, Held};
 use super::event::AgreementEvent;
 use super::grant;
 use super::message::Message;
+use super::stops::slack;
 use super::types::{Adopted, Bank, Command, Ending, PageView, Slot, Standing};
 use super::voter::{Effect, Reply, State, Voter};
 use crate::core::ids::NodeId;
@@ -103,10 +104,9 @@ impl Agreement {
         self.commands.push_back(Command::Burst);
     }
 
-    /// By how much a clock may be slewed before its owner's next round sees that: less than a tenth of a round, and there
-    /// are two in a delay at least.
+    /// By how much a clock may be slewed beyond its rate before its owner's next round sees that.
     pub(super) fn slewed(&self) -> Duration {
-        self.setup.timing.delay / 20
+        slack(self.setup.timing.delay)
     }
 
     /// Says whether the bank of a view lets this node act. Who goes on by force acts in nothing until the longest lease of

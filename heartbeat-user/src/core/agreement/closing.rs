@@ -2,7 +2,7 @@
 //! there. The same reports give the same answer on every node; time and the own place in it come in as flags. It asks
 //! nobody and decides nothing: a set is proposed, and the votes decide.
 
-use super::document::{Document, Holder, Member, Reason, Removal};
+use super::document::{ChangeId, Document, Holder, Member, Reason, Removal};
 use super::event::JoinFault;
 use super::message::{Health, Hears, Report, Wish, Wished};
 use super::parted::{Edges, Patience};
@@ -35,6 +35,8 @@ pub struct Scene<'a> {
     pub released: BTreeSet<NodeId>,
     /// Whether who hears whom has lasted.
     pub patience: Patience<'a>,
+    /// Wishes that cannot be fulfilled now.
+    pub passed_over: BTreeSet<ChangeId>,
 }
 
 /// What it comes to.
@@ -140,7 +142,8 @@ impl<'a> Judge<'a> {
     fn new(scene: &'a Scene<'a>) -> Self {
         let wishes = scene.reports.values().filter(|report| is_member(scene.view, report.author));
         let wish = wishes.flat_map(|report| &report.wishes).copied();
-        let wish = wish.filter(|wished| applies(scene.view, wished.wish)).min_by_key(|wished| wished.id);
+        let wish = wish.filter(|wished| applies(scene.view, wished.wish) && !scene.passed_over.contains(&wished.id));
+        let wish = wish.min_by_key(|wished| wished.id);
         let limit = (scene.view.members.len() / 4).max(1);
         let mut judge = Self { scene, wish, condemned: BTreeMap::new(), limit };
         let reason = |member: &Member| Some((member.node, judge.condemnation(*member)?));

@@ -14,7 +14,7 @@ use super::ending::Course;
 use super::engine::Agreement;
 use super::event::{AgreementEvent, Trigger};
 use super::install::mark;
-use super::message::{Health, Message, Report};
+use super::message::{Health, Message, Report, WISHES_MAX};
 use super::parted::Parted;
 use super::status::Stage;
 use super::stops::How;
@@ -205,7 +205,7 @@ impl Agreement {
         let reports = self.scene_reports(&own);
         let begun = reports.values().any(|report| report.accepted != Ballot::NONE);
         let (passed, opening) = (self.passed(self.regroup.since), self.setup.timing.opening);
-        Some(judge(&Scene {
+        let mut scene = Scene {
             view: &held.document,
             name: held.name,
             reports,
@@ -215,8 +215,23 @@ impl Agreement {
             opened_twice: passed >= opening.saturating_mul(2),
             must_decide: begun || self.owes_decision(),
             released: self.released(),
+            passed_over: BTreeSet::new(),
             patience: self.regroup.parted.patience(self.now.mono, &self.setup.timing),
-        }))
+        };
+        // A wish that no view can fulfil now holds up nothing: neither failures and joins, nor other wishes.
+        loop {
+            let verdict = judge(&scene);
+            let wished = match &verdict {
+                Verdict::Propose(plan) if scene.passed_over.len() < WISHES_MAX => {
+                    plan.wish.filter(|_| self.document_of(plan).is_none())
+                }
+                _ => None,
+            };
+            match wished {
+                Some(wished) => scene.passed_over.insert(wished.id),
+                None => return Some(verdict),
+            };
+        }
     }
 
     /// Returns what this node would propose now.

@@ -1,7 +1,7 @@
 //! What somebody asks: checked at once, carried in reports as a wish where it needs a view, answered when a view has
 //! fulfilled it or its time is over. Whoever asked learns whether it was this request that was fulfilled.
 
-use super::build::{first, forced};
+use super::build::{first, forced, keeps_votes};
 use super::closing::applies;
 use super::document::{ChangeId, Document, Holder, LEASE_MS, LeaseTerms, Vote};
 use super::ending::Course;
@@ -176,7 +176,10 @@ impl Agreement {
         }
         let act = Duration::from_millis(u64::from(lease.0.saturating_sub(lease.1)));
         let long = act >= self.setup.timing.delay.saturating_mul(LEASE_DELAYS);
-        if LEASE_MS.contains(&lease.0) && long { Ok(()) } else { Err(Refusal::Lease) }
+        if !LEASE_MS.contains(&lease.0) || !long {
+            return Err(Refusal::Lease);
+        }
+        if keeps_votes(view, setting) { Ok(()) } else { Err(Refusal::NoVotes) }
     }
 
     fn wish(&mut self, wish: Wish) -> Result<Option<Waits>, Refusal> {
@@ -201,13 +204,10 @@ impl Agreement {
         let (order, change) = (held.name.order, held.document.change);
         let outcome = |open: &Open| match &open.waits {
             Waits::Wish(wished, _) if change == Some(wished.id) => Some(Outcome::Decided(order)),
-            Waits::Wish(wished, _) if !applies(&held.document, wished.wish) => Some(Outcome::Done),
-            Waits::Wish(wished, before) if setting_in(&held.document, wished.wish) != *before => {
-                Some(Outcome::Refused(Refusal::Conflict))
-            }
+            Waits::Wish(wished, before) => overtaken(&held.document, wished.wish, *before),
             Waits::View(view) if *view == order => Some(Outcome::Decided(order)),
             Waits::View(view) if *view < order => Some(Outcome::NoQuorum),
-            Waits::Peers(_) | Waits::Wish(..) | Waits::View(_) | Waits::End => None,
+            Waits::Peers(_) | Waits::View(_) | Waits::End => None,
         };
         let answers = self.requests.open.iter().filter_map(|open| Some((open.number, outcome(open)?))).collect();
         self.answer_these(answers);
@@ -262,6 +262,25 @@ impl Agreement {
             Wish::Change(setting) => Some(setting),
             Wish::Without(_) | Wish::Release(_) => None,
         }
+    }
+}
+
+/// Returns what became of a wish by a view that fulfils another one: it is so already, somebody else changed the same
+/// thing `before` it, or it has become one that no view can fulfil. `None`: it is wished for still.
+fn overtaken(view: &Document, wish: Wish, before: Option<Setting>) -> Option<Outcome> {
+    let Wish::Change(setting) = wish else { return (!applies(view, wish)).then_some(Outcome::Done) };
+    let holds = setting_in(view, wish);
+    if holds == Some(setting) {
+        Some(Outcome::Done)
+    } else if holds != before {
+        Some(Outcome::Refused(Refusal::Conflict))
+    } else if applies(view, wish) && keeps_votes(view, setting) {
+        None
+    } else {
+        Some(Outcome::Refused(match setting {
+            Setting::LeaseMs(_) | Setting::StopMs(_) => Refusal::Lease,
+            Setting::Weight(..) | Setting::LowerPriority(_) | Setting::Dynamic(_) => Refusal::NoVotes,
+        }))
     }
 }
 

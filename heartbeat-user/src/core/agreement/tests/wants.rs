@@ -1,7 +1,9 @@
 //! What is asked for and may not be done, or cannot be: who asked learns it, and nobody else waits for it.
 
 use super::world::World;
+use crate::core::agreement::message::Setting;
 use crate::core::agreement::types::{Outcome, Refusal, Request, Timing};
+use crate::core::ids::NodeId;
 use std::time::Duration;
 
 #[test]
@@ -52,4 +54,41 @@ fn a_cluster_that_nobody_could_speak_of_in_time_is_not_created_and_why_is_said()
     world.run(9_500);
     world.request(1, 2, Request::Init { instance: [7, 7] });
     world.run_until(1_000, |world| world.life(1) == Some(crate::core::agreement::Life::Member));
+}
+
+/// The only vote that the one wish would leave is one that does not answer.
+#[test]
+fn a_wish_that_nobody_can_fulfil_now_holds_up_no_other() {
+    let mut world = World::formed(3);
+    world.request(2, 1, Request::Set(Setting::LowerPriority(Some(NodeId(3)))));
+    world.run_until(3_000, |world| (1..=3).all(|node| world.view(node).quorum.lower_priority == Some(NodeId(3))));
+    world.run(200);
+    world.stall(1, true);
+    world.run(500);
+    world.request(2, 2, Request::Set(Setting::Weight(NodeId(2), 0)));
+    world.run(500);
+    world.request(3, 3, Request::Set(Setting::LeaseMs(700)));
+    world.run_until(2_000, |world| world.view(2).lease.lease_ms == 700);
+    assert_eq!(world.outcome(2, 2), None);
+    world.stall(1, false);
+    world.run_until(3_000, |world| matches!(world.outcome(2, 2), Some(Outcome::Decided(_))));
+}
+
+#[test]
+fn a_change_that_would_leave_no_vote_is_refused_when_that_is_known() {
+    let mut world = World::formed(3);
+    world.crash(3);
+    world.run_until(3_000, |world| world.settled(2));
+    // Of the two votes each would leave the other; 3 keeps its own, and is no member.
+    world.request(1, 1, Request::Set(Setting::Weight(NodeId(2), 0)));
+    world.request(2, 2, Request::Set(Setting::Weight(NodeId(1), 0)));
+    world.run_until(2_000, |world| world.outcome(1, 1).is_some() && world.outcome(2, 2).is_some());
+    assert!(matches!(world.outcome(1, 1), Some(Outcome::Decided(_))));
+    assert_eq!(world.outcome(2, 2), Some(Outcome::Refused(Refusal::NoVotes)));
+    world.request(2, 3, Request::Set(Setting::Weight(NodeId(1), 0)));
+    assert_eq!(world.outcome(2, 3), Some(Outcome::Refused(Refusal::NoVotes)));
+    world.start(3);
+    world.run_until(5_000, |world| world.settled(3));
+    world.request(2, 4, Request::Set(Setting::Weight(NodeId(1), 0)));
+    world.run_until(2_000, |world| matches!(world.outcome(2, 4), Some(Outcome::Decided(_))));
 }

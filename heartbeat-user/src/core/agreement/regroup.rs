@@ -195,6 +195,15 @@ impl Agreement {
         reports
     }
 
+    /// Returns the hash of the settings that a joiner must have: a member's. Whoever is none does not know whether its own
+    /// are those of the view, and goes by what a member says.
+    fn settings_to_join(&self, reports: &BTreeMap<NodeId, &Report>) -> u64 {
+        let member =
+            |report: &&&Report| self.held.as_ref().is_some_and(|held| is_member(&held.document, report.author));
+        let own = self.membership().is_none().then(|| reports.values().find(member)).flatten();
+        own.map_or(self.setup.settings, |report| report.settings)
+    }
+
     fn judge_now(&self) -> Option<Verdict> {
         let held = self.held.as_ref()?;
         let open = self.voter.as_ref()?.state().register.view == held.name;
@@ -205,12 +214,13 @@ impl Agreement {
         let reports = self.scene_reports(&own);
         let begun = reports.values().any(|report| report.accepted != Ballot::NONE);
         let (passed, opening) = (self.passed(self.regroup.since), self.setup.timing.opening);
+        let settings = self.settings_to_join(&reports);
         let mut scene = Scene {
             view: &held.document,
             name: held.name,
             reports,
             detection: self.setup.timing.detection,
-            settings: self.setup.settings,
+            settings,
             opened: passed >= opening,
             opened_twice: passed >= opening.saturating_mul(2),
             must_decide: begun || self.owes_decision(),

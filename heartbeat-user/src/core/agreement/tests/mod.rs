@@ -3,6 +3,7 @@
 mod directed;
 mod endings;
 mod life;
+mod outside;
 mod parted;
 mod returns;
 mod rules;

@@ -1,0 +1,34 @@
+//! Nodes that hold votes and are no members, or may not become ones: what they say counts for as much as it should.
+
+use super::world::World;
+use crate::core::agreement::AgreementEvent;
+use crate::core::agreement::event::JoinFault;
+use crate::core::agreement::message::Message;
+
+/// Three nodes formed a cluster; 2 is dead, and 3 is back with settings that are not those of the view.
+fn back_with_other_settings() -> World {
+    let mut world = World::formed(3);
+    world.crash(2);
+    world.crash(3);
+    world.run(50);
+    world.start(3);
+    let setup = world.setup(3);
+    let agreement = world.nodes.get_mut(&3).unwrap().agreement.as_mut().unwrap();
+    agreement.reconfigure(setup.settings + 1, setup.timing, setup.quarantine);
+    world
+}
+
+#[test]
+fn whoever_is_no_member_judges_joiners_by_a_member_s_settings() {
+    let mut world = back_with_other_settings();
+    // The member cannot propose, so that it would be the other's turn.
+    world.lose = |message, from, _| from == 1 && matches!(message, Message::Prepare { .. });
+    for _ in 0..60 {
+        world.run(100);
+        assert!(!world.members(1).contains(&3) || world.view(1).members.contains(&world.member(1)));
+        assert_ne!(world.view(1).members.last(), Some(&world.member(3)), "{}", world.describe());
+    }
+    let why = JoinFault::Settings;
+    let refused = AgreementEvent::JoinRefused { node: world.member(3), why };
+    assert!(world.nodes[&1].events.contains(&refused));
+}

@@ -193,9 +193,10 @@ impl<'a> Judge<'a> {
         let members = self.select(&candidates, true);
         let outside = |node: &NodeId| !members.iter().any(|member| member.node == *node);
         if !self.quorate(&members) {
+            let votes = |node: &NodeId| scene.reports.get(node).is_some_and(|report| self.votes_outside(report));
             return Verdict::Waits {
                 available: self.weight(&members),
-                missing: self.weighty().filter(outside).collect(),
+                missing: self.weighty().filter(|node| outside(node) && !votes(node)).collect(),
             };
         }
         // Who is heard, and could be in the same view a moment later, is waited for: one view, not two.
@@ -388,14 +389,21 @@ impl<'a> Judge<'a> {
         vote.map_or(0, |vote| u32::from(vote.weight))
     }
 
-    /// The weight of a set, and of members that go by their own or an operator's word and still vote.
+    /// Says whether the author of a report votes though it is to be no member: a member that goes by its own or an
+    /// operator's word; or one that is none and may not be admitted now, or does not ask to be. Every vote of the view
+    /// takes part in following it. Who wants to be a member and may be is waited for instead.
+    fn votes_outside(&self, report: &Report) -> bool {
+        let scene = self.scene;
+        if is_member(scene.view, report.author) {
+            return matches!(self.gone(report.author), Some(Reason::Left | Reason::Fenced));
+        }
+        !report.joins || join_fault(scene.view, report, scene.settings).is_some()
+    }
+
+    /// The weight of a set, and of those outside it who vote all the same.
     fn weight(&self, set: &[Member]) -> u32 {
-        let parting = |report: &&&Report| {
-            !set.contains(&report.author)
-                && is_member(self.scene.view, report.author)
-                && matches!(self.gone(report.author), Some(Reason::Left | Reason::Fenced))
-        };
-        let outside = self.scene.reports.values().filter(parting);
+        let votes = |report: &&&Report| !set.contains(&report.author) && self.votes_outside(report);
+        let outside = self.scene.reports.values().filter(votes);
         let inside: u32 = set.iter().map(|member| self.weight_of(*member)).sum();
         inside + outside.map(|report| self.scene.view.weight_of(report.vote)).sum::<u32>()
     }

@@ -118,7 +118,7 @@ impl Agreement {
         }
         match refusal {
             Refusal::Promised(other) => {
-                self.regroup.round = self.regroup.round.max(other.round);
+                self.regroup.heard_round(other.round);
                 self.step_back();
             }
             Refusal::OlderView(_) | Refusal::OtherValue => self.step_back(),
@@ -187,7 +187,7 @@ impl Agreement {
             self.push_view(from.node);
         }
         if newest == view {
-            self.regroup.round = self.regroup.round.max(ballot.round);
+            self.regroup.heard_round(ballot.round);
             self.regroup.ballot_seen = Some(self.now.mono);
         }
         let Some(voter) = &mut self.voter else { return };

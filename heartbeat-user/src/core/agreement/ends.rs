@@ -9,7 +9,7 @@ use super::message::Report;
 use super::stops::Clocks;
 use crate::core::ids::NodeId;
 use heartbeat_common::lease::{NODES_MAX, SLOTS};
-use heartbeat_common::view::VoteId;
+use heartbeat_common::view::{VoteId, is_believable};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -44,7 +44,8 @@ impl Ends {
     /// Remembers how new a vote's state is. Says whether that is news.
     pub fn remember(&mut self, vote: VoteId, sequence: u64) -> bool {
         let room = self.states.len() < SLOTS || self.states.contains_key(&vote);
-        let news = vote.is_vote() && room && self.states.get(&vote).is_none_or(|newest| *newest < sequence);
+        let known = self.states.get(&vote).copied().unwrap_or(0);
+        let news = vote.is_vote() && room && known < sequence && is_believable(sequence, known);
         if news {
             self.states.insert(vote, sequence);
         }
@@ -140,7 +141,7 @@ impl Agreement {
         let Some(voter) = &self.voter else { return };
         let (vote, sequence) = (voter.state().vote, voter.state().sequence);
         let seen = report.remembers.iter().find(|(id, _)| *id == vote).map_or(0, |(_, seen)| *seen);
-        if seen > sequence && !voter.forfeited() {
+        if seen > sequence && !voter.forfeited() && is_believable(seen, sequence) {
             self.tell(AgreementEvent::OlderState { sequence, seen, seen_by: by.node });
             self.forfeit();
         }

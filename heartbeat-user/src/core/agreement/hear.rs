@@ -8,6 +8,10 @@ use super::event::{AgreementEvent, JoinFault};
 use super::message::{Health, Message, Report};
 use crate::core::ids::NodeId;
 use heartbeat_common::acceptor::Refusal;
+use heartbeat_common::view::{Order, is_believable};
+
+/// More forced starts than this were not made behind a node's back.
+const FORCES_MAX: u16 = 1 << 8;
 
 impl Agreement {
     pub(super) fn connected(&mut self, peer: Member) {
@@ -36,10 +40,11 @@ impl Agreement {
                 }
                 self.answered(message);
             }
-            Message::Decided(document) => {
+            Message::Decided(document) if self.may_follow(document.order) => {
                 self.tell_not_newest(&document, from.node);
                 self.learn(*document);
             }
+            Message::Decided(_) => {}
             Message::Fetch(order) => {
                 if let Some(held) = self.held.as_ref().filter(|held| held.name.order > order) {
                     let document = Box::new(held.document.clone());
@@ -59,7 +64,7 @@ impl Agreement {
         self.compare_states(report, author);
         self.join_turn(report.turn, report.view, author.node);
         if self.held.as_ref().is_some_and(|held| held.name == report.view) {
-            self.regroup.round = self.regroup.round.max(report.round);
+            self.regroup.heard_round(report.round);
         }
         let held = self.held.as_ref().map(|held| held.name).unwrap_or_default();
         // Of two forced views of one order the lower digest wins; both ends tell theirs.
@@ -73,6 +78,14 @@ impl Agreement {
         if from == author && self.regroup.active {
             self.pass_on(report);
         }
+    }
+
+    /// Says whether a view of this order may have been decided after the one held: the last numbers are reached by no
+    /// leap. Where nothing is held the force count may be any.
+    fn may_follow(&self, order: Order) -> bool {
+        let held = self.held_order();
+        let forces = order.force().saturating_sub(held.force());
+        is_believable(order.number(), held.number()) && (!held.is_view() || forces <= FORCES_MAX)
     }
 
     /// Passes a report on to those who do not hear its author: all of a connected part know the same.

@@ -9,6 +9,9 @@ use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
 use std::time::Duration;
 
+/// A serial further ahead than this is no later one.
+const SERIAL_LEAP_MAX: u64 = 1 << 48;
+
 /// A peer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Peer {
@@ -93,7 +96,9 @@ impl Peer {
     pub fn take(&mut self, report: &Report) -> bool {
         let known = self.report.as_ref().map_or((0, 0), |known| (known.author.incarnation, known.serial));
         let new = (report.author.incarnation, report.serial);
-        let fresh = new > known && report.author.incarnation >= self.facts.incarnation;
+        // Each controller of an incarnation begins 2^32 higher; none begins where nobody could follow it.
+        let leaps = report.serial.saturating_sub(known.1) > SERIAL_LEAP_MAX;
+        let fresh = new > known && report.author.incarnation >= self.facts.incarnation && !leaps;
         if fresh {
             self.report = Some(report.clone());
             self.fresh = true;

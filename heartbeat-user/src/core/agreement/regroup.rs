@@ -21,7 +21,7 @@ use super::stops::How;
 use super::types::Setup;
 use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
-use heartbeat_common::view::{Ballot, Name, VoteId};
+use heartbeat_common::view::{Ballot, Name, VoteId, is_believable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -107,6 +107,13 @@ impl Regroup {
         self.accepted_since = None;
     }
 
+    /// Takes note of a round that somebody has seen upon the view held.
+    pub fn heard_round(&mut self, round: u64) {
+        if is_believable(round, self.round) {
+            self.round = self.round.max(round);
+        }
+    }
+
     /// What was seen before says nothing about now.
     pub fn begin_again(&mut self, now: MonoTime) {
         self.since = now;
@@ -165,7 +172,7 @@ impl Agreement {
 
     /// Joins a regroup that another node began upon the same view; or takes note of its number.
     pub(super) fn join_turn(&mut self, turn: u64, view: Name, by: NodeId) {
-        if turn <= self.regroup.turn {
+        if turn <= self.regroup.turn || !is_believable(turn, self.regroup.turn) {
             return;
         }
         // The first that a controller hears of, which took over from another, that one may have told long ago.

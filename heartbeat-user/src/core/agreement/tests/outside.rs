@@ -25,7 +25,6 @@ fn whoever_is_no_member_judges_joiners_by_a_member_s_settings() {
     world.lose = |message, from, _| from == 1 && matches!(message, Message::Prepare { .. });
     for _ in 0..60 {
         world.run(100);
-        assert!(!world.members(1).contains(&3) || world.view(1).members.contains(&world.member(1)));
         assert_ne!(world.view(1).members.last(), Some(&world.member(3)), "{}", world.describe());
     }
     let why = JoinFault::Settings;

@@ -2,11 +2,12 @@
 //! None of it may be taken for the present, and none may hold up what follows.
 
 use super::world::{LEASE, World};
-use crate::core::agreement::message::{Message, Setting};
+use crate::core::agreement::document::Document;
+use crate::core::agreement::message::{Message, Report, Setting};
 use crate::core::agreement::types::{Command, Input, Request};
 use crate::core::agreement::voter::State;
-use heartbeat_common::acceptor::Promise;
-use heartbeat_common::view::Ballot;
+use heartbeat_common::acceptor::{Promise, Refusal};
+use heartbeat_common::view::{Ballot, Order, VoteId};
 
 #[test]
 fn a_kill_between_in_force_and_the_bank_leaves_a_node_that_acts() {
@@ -80,4 +81,77 @@ fn reports_from_before_a_pause_choose_no_view() {
     assert!(!world.nodes[&1].log.iter().any(cleared), "{:?}", world.nodes[&1].log);
     world.lose = |_, _, _| false;
     world.run_until(3_000, |world| world.view(1).lease.lease_ms == 700);
+}
+
+/// What node 3 would say next.
+fn next_report(world: &World) -> Report {
+    let report = world.nodes[&3].agreement.as_ref().unwrap().own_report();
+    Report { serial: report.serial + 1, ..report }
+}
+
+fn say(world: &mut World, to: u16, message: Message) {
+    let from = world.member(3);
+    world.input(to, Input::Message(from, Box::new(message)));
+}
+
+#[test]
+fn a_round_that_leaps_blocks_no_register() {
+    let mut world = World::formed(3);
+    let before = world.view(1);
+    let ballot = Ballot { round: u64::MAX, node: 3, incarnation: world.member(3).incarnation };
+    for node in [1, 2] {
+        say(&mut world, node, Message::Prepare { view: before.name(), ballot });
+        let report = Report { round: u64::MAX, ..next_report(&world) };
+        say(&mut world, node, Message::Report(Box::new(report)));
+        let refusal = Refusal::Promised(ballot);
+        say(&mut world, node, Message::Refused { view: before.name(), ballot, refusal });
+    }
+    world.crash(3);
+    world.run_until(3_000, |world| world.members(1) == [1, 2] && world.members(2) == [1, 2]);
+    assert_eq!(Some(world.view(1).order), before.order.next());
+}
+
+#[test]
+fn turns_and_serials_that_leap_are_not_believed() {
+    let mut world = World::formed(3);
+    let turn = world.nodes[&1].agreement.as_ref().unwrap().status().turn;
+    let report = Report { turn: u64::MAX, ..next_report(&world) };
+    say(&mut world, 1, Message::Report(Box::new(report)));
+    assert_eq!(world.nodes[&1].agreement.as_ref().unwrap().status().turn, turn);
+    let report = Report { serial: u64::MAX, leaving: true, ..next_report(&world) };
+    say(&mut world, 1, Message::Report(Box::new(report)));
+    world.run(3_000);
+    assert!(world.settled(3), "what it says next counts: {}", world.describe());
+}
+
+#[test]
+fn a_sequence_that_leaps_takes_nobodys_vote() {
+    let mut world = World::formed(3);
+    let vote = |world: &World, node: u16| -> VoteId {
+        borsh::from_slice::<State>(world.nodes[&node].disk.as_ref().unwrap()).unwrap().vote
+    };
+    let (one, three) = (vote(&world, 1), vote(&world, 3));
+    let report = Report { remembers: vec![(one, u64::MAX)], sequence: u64::MAX, ..next_report(&world) };
+    assert_eq!(report.vote, three);
+    say(&mut world, 1, Message::Report(Box::new(report)));
+    world.run(3_000);
+    assert!(world.settled(3), "{}", world.describe());
+    assert!(world.nodes.values().all(|node| node.ended.is_none()));
+}
+
+#[test]
+fn a_view_whose_order_leaps_is_not_believed() {
+    let mut world = World::formed(3);
+    let view = world.view(1);
+    for order in [Order::new(0, (1 << 48) - 1), Order::new(u16::MAX, 9)] {
+        let wild = Document { order: order.unwrap(), ..view.clone() };
+        wild.check().unwrap();
+        say(&mut world, 1, Message::Decided(Box::new(wild)));
+        world.run(100);
+        assert_eq!(world.view(1), view);
+    }
+    let next = Document { order: view.order.next().unwrap(), parent: view.name().digest, ..view };
+    say(&mut world, 1, Message::Decided(Box::new(next.clone())));
+    world.run(100);
+    assert_eq!(world.view(1), next);
 }

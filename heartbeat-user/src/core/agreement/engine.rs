@@ -105,7 +105,7 @@ impl Agreement {
     #[must_use]
     pub fn resume(setup: Setup, state: State, adopted: Option<Adopted>, now: Times) -> Self {
         let mut this = Self::begin(setup, now);
-        this.ends = Ends::of(&state.remembers);
+        this.ends = Ends::of(&state.remembers, &state.quarantines, now.clocks());
         this.voter = Some(Voter::resume(state));
         this.take_up(adopted);
         this.begin_backoff();

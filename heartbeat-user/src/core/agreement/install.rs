@@ -46,8 +46,11 @@ pub fn mark(view: Name) -> u64 {
 impl Agreement {
     /// Takes up the state on disk: first of all what the page may hold of it.
     pub(super) fn take_up(&mut self, adopted: Option<Adopted>) {
-        let Some(voter) = &self.voter else { return };
+        let now = self.now.clocks();
+        let Some(voter) = &mut self.voter else { return };
         let document = voter.state().installed.clone();
+        self.ends.quarantine(&document, now);
+        voter.serve(self.ends.served(&document, now));
         let (name, begun) = (voter.state().register.view, voter.state().register.has_accepted());
         self.page.in_force = adopted.map_or(Order::NONE, |page| page.in_force);
         self.page.cleared = adopted.map_or(0, |page| page.cleared);
@@ -222,8 +225,10 @@ impl Agreement {
 
     /// Takes a view that was decided: it is written, and held once it is on disk.
     pub(super) fn learn(&mut self, document: Document) {
+        let quarantines = self.ends.served(&document, self.now.clocks());
         let Some(voter) = &mut self.voter else {
             let state = State {
+                quarantines,
                 // Where nobody remembers how far the disk was, its copies are told by their vote.
                 sequence: self.setup.remembered.saturating_add(1),
                 remembers: self.ends.remembers(),
@@ -236,6 +241,9 @@ impl Agreement {
         };
         if document.instance != voter.state().installed.instance {
             return;
+        }
+        if voter.yields_to(&document) {
+            voter.serve(quarantines);
         }
         let effects = voter.install(&document);
         if effects.is_empty() {

@@ -4,6 +4,7 @@ use super::world::World;
 use crate::core::agreement::AgreementEvent;
 use crate::core::agreement::event::JoinFault;
 use crate::core::agreement::message::Message;
+use std::time::Duration;
 
 /// Three nodes formed a cluster; 2 is dead, and 3 is back with settings that are not those of the view.
 fn back_with_other_settings() -> World {
@@ -38,4 +39,42 @@ fn a_vote_counts_also_where_its_holder_may_not_be_a_member() {
     world.run_until(3_000, |world| world.members(1) == [1] && world.acting(1).is_ok());
     assert_ne!(world.view(3).order, heartbeat_common::view::Order::NONE);
     assert_eq!(world.members(3), [1], "the one whose vote decided it has learned of it");
+}
+
+#[test]
+fn a_quarantine_ends_though_every_controller_restarts_again_and_again() {
+    let mut world = World::formed(3);
+    world.quarantine = Duration::from_secs(10);
+    for node in [1, 2] {
+        let setup = world.setup(node);
+        let agreement = world.nodes.get_mut(&node).unwrap().agreement.as_mut().unwrap();
+        agreement.reconfigure(setup.settings, setup.timing, setup.quarantine);
+    }
+    while world.view(1).quarantined.is_empty() {
+        world.run_until(5_000, |world| world.settled(3));
+        world.crash(3);
+        world.run_until(5_000, |world| world.members(1) == [1, 2] && world.members(2) == [1, 2]);
+        world.start(3);
+    }
+    let begun = world.now;
+    let restart = |world: &mut World, node: u16| {
+        world.kill_controller(node);
+        world.run(100);
+        world.restart_controller(node);
+    };
+    while world.now < begun + 9_000 {
+        restart(&mut world, 1);
+        world.run(700);
+        restart(&mut world, 2);
+        world.run(700);
+        assert_eq!(world.view(1).quarantined.len(), 1, "{} ms", world.now - begun);
+    }
+    while world.now < begun + 11_500 {
+        restart(&mut world, 1);
+        world.run(400);
+        restart(&mut world, 2);
+        world.run(400);
+    }
+    assert_eq!(world.view(1).quarantined, []);
+    world.run_until(5_000, |world| world.settled(3));
 }

@@ -126,6 +126,8 @@ pub struct World {
     pub no_fences: bool,
     /// After how long without progress a controller counts as stalled, ms.
     pub stall_limit: u64,
+    /// How long a quarantine lasts.
+    pub quarantine: Duration,
     /// Controllers that start find that their machines slept since their page's bank was made.
     pub slept: bool,
 }
@@ -145,6 +147,7 @@ impl World {
             gated: false,
             no_fences: false,
             stall_limit: 300,
+            quarantine: Duration::from_secs(7_200),
             slept: false,
         }
     }
@@ -200,7 +203,7 @@ impl World {
                 delay: Duration::from_millis(100),
                 leave: Duration::from_secs(5),
             },
-            quarantine: QuarantineTerms { threshold: 3, duration: Duration::from_secs(7_200) },
+            quarantine: QuarantineTerms { threshold: 3, duration: self.quarantine },
             own_ends: 0,
             join_only: false,
             fresh_vote: VoteId([u64::from(node), self.now]),

@@ -16,6 +16,7 @@ use super::event::{AgreementEvent, Trigger};
 use super::install::mark;
 use super::message::{Health, Message, Report, WISHES_MAX};
 use super::parted::Parted;
+use super::peer::Peer;
 use super::status::Stage;
 use super::stops::How;
 use super::types::Setup;
@@ -194,8 +195,10 @@ impl Agreement {
         let (now, detection) = (self.now.mono, self.setup.timing.detection);
         let counts = |report: &Report| report.turn == self.regroup.turn && report.view == name;
         let peers = self.peers.iter().filter(|(_, peer)| !peer.doubled(now, detection));
-        // Whom this node heard before a pause says nothing of who is there now; promises that came since do not either.
-        let peers = peers.filter(|(_, peer)| peer.fresh);
+        // Whom this node heard before a pause says nothing of who is there now; promises that came since do not either. Of a
+        // stalled member the last report stands.
+        let stalled = |peer: &Peer| matches!(peer.facts.health, Health::Stalled | Health::Hung);
+        let peers = peers.filter(|(_, peer)| peer.fresh || stalled(peer));
         let reports = peers.filter_map(|(node, peer)| Some((*node, peer.report.as_ref()?)));
         let mut reports: BTreeMap<NodeId, &Report> = reports.filter(|(_, report)| counts(report)).collect();
         reports.insert(self.setup.own.node, own);

@@ -37,8 +37,7 @@ fn whoever_is_no_member_judges_joiners_by_a_member_s_settings() {
 fn a_vote_counts_also_where_its_holder_may_not_be_a_member() {
     let mut world = back_with_other_settings();
     world.run_until(3_000, |world| world.members(1) == [1] && world.acting(1).is_ok());
-    assert_ne!(world.view(3).order, heartbeat_common::view::Order::NONE);
-    assert_eq!(world.members(3), [1], "the one whose vote decided it has learned of it");
+    world.run_until(200, |world| world.members(3) == [1]);
 }
 
 #[test]

@@ -243,6 +243,11 @@ pub enum AgreementEvent {
         /// The view that tokens carry.
         view: Order,
     },
+    /// 20107: this node acted, and does not any more since it leaves.
+    LeaseGivenUp {
+        /// The view installed.
+        view: Order,
+    },
     /// 20108: this node sends fences.
     FenceSent {
         /// To whom.

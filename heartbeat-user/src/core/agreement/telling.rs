@@ -59,7 +59,7 @@ impl Agreement {
         }
     }
 
-    /// Takes in that this node acted and may not any more: it is told, unless the node leaves, and what it runs is stopped.
+    /// Takes in that this node acted and may not any more: it is told, and what it runs is stopped.
     pub(super) fn lost(&mut self, why: Refused, page: &PageView) {
         let Some(held) = &self.held else { return };
         let unheard = |node: &NodeId| self.peers.get(node).is_none_or(|peer| peer.facts.both_ways_since.is_none());
@@ -70,9 +70,11 @@ impl Agreement {
         });
         let (view, missing) = (held.name.order, nodes.filter(unheard).collect());
         let (why, ended) = self.end_of_lease(why, page);
-        if !matches!(self.course, Course::Leaving { .. }) {
-            self.tell(AgreementEvent::QuorumLost { view, why, missing, ended });
-        }
+        self.tell(if matches!(self.course, Course::Leaving { .. }) {
+            AgreementEvent::LeaseGivenUp { view }
+        } else {
+            AgreementEvent::QuorumLost { view, why, missing, ended }
+        });
         self.commands.push_back(Command::StopServices);
     }
 

@@ -109,6 +109,7 @@ pub fn tell(event: A, names: &NodeNames) -> ViewEvent {
             E::NodeLeftView { member: names.member(member), view: id(view), handed_over }
         }
         A::LeaseGained { view } => E::LeaseGained { view: id(view) },
+        A::LeaseGivenUp { view } => E::LeaseGivenUp { view: id(view) },
         A::FenceSent { victim, view } => E::FenceSent { member: names.member(victim), view: id(view) },
         A::FenceAcknowledged { victim, gated } => E::FenceAcknowledged { member: names.member(victim), gated },
         A::KnownStopped { member, how } => E::KnownStopped { member: names.member(member), proof: how.into() },

@@ -218,6 +218,11 @@ events! {
             /// The view that its acts carry.
             view: ViewId,
         }
+        /// This node leaves and acts no more: it stops what it runs.
+        LeaseGivenUp = 20107 "lease_given_up" Info {
+            /// The view installed.
+            view: ViewId,
+        }
         /// This node orders a left-out node's kernel to stop it.
         FenceSent = 20108 "fence_sent" Warning {
             /// Whom.

@@ -127,6 +127,9 @@ impl fmt::Display for ViewEvent {
             E::LeaseGained { view } => {
                 write!(f, "this node may act, under view {view}: a majority of votes has granted within the lease")
             }
+            E::LeaseGivenUp { view } => {
+                write!(f, "this node leaves: it may not act any more in view {view}, and stops what it runs")
+            }
             E::StoppedForConsistency {} => {
                 f.write_str("this node leaves the cluster: its disk does not keep what this node promised the others")
             }

@@ -140,6 +140,8 @@ fn a_node_that_leaves_loses_no_quorum() {
     world.request(3, 4, Request::Leave);
     world.run_until(2_000, |world| world.nodes[&3].ended.is_some());
     assert_eq!(lost(&world, 3), []);
+    let given_up = |event: &&AgreementEvent| matches!(event, AgreementEvent::LeaseGivenUp { .. });
+    assert_eq!(world.nodes[&3].events.iter().filter(given_up).count(), 1);
 }
 
 /// It acted when the order came: that it may not any more is a loss; that it was dead is not true.

@@ -71,10 +71,11 @@ pub struct Asked {
 /// Afterwards the calling thread has no CAP_NET_RAW any more, unless it is root's: nothing else needs it.
 #[must_use]
 pub fn ask(config: &Config, own: u16, new_incarnation: bool) -> Asked {
+    let mut asked = Asked::default();
     let questions = if new_incarnation && config.daemon.address_conflict_detection {
-        open_all(config, own)
+        asked.open_all(config, own)
     } else {
-        Ok(Vec::new())
+        Vec::new()
     };
     // Before any other thread begins, since each begins with what this one has.
     if !nix::unistd::geteuid().is_root()
@@ -82,16 +83,48 @@ pub fn ask(config: &Config, own: u16, new_incarnation: bool) -> Asked {
     {
         log::warn!("CAP_NET_RAW could not be given up: {error}");
     }
-    questions.and_then(Asked::begin).unwrap_or_else(|error| Asked {
-        thread: None,
-        warnings: vec![format!("nobody was asked whether another machine has this node's addresses: {error:#}")],
-    })
+    if let Err(error) = asked.begin(questions) {
+        asked.warn(&format!("{error:#}"));
+    }
+    asked
 }
 
 impl Asked {
-    fn begin(questions: Vec<Question>) -> anyhow::Result<Self> {
+    fn warn(&mut self, why: &str) {
+        self.warnings.push(format!("nobody was asked whether another machine has an address of this node's: {why}"));
+    }
+
+    /// Opens a socket for each address that can be asked for. One that cannot keeps no other from it.
+    fn open_all(&mut self, config: &Config, own: u16) -> Vec<Question> {
+        let host = interfaces::by_address().and_then(|present| Ok((present, interfaces::links()?)));
+        let (present, links) = match host {
+            Ok(host) => host,
+            Err(error) => {
+                self.warn(&format!("{error:#}"));
+                return Vec::new();
+            }
+        };
+        let mut questions = Vec::new();
+        for (_, address) in config.node(own).map_or(&[][..], |node| &node.addresses) {
+            let Some(interface) = present.get(address) else { continue };
+            let name = &interface.name;
+            match unasked(links.get(&interface.ifindex), interface.running) {
+                Ok(link) => match open(*address, interface.ifindex) {
+                    Ok(socket) => {
+                        let (address, interface, own) = (*address, name.clone(), link.address);
+                        questions.push(Question { address, interface, own, socket });
+                    }
+                    Err(error) => self.warn(&format!("{address} on {name}: {error:#}")),
+                },
+                Err(why) => log::info!("{address}: not asked whether another machine has it: {name} {why}"),
+            }
+        }
+        questions
+    }
+
+    fn begin(&mut self, questions: Vec<Question>) -> anyhow::Result<()> {
         if questions.is_empty() {
-            return Ok(Self::default());
+            return Ok(());
         }
         // Two interfaces of one host on one link answer for each other's addresses.
         let all_own = interfaces::links()?.values().map(|link| link.address).collect();
@@ -100,7 +133,8 @@ impl Asked {
             .stack_size(STACK)
             .spawn(move || listen(&questions, &all_own))
             .context("start a thread")?;
-        Ok(Self { thread: Some(thread), warnings: Vec::new() })
+        self.thread = Some(thread);
+        Ok(())
     }
 
     /// Waits for the answers, 200 ms from the question at most. Returns what a person should know.
@@ -134,26 +168,6 @@ struct Question {
     interface: String,
     own: Mac,
     socket: OwnedFd,
-}
-
-/// Opens a socket for each address that can be asked for.
-fn open_all(config: &Config, own: u16) -> anyhow::Result<Vec<Question>> {
-    let (present, links) = (interfaces::by_address()?, interfaces::links()?);
-    let mut questions = Vec::new();
-    for (_, address) in config.node(own).map_or(&[][..], |node| &node.addresses) {
-        let Some(interface) = present.get(address) else { continue };
-        let link = links.get(&interface.ifindex);
-        let link = match unasked(link, interface.running) {
-            Ok(link) => link,
-            Err(why) => {
-                log::info!("{address}: not asked whether another machine has it: {} {why}", interface.name);
-                continue;
-            }
-        };
-        let socket = open(*address, interface.ifindex).with_context(|| format!("{address} on {}", interface.name))?;
-        questions.push(Question { address: *address, interface: interface.name.clone(), own: link.address, socket });
-    }
-    Ok(questions)
 }
 
 /// Returns the link where others can be asked, or why they cannot.

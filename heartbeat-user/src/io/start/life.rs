@@ -31,6 +31,8 @@ pub(super) struct Life {
     pub(super) may_run: bool,
     /// The incarnation before, as far as the disk knows it; 0: it does not.
     pub(super) before: u64,
+    /// Nothing of this node seems to run: it was never here, or the machine was started anew since.
+    pub(super) nothing_ran: bool,
 }
 
 /// Decides who this node is, and puts it on disk. `lived` says that this node was here before, whatever is left of it.
@@ -79,9 +81,11 @@ pub(super) fn identify(
     let state = State { state_id, incarnation: identity.incarnation, generation: identity.generation.into(), ..fresh };
     dir.write(&state).map_err(Failure::host)?;
     let may_run = disk.is_some_and(|state| state.boot == boot && !state.left);
+    let of_this_boot = disk.is_none_or(|state| state.boot == boot) || pinned.is_some_and(|kept| kept.boot == boot);
+    let nothing_ran = !lived || !of_this_boot;
     let own_ends = exits::before(&config.daemon.state_dir, identity.incarnation, boot);
     let before = disk.map_or(0, |state| state.incarnation);
-    Ok(Life { identity, state, file, taken, remembered, own_ends, may_run, before })
+    Ok(Life { identity, state, file, taken, remembered, own_ends, may_run, before, nothing_ran })
 }
 
 /// Reads the agreement's file: the newest incarnation of this node that a view in it admitted, and what the vote goes on
@@ -109,7 +113,7 @@ pub(super) fn end_earlier(ran: &Ran, shared: &Shared, life: &Life) -> Result<(),
         }
     }
     ran.over_since(if life.may_run { clock::now() } else { MonoTime::ZERO });
-    ran.wait_for_earlier().map_err(|what| {
+    ran.wait_for_earlier(life.nothing_ran).map_err(|what| {
         Failure::host(anyhow::anyhow!(
             "what this node ran under its last incarnation has not stopped ({what}): a new one would prove to others that \
              it had"

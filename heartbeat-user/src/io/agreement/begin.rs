@@ -303,7 +303,7 @@ mod tests {
 
     /// The page of a member of a view in force with two votes; the other one was heard at 10.1 s, and the lease has 500 ms.
     fn page() -> [Cell<u64>; lease::WORDS] {
-        let page = std::array::from_fn(|_| Cell::new(0));
+        let page: [Cell<u64>; lease::WORDS] = std::array::from_fn(|_| Cell::new(0));
         lease::begin(&page, 9, [1, 2]);
         let mut votes = [Vote::default(); lease::SLOTS];
         votes[1] = Vote { weight: 1, expected: 21 };

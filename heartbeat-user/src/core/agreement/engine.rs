@@ -7,7 +7,7 @@
 
 use super::ballots::Attempt;
 use super::closing::is_member;
-use super::document::{Document, Holder, Member};
+use super::document::{Document, Holder};
 use super::ending::Course;
 use super::ends::Ends;
 use super::event::AgreementEvent;

@@ -102,8 +102,11 @@ impl Agreement {
             peer.control_lost = lost;
             let (node, last) = (member.node, peer.message_at);
             // Who was cut off at the same time said its last word at about the same time too.
-            let (passing, silent): (Vec<_>, Vec<_>) =
-                spoke.iter().filter(|(other, _)| *other != node).partition(|(_, spoke)| spoke.since(last) >= limit / 2);
+            let (passing, silent): (Vec<MonoTime>, Vec<MonoTime>) = spoke
+                .iter()
+                .filter(|(other, _)| *other != node)
+                .map(|(_, spoke)| *spoke)
+                .partition(|spoke| spoke.since(last) >= limit / 2);
             let fault = match (passing.is_empty(), silent.is_empty()) {
                 (false, _) => ControlFault::There,
                 (true, false) => ControlFault::Here,

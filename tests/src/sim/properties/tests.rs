@@ -7,7 +7,9 @@ use crate::sim::{Plan, plan};
 use heartbeat_common::lease;
 use heartbeat_common::view::{Name, VoteId};
 use heartbeat_user::core::agreement::document::{Document, Holder, LeaseTerms, Owed, QuorumTerms, SCHEMA, Vote};
+use heartbeat_user::core::agreement::event::Grounds;
 use heartbeat_user::core::agreement::types::Bank;
+use heartbeat_user::core::ids::NodeId;
 use heartbeat_user::io::agreement::page;
 use std::time::Duration;
 
@@ -176,21 +178,30 @@ fn an_accusation_without_silence_is_seen() {
     assert_eq!(broken_property(&world), None);
 }
 
+fn grounds(reason: Reason, judges: &[u16]) -> Grounds {
+    let judges = judges.iter().map(|node| NodeId(*node)).collect();
+    Grounds { reason, silent_ms: 600, controller_age_ms: 0, judges, others: Vec::new() }
+}
+
 #[test]
 fn a_removal_without_cause_is_seen() {
     let mut world = both_act(&document(1, &[1], &[]));
-    world.removed(1, Order(1), member(0, 10), Reason::Left, 0);
+    world.removed(1, Order(1), member(0, 10), Some(&grounds(Reason::Left, &[])));
     assert_eq!(broken_property(&world), None);
-    world.removed(1, Order(1), member(0, 10), Reason::Left, 0);
+    world.removed(1, Order(1), member(0, 10), Some(&grounds(Reason::Left, &[])));
     assert_eq!(broken_property(&world), Some("S14"), "told twice");
     let mut world = both_act(&document(1, &[0, 1], &[]));
-    world.removed(1, Order(1), member(0, 10), Reason::Left, 0);
+    world.removed(1, Order(1), member(0, 10), Some(&grounds(Reason::Left, &[])));
     assert_eq!(broken_property(&world), Some("S14"), "it is a member");
     let mut world = both_act(&document(1, &[1], &[]));
-    world.removed(1, Order(1), member(0, 10), Reason::Down, 1);
+    world.removed(1, Order(1), member(0, 10), Some(&grounds(Reason::Down, &[1])));
     assert_eq!(broken_property(&world), Some("S7"), "nobody saw it silent");
     let mut world = both_act(&document(1, &[1], &[]));
     world.ghost.accuse(0);
-    world.removed(1, Order(1), member(0, 10), Reason::Down, 1);
+    world.removed(1, Order(1), member(0, 10), Some(&grounds(Reason::Down, &[])));
+    assert_eq!(broken_property(&world), Some("S7"), "nobody is named who judged it");
+    let mut world = both_act(&document(1, &[1], &[]));
+    world.ghost.accuse(0);
+    world.removed(1, Order(1), member(0, 10), Some(&grounds(Reason::Down, &[1])));
     assert_eq!(broken_property(&world), None);
 }

@@ -362,6 +362,10 @@ impl Worker {
             Order::Agreement(hands) => self.hands = Some(hands),
             Order::Wrote(report) => self.with_hands(|hands| hands.wrote(report)),
             Order::Announced(view, done) => self.with_hands(|hands| hands.announced(view, done)),
+            Order::Retime(limit, answer) => {
+                let retimed = self.hands.as_mut().map_or(Ok(()), |hands| hands.retime(limit));
+                let _ = answer.try_send(retimed);
+            }
             Order::ServicesStopped(stopped) => self.with_hands(|hands| hands.services_stopped(stopped)),
             Order::Terms(terms) => {
                 let (terms, keys) = *terms;

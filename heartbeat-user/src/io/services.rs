@@ -13,7 +13,7 @@ use crate::io::memory::Shared;
 use crate::io::page::pin;
 use crate::io::pins::PinDir;
 use crate::io::ran::Ran;
-use crate::io::watchdog_device::{Device, Feeder};
+use crate::io::watchdog_device::{self, Device, Feeder};
 use crate::lease::{self, Gate, Refused, Token};
 use anyhow::Context;
 use heartbeat_common::maps;
@@ -54,7 +54,8 @@ pub struct Services {
 }
 
 impl Services {
-    /// Opens and starts them. The page is this incarnation's already.
+    /// Opens and starts them. The page is this incarnation's already; `adopted`: it was an earlier controller's, and goes
+    /// on.
     ///
     /// # Errors
     /// If the lease socket cannot be opened, the watchdog device does not suit, or a thread cannot be made.
@@ -65,6 +66,7 @@ impl Services {
         shared: &Arc<Shared>,
         pins: Option<&PinDir>,
         ran: Arc<Ran>,
+        adopted: bool,
     ) -> Result<Self, Failure> {
         let mut warnings = Vec::new();
         let socket = LeaseSocket::bind_at(&config.daemon.run_dir.join("lease.sock")).map_err(Failure::host)?;
@@ -80,7 +82,8 @@ impl Services {
             warnings.push(format!("the page of the lease is handed out by its socket alone: {error:#}"));
         }
         let hooks = hooks(config, node, journal, shared, &ran).map_err(Failure::host)?;
-        let feeder = feeder(config).map_err(Failure::config)?;
+        let acting = OwnPage(shared.clone()).acting().is_ok();
+        let feeder = feeder(config, adopted, acting).map_err(Failure::config)?;
         let gated = config.daemon.hooks.programs.is_empty() && !units_in_use();
         Ok(Self { gated, warnings, feeder, socket, shown, hooks, pin: lease_pin, ran })
     }
@@ -231,10 +234,12 @@ fn tell(report: &Report, sink: &EventSink) {
     sink.now(ViewEvent::HookFailed { hook, event_id, reason }.into());
 }
 
-fn feeder(config: &Config) -> anyhow::Result<Option<Feeder<Device>>> {
+fn feeder(config: &Config, adopted: bool, acting: bool) -> anyhow::Result<Option<Feeder<Device>>> {
     let Some(path) = config.daemon.watchdog_device.clone() else { return Ok(None) };
     let mut feeder = Feeder::of(path.clone(), config.settings.hang_limit);
-    feeder.probe().with_context(|| path.display().to_string())?;
+    // Under a new incarnation all that the device guarded has stopped.
+    let tried = if adopted { feeder.take_over(acting, || watchdog_device::runs(&path)) } else { feeder.probe() };
+    tried.with_context(|| path.display().to_string())?;
     Ok(Some(feeder))
 }
 

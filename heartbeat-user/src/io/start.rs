@@ -169,8 +169,15 @@ pub fn start(
         node: node.clone(),
     })
     .map_err(Failure::host)?;
-    let mut services =
-        Services::start(&config, node, &journal, &shared, kernel.as_ref().ok().map(|(_, pins)| pins), ran.clone())?;
+    let mut services = Services::start(
+        &config,
+        node,
+        &journal,
+        &shared,
+        kernel.as_ref().ok().map(|(_, pins)| pins),
+        ran.clone(),
+        adopted,
+    )?;
     warnings.extend(services.warnings.iter().cloned());
     let plan = Arc::new(Plan { own, paths: paths.plans().to_vec() });
     let pacer = Pacer::start(PacerSetup {

@@ -115,6 +115,8 @@ pub struct Hands {
     device_fault: Option<String>,
     /// When the kernel last acknowledged a fence to whom, on each path, as of the last look.
     answered: Vec<(NodeId, MonoTime)>,
+    /// An earlier controller armed the device, and this one has not looked yet whether what it guards may still act.
+    inherited: bool,
     /// Peers that took the present incarnation for this node's newest.
     greeted: BTreeSet<NodeId>,
     /// A newer one that a peer knows, and whether it is one of these.
@@ -127,6 +129,7 @@ impl Hands {
     pub fn new(mut setup: HandsSetup) -> Self {
         let first = std::mem::take(&mut setup.first);
         let written = Written::new(setup.durable.take());
+        let inherited = setup.feeder.as_ref().is_some_and(Feeder::is_armed);
         let mut hands = Self {
             setup,
             facts: Facts::default(),
@@ -146,6 +149,7 @@ impl Hands {
             untold: None,
             device_fault: None,
             answered: Vec::new(),
+            inherited,
             greeted: BTreeSet::new(),
             outrun: None,
         };
@@ -249,6 +253,15 @@ impl Hands {
         } else {
             self.unannounced = true;
         }
+    }
+
+    /// Has the watchdog device outlast this hang limit.
+    ///
+    /// # Errors
+    /// If it cannot.
+    pub fn retime(&mut self, hang_limit: Duration) -> Result<(), String> {
+        let Some(feeder) = &mut self.setup.feeder else { return Ok(()) };
+        feeder.retime(hang_limit).map_err(|error| format!("{error:#}"))
     }
 
     /// Asks the core for something. `answer` gets what becomes of it.
@@ -367,6 +380,10 @@ impl Hands {
         let page = self.page();
         let acting = lease::acting(page, self.clocks.times().boot_ns);
         self.feed(acting);
+        if std::mem::take(&mut self.inherited) && acting.is_err() {
+            // Nobody saw the end of what it guards: it is disarmed once that is over.
+            self.setup.stopper.begin();
+        }
         let page = self.page();
         let fenced = page.get(word::FENCED);
         let by = if fenced >= self.own().incarnation { first_fencer(&self.answered) } else { None };

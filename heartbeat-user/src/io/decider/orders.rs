@@ -17,6 +17,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
+/// How long an order may wait for the end of a round.
+const PATIENCE: Duration = Duration::from_secs(2);
+const BUSY: &str = "the deciding thread does not take the order in time";
+
 /// What the thread can be told.
 pub(super) enum Order {
     Show(SyncSender<Snapshot>),
@@ -32,6 +36,8 @@ pub(super) enum Order {
     Terms(Box<(Terms, KeyRing)>),
     Request(Request, SyncSender<Outcome>),
     View(SyncSender<Status>),
+    /// Have the watchdog device outlast this hang limit.
+    Retime(Duration, SyncSender<Result<(), String>>),
     Stop,
 }
 
@@ -102,6 +108,21 @@ impl Orders {
         let (answer, wait) = sync_channel(1);
         self.queue.try_send(Order::Show(answer)).ok()?;
         wait.recv_timeout(limit).ok()
+    }
+
+    /// Has the watchdog device, if there is one, outlast a hang limit from now on. An answer that does not come in time is
+    /// a refusal, and what may come of it later is taken back to `former`.
+    ///
+    /// # Errors
+    /// Why not: the device keeps its time-out then.
+    pub fn retime(&self, limit: Duration, former: Duration) -> Result<(), String> {
+        let (answer, wait) = sync_channel(1);
+        self.queue.try_send(Order::Retime(limit, answer)).map_err(|_| BUSY.to_owned())?;
+        wait.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            // Orders are obeyed in turn: this one comes after the other.
+            let _ = self.queue.send(Order::Retime(former, sync_channel(1).0));
+            Err(BUSY.to_owned())
+        })
     }
 }
 

@@ -9,7 +9,6 @@ use heartbeat_common::view::{Name, VoteId};
 use heartbeat_user::core::agreement::document::{Document, Holder, LeaseTerms, Owed, QuorumTerms, SCHEMA, Vote};
 use heartbeat_user::core::agreement::event::Grounds;
 use heartbeat_user::core::agreement::types::Bank;
-use heartbeat_user::core::ids::NodeId;
 use heartbeat_user::io::agreement::page;
 use std::time::Duration;
 

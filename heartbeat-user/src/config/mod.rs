@@ -6,6 +6,7 @@
 mod check;
 mod fault;
 mod file;
+mod place;
 mod plan;
 mod quorum;
 mod read;
@@ -19,6 +20,7 @@ mod tests;
 pub use fault::{ConfigErrors, Fault, FaultKind};
 pub use file::{FileError, LoadError, load};
 pub(crate) use file::{open_regular, read_limited};
+pub use place::fault_at;
 pub use plan::{PathPlan, SelfError, find_self, paths_for, settings_hash};
 pub use quorum::{Budget, Quorum, Regroup};
 pub use read::parse;

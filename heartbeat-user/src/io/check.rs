@@ -2,12 +2,12 @@
 //! error; what would work less well than it could is a warning.
 
 use crate::cli::{CheckArgs, DEFAULT_CONFIG, Watchdog, check_watchdog, parse_time_span};
-use crate::config::{Budget, Config, FastPath, load};
+use crate::config::{Budget, Config, ConfigErrors, FastPath, fault_at, load};
 use crate::io::attach::{AttachError, Mode};
 use crate::io::failure::Failure;
 use crate::io::pins::{self, PinDir};
 use crate::io::start::{key_ring, own_node};
-use crate::io::{clock, hands, interfaces, manager, sys};
+use crate::io::{clock, hands, hooks, interfaces, manager, sys, watchdog_device};
 use heartbeat_common::maps;
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -70,6 +70,7 @@ pub fn run(arguments: &CheckArgs) -> Found {
     if let Some(watchdog) = watchdog {
         found.take(check_watchdog(watchdog, config.settings.hang_limit).map_err(Failure::config));
     }
+    found.faults.extend(named_on_host(&config, &arguments.config.config).into_iter().map(Failure::config));
     kernel_needs(&config, &missing, &mut found);
     if config.daemon.address_conflict_detection && effective >> CAP_NET_RAW & 1 == 0 {
         found.warnings.push(
@@ -91,6 +92,22 @@ pub fn run(arguments: &CheckArgs) -> Found {
         );
     }
     found
+}
+
+/// Looks at what the configuration names on this host and is used only later on, perhaps in need: the programs of hooks
+/// and the watchdog device. Each fault names the place in `file`.
+fn named_on_host(config: &Config, file: &Path) -> Vec<ConfigErrors> {
+    let programs = config.daemon.hooks.programs.iter().enumerate().filter_map(|(index, program)| {
+        let error = hooks::check(program).err()?;
+        let rule = format!("must be a program that root alone can change and heartbeatd's user can run ({error})");
+        Some(fault_at(file, "daemon", "on_event", Some(index), &rule))
+    });
+    let device = config.daemon.watchdog_device.as_deref().and_then(|device| {
+        let error = watchdog_device::check(device, config.settings.hang_limit).err()?;
+        let rule = format!("must be a watchdog device that can be disarmed and outlasts hang_limit_s ({error:#})");
+        Some(fault_at(file, "daemon", "watchdog_device", None, &rule))
+    });
+    programs.chain(device).collect()
 }
 
 /// Finds this node in the configuration, and waits for an address as long as was asked for: a service that started
@@ -215,6 +232,41 @@ fn is_ours(pin_dir: &Path, ifindex: u32, program: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hooks_and_the_watchdog_device_are_looked_at_before_they_are_needed() {
+        const MEMBERS: &str = r#"
+[cluster]
+name = "c"
+id = "00000000000000ff"
+[[network]]
+name = "n"
+subnets = ["10.0.0.0/24"]
+[[node]]
+name = "a"
+id = 1
+addresses = ["10.0.0.1"]
+[[node]]
+name = "b"
+id = 2
+addresses = ["10.0.0.2"]
+[daemon]
+"#;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let found = |daemon: &str| -> Vec<String> {
+            std::fs::write(file.path(), format!("{MEMBERS}{daemon}")).unwrap();
+            let config = load(file.path()).unwrap();
+            named_on_host(&config, file.path()).iter().map(ToString::to_string).collect()
+        };
+        assert!(found("").is_empty());
+        let faults = found("on_event = [\"/bin/sh\", \"/no/such/hook\"]\nwatchdog_device = \"/dev/null\"\n");
+        let shown = file.path().display();
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        let hook = format!("{shown}:17:24: daemon.on_event[2]: must be a program");
+        assert!(faults[0].starts_with(&hook) && faults[0].contains("/no: No such file"), "{}", faults[0]);
+        let device = format!("{shown}:18:19: daemon.watchdog_device: must be a watchdog device");
+        assert!(faults[1].starts_with(&device) && faults[1].contains("is no watchdog device"), "{}", faults[1]);
+    }
 
     #[test]
     fn root_checks_the_services_configuration_as_the_service() {

@@ -5,7 +5,7 @@
 use crate::config::Config;
 use crate::core::event::{EventBody, ViewEvent};
 use crate::io::failure::Failure;
-use crate::io::hooks::{Happened, Hooks, Report, Settings};
+use crate::io::hooks::{self, Happened, Hooks, Report, Settings};
 use crate::io::journal::{EventSink, Journal};
 use crate::io::lease_socket::{LeaseSocket, Readable, Shown};
 use crate::io::manager;
@@ -84,6 +84,9 @@ impl Services {
         let hooks = hooks(config, node, journal, shared, &ran).map_err(Failure::host)?;
         let acting = OwnPage(shared.clone()).acting().is_ok();
         let feeder = feeder(config, adopted, acting).map_err(Failure::config)?;
+        for (program, error) in config.daemon.hooks.programs.iter().filter_map(|p| Some((p, hooks::check(p).err()?))) {
+            warnings.push(format!("hook {} cannot be run: {error}", program.display()));
+        }
         let gated = config.daemon.hooks.programs.is_empty() && !units_in_use();
         Ok(Self { gated, warnings, feeder, socket, shown, hooks, pin: lease_pin, ran })
     }

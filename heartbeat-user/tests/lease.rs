@@ -12,6 +12,7 @@ use std::io::{IoSlice, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -203,6 +204,64 @@ fn the_verbs_say_by_their_exit_code_how_things_stand() {
     page.set(word::HOLD, held::LEAVING);
     let (code, out, _) = served.tool(&["is-quorate", "--json"]);
     assert!(code == 9 && out.contains("\"acting\":false") && out.contains("this node is leaving"), "{out}");
+}
+
+/// What a shell sees of the three verbs where there is no page, or none that the caller may look at.
+#[test]
+fn the_verbs_tell_a_page_that_is_missing_from_one_that_may_not_be_seen() {
+    let mut served = Served::new();
+    let verbs: [&[&str]; 3] = [&["is-quorate"], &["token"], &["wait", "--quorate", "--timeout", "0"]];
+    let told = |served: &Served, code: i32, text: &str| {
+        for verb in verbs {
+            let (found, out, errors) = served.tool(verb);
+            assert!((found, out.as_str()) == (code, "") && errors.contains(text), "{verb:?}: {found} {out}{errors}");
+            // A program is told the same, and nothing that could be taken for an answer.
+            let (found, out, _) = served.tool(&[verb, &["--json"]].concat());
+            assert_eq!((found, out.as_str()), (code, ""), "{verb:?}");
+        }
+    };
+    // heartbeatd runs and has none yet; it was killed, and its socket left behind; it was never here.
+    told(&served, 3, "no page to hand out yet");
+    served.stop();
+    drop(UnixListener::bind(served.path()).unwrap());
+    told(&served, 3, "nobody listens there");
+    std::fs::remove_file(served.path()).unwrap();
+    told(&served, 3, "nobody listens there");
+    // Something that is no page, and that is not believed.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let sender = |served: &Served| {
+        let _ = std::fs::remove_file(served.path());
+        hand_out(UnixListener::bind(served.path()).unwrap(), vec![std::fs::File::open(file.path()).unwrap().into()])
+    };
+    let sent = sender(&served);
+    let (code, out, errors) = served.tool(&["is-quorate"]);
+    assert!((code, out.as_str()) == (1, "") && errors.contains("hands out no page"), "{errors}");
+    sent.join().unwrap();
+}
+
+#[test]
+fn a_page_that_the_caller_may_not_see_is_said_to_be_so_at_once() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIP a_page_that_the_caller_may_not_see_is_said_to_be_so_at_once: needs root to become another user");
+        return;
+    }
+    let served = Served::new();
+    served.show(&Written::new());
+    std::fs::set_permissions(served.directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(served.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
+    // The other user may not be let to where the program was built.
+    let tool = served.directory.path().join("heartbeatctl");
+    std::fs::copy(env!("CARGO_BIN_EXE_heartbeatctl"), &tool).unwrap();
+    for verb in [&["is-quorate"][..], &["token"], &["wait", "--quorate"]] {
+        let mut asked = Command::new(&tool);
+        asked.args(verb).arg("--lease-socket").arg(served.path()).current_dir("/");
+        let begun = Instant::now();
+        let output = asked.uid(65534).gid(65534).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(5), &b""[..]), "{verb:?}: {errors}");
+        assert!(errors.contains("Permission denied"), "{errors}");
+        assert!(begun.elapsed() < LONG, "no wait changes that");
+    }
 }
 
 #[test]

@@ -118,7 +118,9 @@ pub fn wait(places: &Places, limit: Option<Duration>) -> Result<Token, Waited> {
     loop {
         match Lease::open(places) {
             Ok(newer) => lease = Some(newer),
-            Err(error) if lease.is_none() && (!error.passes() || over(now())) => return Err(Waited::NoPage(error)),
+            Err(error) if lease.is_none() && (!error.passes() || error.is_denied() || over(now())) => {
+                return Err(Waited::NoPage(error));
+            }
             // A page that was handed out is judged on, whatever became of who did so.
             Err(_) => {}
         }

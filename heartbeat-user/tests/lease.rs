@@ -5,7 +5,7 @@ mod page;
 
 use heartbeat_common::lease::{MAGIC, Refused, Words, hold as held, word};
 use heartbeat_user::io::lease_socket::{LeaseSocket, Readable, Shown};
-use heartbeat_user::lease::{Lease, OpenError, Owner, Page, Places, now, text};
+use heartbeat_user::lease::{HELD, HOLD_SOCKET, Lease, OpenError, Owner, Page, Places, now, text};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use page::{INCARNATION, Server, TOKEN, Written};
 use std::io::{IoSlice, Read};
@@ -30,7 +30,13 @@ impl Served {
     fn new() -> Self {
         let mut served = Self { directory: tempfile::tempdir().unwrap(), shown: Shown::default(), server: None };
         served.start();
+        served.note();
         served
+    }
+
+    /// heartbeatd has taken note of holders.
+    fn note(&self) {
+        std::fs::write(self.directory.path().join(HELD), "").unwrap();
     }
 
     fn start(&mut self) {
@@ -157,6 +163,21 @@ fn a_pin_that_others_could_have_made_is_not_opened() {
     assert!(matches!(Lease::open(&places), Err(OpenError::Io { what: "open the pinned page", .. })));
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     assert!(matches!(Lease::open(&places), Err(OpenError::Writable { mode: 0o777, .. })));
+}
+
+#[test]
+fn the_pin_is_opened_where_heartbeatd_stands_still() {
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, pin) = (directory.path().join("lease.sock"), directory.path().join("lease"));
+    // It takes connections, as the system does for it, and answers none.
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let places = Places { socket, pin: Some(pin.clone()), owner: Owner::default() };
+    let error = Lease::open(&places).unwrap_err();
+    assert!(matches!(&error, OpenError::Io { what: "receive the page", .. }) && error.passes(), "{error}");
+    std::fs::write(&pin, "").unwrap();
+    std::fs::set_permissions(&pin, std::fs::Permissions::from_mode(0o444)).unwrap();
+    // This one is no pin, as the kernel says.
+    assert!(matches!(Lease::open(&places), Err(OpenError::Io { what: "open the pinned page", .. })));
 }
 
 #[test]
@@ -360,6 +381,40 @@ fn the_holder_ends_with_the_lease_though_nobody_says_so() {
     assert!(holder.tells("STOPPING=1", LONG));
     assert!(now() >= end, "not before the end");
     assert_eq!(holder.ended(), ("over: no majority of votes has granted lately\n".to_owned(), Some(0)));
+}
+
+/// Until heartbeatd has taken note, its kernel may say that this node stops at once when it is fenced.
+#[test]
+fn the_holder_is_not_ready_before_heartbeatd_has_taken_note() {
+    let served = Served::new();
+    let (mark, asked) = (served.directory.path().join(HELD), served.directory.path().join(HOLD_SOCKET));
+    std::fs::remove_file(&mark).unwrap();
+    let page = Written::new();
+    served.show(&page);
+    page.grant(true);
+    // Nobody is there to take note.
+    let mut holder = Holder::start(&served);
+    assert!(holder.tells("heartbeatd has to take note", LONG));
+    assert!(!holder.tells("READY=1", Duration::from_millis(500)));
+    // heartbeatd hears of it, and stands still before it has done anything.
+    let listener = UnixListener::bind(&asked).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    assert!(!holder.tells("READY=1", Duration::from_millis(500)));
+    // A mark that anybody could have left is none.
+    std::os::unix::fs::symlink("/etc/passwd", &mark).unwrap();
+    assert!(!holder.tells("READY=1", Duration::from_millis(500)));
+    std::fs::remove_file(&mark).unwrap();
+    served.note();
+    drop(stream);
+    assert!(holder.tells("READY=1", LONG));
+    // The next one finds the mark, though nobody is there.
+    holder.child.kill().unwrap();
+    holder.child.wait().unwrap();
+    drop(listener);
+    let next = Holder::start(&served);
+    assert!(next.tells("READY=1", LONG));
+    page.set(word::FENCED, INCARNATION);
+    assert_eq!(next.ended().1, Some(0));
 }
 
 /// heartbeatd without a map, killed: nobody closes its page, and a node that is alone would act under it for ever.

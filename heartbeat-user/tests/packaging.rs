@@ -212,6 +212,8 @@ fn the_target_follows_the_lease() {
     assert!(one(service, "ExecStartPost").ends_with(&format!("systemctl start --no-block {target}")));
     assert_eq!((one(service, "Restart").as_str(), one(service, "StartLimitIntervalSec").as_str()), ("always", "0"));
     assert_eq!(one(service, "TimeoutStartSec"), "infinity");
+    // A holder that dies is seen as dead before the next one is started; a direct restart would leave the target up.
+    assert_eq!(values(service, "RestartMode"), [""; 0]);
     // No right, and no need of the daemon.
     assert_eq!((one(service, "DynamicUser").as_str(), one(service, "CapabilityBoundingSet").as_str()), ("yes", ""));
     for key in ["Requires", "BindsTo", "PartOf", "Requisite"] {

@@ -142,7 +142,7 @@ async fn serve_until_told(
             log::error!("the control socket cannot be served: {error}");
         }
     });
-    let serving = services.serve();
+    let serving = services.serve(decider.orders());
     let fed = watchdog.map(|every| tokio::spawn(feed_watchdog(shared.clone(), every)));
     manager::ready(&format!("incarnation {}, watching {} paths", identity.incarnation, plan.paths.len()));
     let settings = config.read().unwrap_or_else(PoisonError::into_inner).clone();

@@ -260,9 +260,9 @@ impl Worker {
         let errands = self.hands.as_mut().map(|hands| hands.errands()).unwrap_or_default();
         for errand in errands {
             match errand {
-                Errand::Announce(announced, view) => {
+                Errand::Announce(announced, view, number) => {
                     let orders = self.orders.clone();
-                    let told = move |done| drop(orders.queue.send(Order::Announced(view, done)));
+                    let told = move |done| drop(orders.queue.send(Order::Announced(view, done, number)));
                     self.hold_back(keeper::Order::Announce(announced, Box::new(told)));
                 }
                 Errand::End(ending) => drop(self.ended.send_replace(Some(Over::Agreement(ending)))),
@@ -361,10 +361,15 @@ impl Worker {
             Order::Keeper(keeper) => self.keeper = Some(keeper),
             Order::Agreement(hands) => self.hands = Some(hands),
             Order::Wrote(report) => self.with_hands(|hands| hands.wrote(report)),
-            Order::Announced(view, done) => self.with_hands(|hands| hands.announced(view, done)),
+            Order::Announced(view, done, number) => self.with_hands(|hands| hands.announced(view, done, number)),
             Order::Retime(limit, answer) => {
                 let retimed = self.hands.as_mut().map_or(Ok(()), |hands| hands.retime(limit));
                 let _ = answer.try_send(retimed);
+            }
+            Order::Gated(gated, done) if self.hands.is_some() => self.with_hands(|hands| hands.gate(gated, done)),
+            // Where there is no agreement nothing is claimed.
+            Order::Gated(_, done) => {
+                let _ = done.send(());
             }
             Order::ServicesStopped(stopped) => self.with_hands(|hands| hands.services_stopped(stopped)),
             Order::Terms(terms) => {

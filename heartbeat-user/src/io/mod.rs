@@ -28,6 +28,7 @@ pub mod disk;
 pub mod egress;
 pub mod fabric;
 pub mod failure;
+mod gating;
 mod hands;
 pub mod hooks;
 pub mod interfaces;

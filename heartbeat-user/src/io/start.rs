@@ -206,7 +206,6 @@ pub fn start(
         adopted,
         progress_ns: shared.progress(),
         join_only,
-        gated: services.gated,
         page: shared.page(),
     })
     .map_err(Failure::host)?;

@@ -51,8 +51,6 @@ pub struct Beginning<'a> {
     pub progress_ns: u64,
     /// It only joins.
     pub join_only: bool,
-    /// Whatever it runs asks the page before each act, as far as its time to stop does not say otherwise.
-    pub gated: bool,
     /// The page.
     pub page: &'a Page,
 }
@@ -86,7 +84,6 @@ pub struct Begun {
     agreement: Agreement,
     first: VecDeque<Command>,
     durable: Option<Box<State>>,
-    gated: bool,
 }
 
 impl Begun {
@@ -97,7 +94,8 @@ impl Begun {
             Command::Standing(standing) => Some(standing),
             _ => None,
         })?;
-        Some(super::carry::announced(standing, self.gated))
+        // What acts here was not looked at yet.
+        Some(super::carry::announced(standing, false))
     }
 }
 
@@ -123,7 +121,7 @@ pub fn begin(beginning: Beginning<'_>) -> anyhow::Result<Option<Begun>> {
     if beginning.config.nodes.len() > NODES_MAX {
         return Ok(None);
     }
-    let (page, gated) = (beginning.page, beginning.gated);
+    let page = beginning.page;
     let setup = setup(&beginning)?;
     let times = clocks::now();
     let durable = match beginning.taken {
@@ -139,7 +137,7 @@ pub fn begin(beginning: Beginning<'_>) -> anyhow::Result<Option<Begun>> {
         None => Agreement::new(setup, times),
     };
     let first = std::iter::from_fn(|| agreement.poll_command()).collect();
-    Ok(Some(Begun { agreement, first, durable, gated }))
+    Ok(Some(Begun { agreement, first, durable }))
 }
 
 /// Starts the agreement's threads, and carries out what the core wants before the first message.
@@ -167,7 +165,6 @@ pub fn hands(begun: Begun, world: World<'_>, orders: &Orders) -> anyhow::Result<
         durable: begun.durable,
         slots: slots.collect(),
         names: NodeNames::new(names),
-        gated: begun.gated,
         fences: peers.zip(world.fences).collect(),
         shared: world.shared,
         pacer: world.pacer,

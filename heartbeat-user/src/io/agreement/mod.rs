@@ -4,6 +4,7 @@
 
 pub mod begin;
 mod carry;
+mod claim;
 pub mod clocks;
 pub mod door;
 pub mod page;
@@ -12,7 +13,7 @@ mod stopper;
 
 use self::begin::Terms;
 use crate::core::agreement::document::Member;
-use crate::core::agreement::types::{Command, Ending, Input, Outcome, PageView, Request, Times};
+use crate::core::agreement::types::{Command, Ending, Input, Outcome, PageView, Request, Standing, Times};
 use crate::core::agreement::voter::State;
 use crate::core::agreement::{Agreement, AgreementEvent, Status};
 use crate::core::controller::{self, Controller};
@@ -32,6 +33,7 @@ use crate::io::paths::Announced;
 use crate::io::watchdog_device::{Device, Feeder};
 use crate::keys::FenceSigner;
 use crate::keys::KeyRing;
+use claim::Claim;
 use clocks::Clocks;
 use heartbeat_common::frame::FLAG_QUORATE;
 use heartbeat_common::lease::{self, Words, word};
@@ -42,6 +44,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 use stopper::Stopper;
+use tokio::sync::oneshot;
 
 /// Messages taken in a round: those that are left come in the next one, which follows at once.
 const MESSAGES_MAX: usize = 64;
@@ -70,8 +73,6 @@ pub struct HandsSetup {
     pub slots: BTreeMap<NodeId, usize>,
     /// Of each path, its peer and who signs fences on it.
     pub fences: Vec<(NodeId, FenceSigner)>,
-    /// Whatever this node runs asks the page before it acts, as far as the view's time to stop does not say otherwise.
-    pub gated: bool,
     /// What feeds the watchdog device, if one is configured.
     pub feeder: Option<Feeder<Device>>,
     /// Who waits for what runs to stop.
@@ -80,8 +81,8 @@ pub struct HandsSetup {
 
 /// What the keeper's thread is to do for the agreement.
 pub enum Errand {
-    /// Say this in every frame, then report [`Hands::announced`].
-    Announce(Announced, Order),
+    /// Say this in every frame, then report [`Hands::announced`] under this number.
+    Announce(Announced, Order, u64),
     /// End the daemon.
     End(Ending),
 }
@@ -97,8 +98,10 @@ pub struct Hands {
     nonce: u64,
     errands: Vec<Errand>,
     /// What every frame is to say, and that it does not yet.
-    said: Option<(Announced, Order)>,
+    said: Option<Standing>,
     unannounced: bool,
+    /// Whatever this node runs asks the page before it acts, as far as the view's time to stop does not say otherwise.
+    claim: Claim,
     /// More messages wait.
     behind: bool,
     flags: u8,
@@ -140,6 +143,7 @@ impl Hands {
             errands: Vec::new(),
             said: None,
             unannounced: false,
+            claim: Claim::default(),
             behind: false,
             flags: 0,
             happened: Vec::new(),
@@ -176,10 +180,8 @@ impl Hands {
         if let Some(out) = seen.news {
             self.handle(Input::ClockOut(out));
         }
-        if std::mem::take(&mut self.unannounced)
-            && let Some((announced, view)) = self.said.clone()
-        {
-            self.errands.push(Errand::Announce(announced, view));
+        if std::mem::take(&mut self.unannounced) {
+            self.announce_again();
         }
         self.look(now, controller, looks);
         self.listen();
@@ -246,13 +248,24 @@ impl Hands {
         self.carry_out_all();
     }
 
-    /// Takes in that every frame says what belongs to this view, or that it could not be brought to.
-    pub fn announced(&mut self, view: Order, done: bool) {
+    /// Takes in that every frame says what the announcement of this number says of this view, or that it could not be
+    /// brought to.
+    pub fn announced(&mut self, view: Order, done: bool, number: u64) {
         if done {
+            self.claim.said(number);
             self.handle(Input::StandingDone(view));
         } else {
             self.unannounced = true;
         }
+    }
+
+    /// Claims from now on, or no more, that whatever this node runs asks the page before it acts. `done` is told once no
+    /// frame claims it.
+    pub fn gate(&mut self, gated: bool, done: oneshot::Sender<()>) {
+        if self.claim.make(gated) {
+            self.announce_again();
+        }
+        self.claim.await_none(done);
     }
 
     /// Has the watchdog device outlast this hang limit.

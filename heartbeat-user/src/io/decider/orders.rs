@@ -16,6 +16,7 @@ use heartbeat_common::view::Order as ViewOrder;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// How long an order may wait for the end of a round.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -31,13 +32,16 @@ pub(super) enum Order {
     Agreement(Box<Hands>),
     Wake,
     Wrote(Report),
-    Announced(ViewOrder, bool),
+    /// What was to be said of this view was, or was not; and which announcement it was.
+    Announced(ViewOrder, bool, u64),
     ServicesStopped(bool),
     Terms(Box<(Terms, KeyRing)>),
     Request(Request, SyncSender<Outcome>),
     View(SyncSender<Status>),
     /// Have the watchdog device outlast this hang limit.
     Retime(Duration, SyncSender<Result<(), String>>),
+    /// Claim from now on, or no more, that all that acts here asks the page first.
+    Gated(bool, oneshot::Sender<()>),
     Stop,
 }
 
@@ -123,6 +127,13 @@ impl Orders {
             let _ = self.queue.send(Order::Retime(former, sync_channel(1).0));
             Err(BUSY.to_owned())
         })
+    }
+
+    /// Has this node claim, or claim no more, that all that acts here asks the page first. `done` is told once every frame
+    /// says so, if it is a claim no more. Says whether the order was taken; it waits for nothing.
+    #[must_use]
+    pub fn gated(&self, gated: bool, done: oneshot::Sender<()>) -> bool {
+        self.queue.try_send(Order::Gated(gated, done)).is_ok()
     }
 }
 

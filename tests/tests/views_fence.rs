@@ -194,3 +194,48 @@ fn fault_84_whoever_comes_with_the_identity_of_a_member_that_runs_is_refused_and
     let six = Spec { ipv4: false, ipv6: true, ..Spec::new(3, 1) };
     a_clone_is_refused("IPv6", six, "fd77:1::3/64", "fd77:1::2/64");
 }
+
+#[test]
+fn fault_84_a_clone_whose_link_comes_up_late_says_nothing_and_a_node_whose_link_does_is_let_in() {
+    let name = "fault_84_a_clone_whose_link_comes_up_late_says_nothing_and_a_node_whose_link_does_is_let_in";
+    if !root_or_skip(name) {
+        return;
+    }
+    let lab = Lab::new(Spec::new(3, 1)).unwrap();
+    let cluster = Cluster::new(&lab, "lan").with("quarantine_threshold", 0);
+    let mut crew = Crew::new(lab, cluster);
+    crew.start(0, &Options::default()).unwrap();
+    crew.start(1, &Options::default()).unwrap();
+    let sink = crew.created(&[0, 1]).unwrap();
+    let (view, incarnation) = (crew.stands(0).unwrap().view, crew.incarnation(1).unwrap());
+    let (mark, from) = (crew.mark().unwrap(), monotonic_ns());
+    let port = Port { node: C, network: 0 };
+    crew.lab.set_carrier(port, false).unwrap();
+    crew.lab.node(C).ip("address del 10.77.1.3/24 dev net1\naddress add 10.77.1.2/24 dev net1\n").unwrap();
+    // Nobody can be asked, so it runs, and holds the address back.
+    crew.start(C, &Options::default()).unwrap();
+    crew.lab.set_carrier(port, true).unwrap();
+    wait_for(Duration::from_secs(10), "the clone to see that it is one", || {
+        let said = crew.said(&mark, C, "second_address").unwrap();
+        if said.len() == 1 { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+    .unwrap();
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(crew.said(&mark, C, "interface_appeared").unwrap().is_empty(), "nothing of it uses the link");
+    assert!(crew.said(&mark, 0, "node_restarted").unwrap().is_empty());
+    let stands = crew.stands(0).unwrap();
+    assert_eq!((stands.view, stands.acting), (view, true), "{stands:?}: {:?}", crew.verdicts(&mark).unwrap());
+    assert!(crew.stands(1).unwrap().acting, "the incumbent stays");
+    assert_eq!(crew.incarnation(1).unwrap(), incarnation);
+    for member in [0, 1] {
+        assert_eq!(sink.acts().breaks_of(member, from, monotonic_ns()).count(), 0, "node {member} acts on");
+    }
+    // One of its own, whose link is as late, is let in.
+    crew.take(C).kill().unwrap();
+    crew.lab.set_carrier(port, false).unwrap();
+    crew.lab.node(C).ip("address del 10.77.1.2/24 dev net1\naddress add 10.77.1.3/24 dev net1\n").unwrap();
+    crew.start_at_once(C).unwrap();
+    crew.lab.set_carrier(port, true).unwrap();
+    crew.await_view(&[0, 1, 2]).unwrap();
+    crew.audit(&sink).unwrap();
+}

@@ -5,13 +5,16 @@
 //! The kernel of whoever holds an address answers, so an answer takes no turn of anybody's userspace.
 
 pub mod frame;
+mod later;
+
+pub use later::Held;
 
 use crate::cli::ExitCode;
 use crate::config::Config;
 use crate::core::event::{EventBody, NodeName};
 use crate::core::ids::NodeId;
 use crate::io::failure::Failure;
-use crate::io::interfaces::{self, Link};
+use crate::io::interfaces::{self, Interface, Link};
 use crate::io::journal::Journal;
 use crate::io::{clock, sys};
 use anyhow::Context;
@@ -19,7 +22,7 @@ use frame::Mac;
 use nix::errno::Errno;
 use nix::net::if_::InterfaceFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, recvfrom, send, socket};
+use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, recv, recvfrom, send, socket};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
@@ -30,10 +33,15 @@ use std::time::Duration;
 /// How long an answer is waited for after each question. RFC 5227 takes seconds, for links that are slow to come up; a
 /// node that returns is missed for as long.
 const WAITS: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(50), Duration::from_millis(100)];
+/// The same for a link that has only now come up: the switch may take a second to pass frames, and nobody waits for this
+/// node by then.
+const SLOW_WAITS: [Duration; 3] = [Duration::from_millis(500); 3];
 /// `CAP_NET_RAW`, from linux/capability.h.
 const CAP_NET_RAW: u32 = 13;
 /// Frames read of one socket before the next is looked at.
 const FRAMES_MAX: usize = 64;
+/// More frames than a socket's buffer holds.
+const OLD_MAX: usize = 4096;
 /// Longer than any frame that is an answer.
 const FRAME_MAX: usize = 1514;
 const STACK: usize = 128 * 1024;
@@ -63,10 +71,22 @@ pub struct Asked {
     thread: Option<JoinHandle<Option<Taken>>>,
     /// What a person should know.
     warnings: Vec<String>,
+    held: Held,
+    /// For the addresses that are held back.
+    sockets: Vec<(IpAddr, OwnedFd)>,
 }
 
-/// Begins to ask for every address of this node's that an interface has, where it takes a new incarnation: one that goes
-/// on has been speaking all the time. A link that cannot be asked is passed over by name.
+/// What comes of it where nobody else has an address of this node's.
+#[derive(Debug)]
+pub struct Free {
+    /// What a person should know.
+    pub warnings: Vec<String>,
+    /// The addresses that are held back, since they could not be asked for yet.
+    pub held: Held,
+}
+
+/// Begins to ask for every address of this node's, where it takes a new incarnation: one that goes on has been speaking
+/// all the time. A link that answers nothing is passed over by name; an address that no link has yet is held back.
 ///
 /// Afterwards the calling thread has no CAP_NET_RAW any more, unless it is root's: nothing else needs it.
 #[must_use]
@@ -94,7 +114,8 @@ impl Asked {
         self.warnings.push(format!("nobody was asked whether another machine has an address of this node's: {why}"));
     }
 
-    /// Opens a socket for each address that can be asked for. One that cannot keeps no other from it.
+    /// Opens a socket for each address, and returns those that can be asked for now. One that cannot keeps no other from
+    /// it.
     fn open_all(&mut self, config: &Config, own: u16) -> Vec<Question> {
         let host = interfaces::by_address().and_then(|present| Ok((present, interfaces::links()?)));
         let (present, links) = match host {
@@ -106,17 +127,25 @@ impl Asked {
         };
         let mut questions = Vec::new();
         for (_, address) in config.node(own).map_or(&[][..], |node| &node.addresses) {
-            let Some(interface) = present.get(address) else { continue };
-            let name = &interface.name;
-            match unasked(links.get(&interface.ifindex), interface.running) {
-                Ok(link) => match open(*address, interface.ifindex) {
-                    Ok(socket) => {
-                        let (address, interface, own) = (*address, name.clone(), link.address);
-                        questions.push(Question { address, interface, own, socket });
-                    }
-                    Err(error) => self.warn(&format!("{address} on {name}: {error:#}")),
-                },
-                Err(why) => log::info!("{address}: not asked whether another machine has it: {name} {why}"),
+            let interface = present.get(address);
+            let link = interface.map_or(Err(Unasked::NotYet), |interface| askable(links.get(&interface.ifindex)));
+            if let (Err(Unasked::Never(why)), Some(interface)) = (link, interface) {
+                log::info!("{address}: not asked whether another machine has it: {} {why}", interface.name);
+                continue;
+            }
+            let opened = open(*address).and_then(|socket| match (link, interface) {
+                (Ok(link), Some(interface)) => {
+                    Question::new(*address, interface, link.address, socket).map(|question| questions.push(question))
+                }
+                _ => {
+                    log::info!("{address}: no link has it yet: it is asked for before it is used");
+                    self.held.add(*address);
+                    self.sockets.push((*address, socket));
+                    Ok(())
+                }
+            });
+            if let Err(error) = opened {
+                self.warn(&format!("{address}: {error:#}"));
             }
         }
         questions
@@ -131,24 +160,28 @@ impl Asked {
         let thread = std::thread::Builder::new()
             .name("hb-conflict".to_owned())
             .stack_size(STACK)
-            .spawn(move || listen(&questions, &all_own))
+            .spawn(move || listen(&questions, &all_own, &WAITS))
             .context("start a thread")?;
         self.thread = Some(thread);
         Ok(())
     }
 
-    /// Waits for the answers, 200 ms from the question at most. Returns what a person should know.
+    /// Waits for the answers, 200 ms from the question at most.
     ///
     /// # Errors
     /// Names the address and who has it, which the event log says too: this node must not speak.
-    pub fn refuse(self, config: &Config, own: u16, journal: &mut Journal) -> Result<Vec<String>, Failure> {
-        let Some(taken) = self.thread.and_then(|thread| thread.join().ok()).flatten() else { return Ok(self.warnings) };
-        let node = config.node(own).map_or_else(String::new, |node| node.name.clone());
-        journal.sink.now(EventBody::SecondAddress {
-            node: NodeName { node: node.clone(), node_id: NodeId(own) },
-            address: taken.address.to_string(),
-            reason: taken.to_string(),
-        });
+    pub fn refuse(mut self, config: &Config, own: u16, journal: &mut Journal) -> Result<Free, Failure> {
+        let name = config.node(own).map_or_else(String::new, |node| node.name.clone());
+        let node = NodeName { node: name, node_id: NodeId(own) };
+        let taken = self.thread.take().and_then(|thread| thread.join().ok()).flatten();
+        let Some(taken) = taken else {
+            if !self.sockets.is_empty() {
+                let sockets = std::mem::take(&mut self.sockets);
+                later::begin(sockets, self.held.clone(), node, journal.sink.clone()).map_err(Failure::host)?;
+            }
+            return Ok(Free { warnings: self.warnings, held: self.held });
+        };
+        journal.sink.now(taken.told_by(node.clone()));
         // This process ends before the journal would have turned to it.
         journal.stop();
         Err(Failure::new(
@@ -162,6 +195,13 @@ impl Asked {
     }
 }
 
+impl Taken {
+    /// The event by which this node tells of it.
+    fn told_by(&self, node: NodeName) -> EventBody {
+        EventBody::SecondAddress { node, address: self.address.to_string(), reason: self.to_string() }
+    }
+}
+
 /// One address, and where it is asked for.
 struct Question {
     address: IpAddr,
@@ -170,32 +210,61 @@ struct Question {
     socket: OwnedFd,
 }
 
-/// Returns the link where others can be asked, or why they cannot.
-fn unasked(link: Option<&Link>, running: bool) -> Result<&Link, &'static str> {
-    let Some(link) = link else { return Err("has no link-layer address") };
-    let has = |flag| link.flags.contains(flag);
-    if has(InterfaceFlags::IFF_LOOPBACK) {
-        Err("is this host's alone")
-    } else if has(InterfaceFlags::IFF_NOARP) || has(InterfaceFlags::IFF_POINTOPOINT) {
-        Err("resolves no addresses")
-    } else if link.hardware != libc::ARPHRD_ETHER {
-        Err("is no Ethernet")
-    } else if !running {
-        Err("has no carrier")
-    } else {
-        Ok(link)
+impl Question {
+    /// Aims a socket at an interface.
+    fn new(address: IpAddr, interface: &Interface, own: Mac, socket: OwnedFd) -> anyhow::Result<Self> {
+        aim(&socket, address, interface.ifindex).with_context(|| format!("{address} on {}", interface.name))?;
+        // What came before the question is no answer to it: its sender may be gone by now.
+        let mut old = [0; 1];
+        for _ in 0..OLD_MAX {
+            if recv(socket.as_raw_fd(), &mut old, MsgFlags::empty()).is_err() {
+                break;
+            }
+        }
+        Ok(Self { address, interface: interface.name.clone(), own, socket })
     }
 }
 
-/// Opens a socket that hears what answers for an address.
-fn open(address: IpAddr, ifindex: u32) -> anyhow::Result<OwnedFd> {
+/// Why others on a link cannot be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unasked {
+    /// It passes no frames yet.
+    NotYet,
+    /// Nobody is there to answer, and why.
+    Never(&'static str),
+}
+
+/// Returns the link where others can be asked.
+fn askable(link: Option<&Link>) -> Result<&Link, Unasked> {
+    let Some(link) = link else { return Err(Unasked::Never("has no link-layer address")) };
+    let has = |flag| link.flags.contains(flag);
+    if has(InterfaceFlags::IFF_LOOPBACK) {
+        Err(Unasked::Never("is this host's alone"))
+    } else if has(InterfaceFlags::IFF_NOARP) || has(InterfaceFlags::IFF_POINTOPOINT) {
+        Err(Unasked::Never("resolves no addresses"))
+    } else if link.hardware != libc::ARPHRD_ETHER {
+        Err(Unasked::Never("is no Ethernet"))
+    } else if has(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING) {
+        // Not IFF_LOWER_UP: a carrier is there up to a second before the first frame gets through.
+        Ok(link)
+    } else {
+        Err(Unasked::NotYet)
+    }
+}
+
+/// Opens a socket for what answers for an address. It hears nothing until it is aimed, which takes no right.
+fn open(address: IpAddr) -> anyhow::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    // Without a protocol it hears nothing until it is bound: no frame of another interface comes in before.
     let fd = socket(AddressFamily::Packet, SockType::Raw, flags, None)
         .context("open a packet socket, which takes CAP_NET_RAW")?;
     if address.is_ipv6() {
         hear_advertisements_alone(&fd).context("set a filter")?;
     }
+    Ok(fd)
+}
+
+/// Binds a socket to an interface, and to the frames that answer for an address.
+fn aim(fd: &OwnedFd, address: IpAddr, ifindex: u32) -> anyhow::Result<()> {
     // SAFETY: all zero is a valid sockaddr_ll.
     let mut place: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     place.sll_family = libc::AF_PACKET as u16;
@@ -204,8 +273,7 @@ fn open(address: IpAddr, ifindex: u32) -> anyhow::Result<OwnedFd> {
     let length = size_of_val(&place) as libc::socklen_t;
     // SAFETY: the address lives through the call and its length is given.
     let bound = unsafe { libc::bind(fd.as_raw_fd(), (&raw const place).cast(), length) };
-    Errno::result(bound).context("bind a packet socket")?;
-    Ok(fd)
+    Errno::result(bound).map(drop).context("bind a packet socket")
 }
 
 /// Has the kernel drop what is no neighbour advertisement: an answer must not be lost in all that a busy host receives.
@@ -232,8 +300,8 @@ fn hear_advertisements_alone(fd: &OwnedFd) -> std::io::Result<()> {
 }
 
 /// Asks as often as it is worth it, and listens in between; the first other machine that answers ends it.
-fn listen(questions: &[Question], all_own: &BTreeSet<Mac>) -> Option<Taken> {
-    for (round, wait) in WAITS.into_iter().enumerate() {
+fn listen(questions: &[Question], all_own: &BTreeSet<Mac>, waits: &[Duration]) -> Option<Taken> {
+    for (round, wait) in waits.iter().enumerate() {
         for question in questions {
             let bytes = frame::question(question.own, question.address);
             if let Err(error) = send(question.socket.as_raw_fd(), &bytes, MsgFlags::empty()) {
@@ -241,7 +309,7 @@ fn listen(questions: &[Question], all_own: &BTreeSet<Mac>) -> Option<Taken> {
             }
         }
         // From the moment of asking, however late this thread ran: what came meanwhile waits in the sockets.
-        let until = clock::now() + wait;
+        let until = clock::now() + *wait;
         loop {
             let left = until.since(clock::now());
             if let Some(taken) = hear(questions, all_own, left) {
@@ -318,16 +386,21 @@ mod tests {
 
     #[test]
     fn a_link_that_answers_nothing_is_passed_over_by_name() {
-        let up = InterfaceFlags::IFF_UP;
+        let (up, running) = (InterfaceFlags::IFF_UP, InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING);
         let ether = |flags| Link { hardware: libc::ARPHRD_ETHER, address: OWN, flags };
-        let why = |link: Link, running| unasked(Some(&link), running).err();
-        assert_eq!(why(ether(up), true), None);
-        assert_eq!(why(ether(up), false), Some("has no carrier"));
-        assert_eq!(why(ether(up | InterfaceFlags::IFF_LOOPBACK), true), Some("is this host's alone"));
-        assert_eq!(why(ether(up | InterfaceFlags::IFF_NOARP), true), Some("resolves no addresses"));
-        assert_eq!(why(ether(up | InterfaceFlags::IFF_POINTOPOINT), true), Some("resolves no addresses"));
-        assert_eq!(why(Link { hardware: 32, ..ether(up) }, true), Some("is no Ethernet"));
-        assert_eq!(unasked(None, true).err(), Some("has no link-layer address"));
+        let why = |link: Link| askable(Some(&link)).err();
+        assert_eq!(why(ether(running)), None);
+        assert_eq!(why(ether(up)), Some(Unasked::NotYet));
+        assert_eq!(why(ether(up | InterfaceFlags::IFF_LOWER_UP)), Some(Unasked::NotYet), "it passes no frames yet");
+        assert_eq!(why(ether(InterfaceFlags::IFF_RUNNING)), Some(Unasked::NotYet));
+        for flags in [up, running] {
+            let never = |link, why_never| assert_eq!(why(link), Some(Unasked::Never(why_never)));
+            never(ether(flags | InterfaceFlags::IFF_LOOPBACK), "is this host's alone");
+            never(ether(flags | InterfaceFlags::IFF_NOARP), "resolves no addresses");
+            never(ether(flags | InterfaceFlags::IFF_POINTOPOINT), "resolves no addresses");
+            never(Link { hardware: 32, ..ether(flags) }, "is no Ethernet");
+        }
+        assert_eq!(askable(None).err(), Some(Unasked::Never("has no link-layer address")));
     }
 
     #[test]

@@ -193,7 +193,9 @@ pub fn start(
     let (usable, fences) = (paths.usable.clone(), paths.fence_signers());
 
     // Nothing has been said under a new incarnation yet: it must not displace another machine's.
-    warnings.extend(asked.refuse(&config, own, &mut journal)?);
+    let free = asked.refuse(&config, own, &mut journal)?;
+    warnings.extend(free.warnings);
+    let held = free.held;
     tell_start(&journal, &config, own, &identity, &state);
     report_refusals(&journal, &pacer, &config, memory_locked, &mut warnings);
     let begun = begin::begin(Beginning {
@@ -214,7 +216,15 @@ pub fn start(
         paths.announce::<Object>(None, announced).map_err(Failure::host)?;
     }
     let sink = journal.sink.clone();
-    let setup = FabricSetup { config: config.clone(), paths, kernel, pacer: pacer.clone(), responder, sink };
+    let setup = FabricSetup {
+        config: config.clone(),
+        paths,
+        kernel,
+        pacer: pacer.clone(),
+        responder,
+        sink,
+        held: held.clone(),
+    };
     let mut fabric = Fabric::new(setup);
     fabric.scan(true).map_err(Failure::host)?;
     drop_other_links(&fabric).map_err(Failure::host)?;
@@ -255,6 +265,7 @@ pub fn start(
             shared: shared.clone(),
             pacer: pacer.clone(),
             sink: journal.sink.clone(),
+            held,
             ran,
             feeder: services.feeder.take(),
         };

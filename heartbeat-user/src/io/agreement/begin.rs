@@ -10,6 +10,7 @@ use crate::core::agreement::types::{Adopted, Command, Configured, QuarantineTerm
 use crate::core::agreement::voter::State;
 use crate::core::event::NodeNames;
 use crate::core::ids::NodeId;
+use crate::io::conflict::Held;
 use crate::io::decider::{Orders, Plan};
 use crate::io::disk::{AgreementFile, TakenUp, Writer, new_vote};
 use crate::io::journal::EventSink;
@@ -73,6 +74,8 @@ pub struct World<'a> {
     pub pacer: Arc<Pacer>,
     /// Where events go.
     pub sink: EventSink,
+    /// Addresses that are held back.
+    pub held: Held,
     /// What this node runs.
     pub ran: Arc<Ran>,
     /// What feeds the watchdog device, if one is configured.
@@ -152,7 +155,7 @@ pub fn hands(begun: Begun, world: World<'_>, orders: &Orders) -> anyhow::Result<
     let reports = orders.clone();
     let disk = Writer::start(world.file, move |report| reports.wrote(report))?;
     let standing = hello::Standing { incarnation: own.incarnation, generation, instance };
-    let link = link(config, own.node, standing, world.keys, &world.plan, orders, seed)?;
+    let link = link(config, own.node, standing, world.keys, &world.plan, world.held, orders, seed)?;
     let slots = config.nodes.iter().filter_map(|node| {
         let slot = vote_slot(config, node.id)?;
         Some((NodeId(node.id), slot as usize))
@@ -260,6 +263,7 @@ fn link(
     standing: hello::Standing,
     keys: KeyRing,
     plan: &Plan,
+    held: Held,
     orders: &Orders,
     seed: u64,
 ) -> anyhow::Result<(Link, LinkEvents)> {
@@ -284,6 +288,7 @@ fn link(
         control_limit: config.settings.regroup.control_limit,
         priority: config.daemon.realtime_priority.saturating_sub(2),
         seed,
+        held,
         waker: Arc::new(move || orders.wake()),
     })
     .context("messages between controllers")

@@ -4,13 +4,13 @@
 use crate::cli::{ExitCode, RunArgs};
 use crate::config::{Config, load};
 use crate::control::{AgreementDoor, CHANGE_DEADLINE, Change, serve};
-use crate::core::agreement::types::{Ending, Outcome, Request};
+use crate::core::agreement::types::{Outcome, Request};
 use crate::core::event::{EventBody, ViewEvent};
 use crate::core::time::MonoTime;
 use crate::io::agreement::door::Door;
 use crate::io::backend::{DaemonBackend, views};
 use crate::io::decider::{Decider, Over};
-use crate::io::disk::exits::{self, How};
+use crate::io::disk::exits;
 use crate::io::failure::Failure;
 use crate::io::journal::{EventSink, Journal};
 use crate::io::keeper::{Goodbye, Keeper, Order};
@@ -26,16 +26,16 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
+mod end;
+
+use end::{End, finish};
+
 /// Time for which an announced handover holds: a stop long after is meant as a stop.
 const HANDOVER: Duration = Duration::from_secs(600);
 
 /// How much longer than for a view a leave may take: what runs has to stop, and that is waited for no longer than the
 /// service manager does.
 const LEAVING: Duration = Duration::from_secs(20);
-
-/// How long an announced successor may take before the controller age begins to grow: an orderly restart is no stall.
-/// A controller that dies announces nothing, and its age grows at once.
-const SUCCESSION: Duration = Duration::from_secs(2);
 
 /// Runs until told to stop.
 ///
@@ -63,14 +63,6 @@ pub fn run(arguments: &RunArgs) -> Result<(), Failure> {
         let running = start(file, arguments.bpf_object.as_deref(), watchdog, quorum.prevent_quorum)?;
         serve_until_told(running, signals, watchdog, quorum.force_quorum.is_some()).await
     })
-}
-
-/// Why the daemon ends.
-enum End {
-    Leave(&'static str),
-    Handover(&'static str),
-    /// This node's part in the cluster is over.
-    Over(Over),
 }
 
 /// The signals that mean something.
@@ -193,49 +185,6 @@ async fn serve_until_told(
     end(keeper, decider, pacer, journal, &shared, &ending, goodbye);
     drop(locks);
     ending.outcome()
-}
-
-impl End {
-    /// Returns how this run ended, for the next start; `None`: it goes on.
-    const fn how(&self) -> Option<How> {
-        Some(match self {
-            Self::Handover(_) => return None,
-            Self::Leave(_) | Self::Over(Over::Agreement(Ending::Left)) => How::Left,
-            Self::Over(Over::Agreement(Ending::Out) | Over::Outrun(_)) => How::LeftOut,
-            Self::Over(Over::Agreement(Ending::Forfeited)) => How::DiskFailed,
-        })
-    }
-
-    /// Returns what is told as the reason.
-    const fn reason(&self) -> &'static str {
-        match self {
-            Self::Leave(reason) | Self::Handover(reason) => reason,
-            Self::Over(Over::Agreement(Ending::Left)) => "left the cluster",
-            Self::Over(Over::Agreement(Ending::Out)) => "left out by the cluster",
-            Self::Over(Over::Agreement(Ending::Forfeited)) => "the agreement could not be kept on disk",
-            Self::Over(Over::Outrun(_)) => "a peer knows a newer incarnation of this node",
-        }
-    }
-
-    fn outcome(self) -> Result<(), Failure> {
-        match self {
-            Self::Leave(_) | Self::Handover(_) | Self::Over(Over::Agreement(Ending::Left)) => Ok(()),
-            Self::Over(Over::Agreement(Ending::Out)) => {
-                let error = anyhow::anyhow!("the cluster left this node out: a restart joins anew");
-                Err(Failure::new(ExitCode::Fenced, error))
-            }
-            Self::Over(Over::Outrun(known)) => {
-                let error = anyhow::anyhow!(
-                    "a peer knows incarnation {known} of this node, which is not the one that ran here: a restart joins \
-                     anew"
-                );
-                Err(Failure::new(ExitCode::Fenced, error))
-            }
-            Self::Over(Over::Agreement(Ending::Forfeited)) => Err(Failure::host(anyhow::anyhow!(
-                "the agreement could not be kept on disk: this node's vote is forfeited"
-            ))),
-        }
-    }
 }
 
 /// Warns of what the configuration says of the first view and the view says otherwise: it is the view that holds.
@@ -366,16 +315,6 @@ fn end(
     finish(shared, handover, || decider.stop(), rest);
 }
 
-/// Gives an announced successor its time: once nothing proves progress any more, which would take it back, and before
-/// `rest`, which waits for the log: its disk may be slow, and peers see the age grow.
-fn finish(shared: &Shared, handover: bool, stop_deciding: impl FnOnce(), rest: impl FnOnce()) {
-    stop_deciding();
-    if handover {
-        shared.set_progress((clock::now() + SUCCESSION).0);
-    }
-    rest();
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -394,28 +333,5 @@ mod tests {
         assert!(outcome.ends_with("decided in view 1.8"), "{outcome}");
         assert!(event(Ok(Outcome::Refused(Refusal::QuorateHeard))).2.contains("a node with quorum is heard"));
         assert_eq!(event(Err("nobody answered".into())).2, "nobody answered");
-    }
-
-    #[test]
-    fn a_successor_has_its_time_before_the_log_is_waited_for_and_after_the_last_progress() {
-        for handover in [true, false] {
-            let shared = Shared::new(None, 1).unwrap();
-            let last = clock::now();
-            let mut waited = false;
-            finish(
-                &shared,
-                handover,
-                || shared.set_progress(last.0),
-                || {
-                    waited = true;
-                    let progress = shared.progress();
-                    match handover {
-                        true => assert!(progress >= (last + SUCCESSION).0, "{progress} after {last:?}"),
-                        false => assert_eq!(progress, last.0, "whoever leaves has no successor"),
-                    }
-                },
-            );
-            assert!(waited);
-        }
     }
 }

@@ -1,0 +1,104 @@
+//! Ends of the daemon: why it ends, what the next start and the caller are told of that, and what is done
+//! last. It ends no thread by itself.
+
+use crate::cli::ExitCode;
+use crate::core::agreement::types::Ending;
+use crate::io::clock;
+use crate::io::decider::Over;
+use crate::io::disk::exits::How;
+use crate::io::failure::Failure;
+use crate::io::memory::Shared;
+use std::time::Duration;
+
+/// How long an announced successor may take before the controller age begins to grow: an orderly restart is no stall.
+/// A controller that dies announces nothing, and its age grows at once.
+const SUCCESSION: Duration = Duration::from_secs(2);
+
+/// Why the daemon ends.
+pub(super) enum End {
+    Leave(&'static str),
+    Handover(&'static str),
+    /// This node's part in the cluster is over.
+    Over(Over),
+}
+
+impl End {
+    /// Returns how this run ended, for the next start; `None`: it goes on.
+    pub(super) const fn how(&self) -> Option<How> {
+        Some(match self {
+            Self::Handover(_) => return None,
+            Self::Leave(_) | Self::Over(Over::Agreement(Ending::Left)) => How::Left,
+            Self::Over(Over::Agreement(Ending::Out) | Over::Outrun(_)) => How::LeftOut,
+            Self::Over(Over::Agreement(Ending::Forfeited)) => How::DiskFailed,
+        })
+    }
+
+    /// Returns what is told as the reason.
+    pub(super) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Leave(reason) | Self::Handover(reason) => reason,
+            Self::Over(Over::Agreement(Ending::Left)) => "left the cluster",
+            Self::Over(Over::Agreement(Ending::Out)) => "left out by the cluster",
+            Self::Over(Over::Agreement(Ending::Forfeited)) => "the agreement could not be kept on disk",
+            Self::Over(Over::Outrun(_)) => "a peer knows a newer incarnation of this node",
+        }
+    }
+
+    pub(super) fn outcome(self) -> Result<(), Failure> {
+        match self {
+            Self::Leave(_) | Self::Handover(_) | Self::Over(Over::Agreement(Ending::Left)) => Ok(()),
+            Self::Over(Over::Agreement(Ending::Out)) => {
+                let error = anyhow::anyhow!("the cluster left this node out: a restart joins anew");
+                Err(Failure::new(ExitCode::Fenced, error))
+            }
+            Self::Over(Over::Outrun(known)) => {
+                let error = anyhow::anyhow!(
+                    "a peer knows incarnation {known} of this node, which is not the one that ran here: a restart joins \
+                     anew"
+                );
+                Err(Failure::new(ExitCode::Fenced, error))
+            }
+            Self::Over(Over::Agreement(Ending::Forfeited)) => Err(Failure::host(anyhow::anyhow!(
+                "the agreement could not be kept on disk: this node's vote is forfeited"
+            ))),
+        }
+    }
+}
+
+/// Gives an announced successor its time: once nothing proves progress any more, which would take it back, and before
+/// `rest`, which waits for the log: its disk may be slow, and peers see the age grow.
+pub(super) fn finish(shared: &Shared, handover: bool, stop_deciding: impl FnOnce(), rest: impl FnOnce()) {
+    stop_deciding();
+    if handover {
+        shared.set_progress((clock::now() + SUCCESSION).0);
+    }
+    rest();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_successor_has_its_time_before_the_log_is_waited_for_and_after_the_last_progress() {
+        for handover in [true, false] {
+            let shared = Shared::new(None, 1).unwrap();
+            let last = clock::now();
+            let mut waited = false;
+            finish(
+                &shared,
+                handover,
+                || shared.set_progress(last.0),
+                || {
+                    waited = true;
+                    let progress = shared.progress();
+                    match handover {
+                        true => assert!(progress >= (last + SUCCESSION).0, "{progress} after {last:?}"),
+                        false => assert_eq!(progress, last.0, "whoever leaves has no successor"),
+                    }
+                },
+            );
+            assert!(waited);
+        }
+    }
+}

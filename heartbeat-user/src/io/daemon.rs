@@ -312,7 +312,8 @@ fn end(
         drop(pacer);
         journal.stop();
     };
-    finish(shared, handover, || decider.stop(), rest);
+    let orders = decider.orders();
+    finish(shared, goodbye, || orders.disarm(), || decider.stop(), rest);
 }
 
 #[cfg(test)]

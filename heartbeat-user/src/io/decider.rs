@@ -372,6 +372,7 @@ impl Worker {
                 let _ = done.send(());
             }
             Order::ServicesStopped(stopped) => self.with_hands(|hands| hands.services_stopped(stopped)),
+            Order::Disarm => self.with_hands(Hands::disarm),
             Order::Terms(terms) => {
                 let (terms, keys) = *terms;
                 self.with_hands(|hands| hands.reconfigure(terms, keys));

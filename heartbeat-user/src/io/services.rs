@@ -14,7 +14,7 @@ use crate::io::memory::Shared;
 use crate::io::page::pin;
 use crate::io::pins::PinDir;
 use crate::io::ran::Ran;
-use crate::io::watchdog_device::{self, Device, Feeder};
+use crate::io::watchdog_device::{self, Feeder, Watchdog};
 use crate::lease::{self, Gate, Refused, Token};
 use anyhow::Context;
 use heartbeat_common::maps;
@@ -42,7 +42,7 @@ pub struct Services {
     /// What a person should know.
     pub warnings: Vec<String>,
     /// What feeds the watchdog device, if one is configured.
-    pub feeder: Option<Feeder<Device>>,
+    pub feeder: Option<Feeder<Box<dyn Watchdog>>>,
     socket: LeaseSocket,
     shown: Shown,
     gating: Gating,
@@ -244,7 +244,7 @@ fn tell(report: &Report, sink: &EventSink) {
     sink.now(ViewEvent::HookFailed { hook, event_id, reason }.into());
 }
 
-fn feeder(config: &Config, adopted: bool, acting: bool) -> anyhow::Result<Option<Feeder<Device>>> {
+fn feeder(config: &Config, adopted: bool, acting: bool) -> anyhow::Result<Option<Feeder<Box<dyn Watchdog>>>> {
     let Some(path) = config.daemon.watchdog_device.clone() else { return Ok(None) };
     let mut feeder = Feeder::of(path.clone(), config.settings.hang_limit);
     // Under a new incarnation all that the device guarded has stopped.

@@ -8,8 +8,9 @@
 //!    `----- everything stopped: 'V', close ---'
 //! ```
 //!
-//! A daemon that ends without having disarmed it, be it by a crash or by a handover, leaves it armed: its successor takes
-//! it over as it is within the time-out, or the machine is reset.
+//! Each end of the daemon by which it says that it has stopped disarms it: when it was told to stop or to leave, when a view
+//! left it out, when a newer incarnation of it is known, and when its disk failed. It stays armed where something still
+//! runs, at a handover and at a crash: its successor takes it over as it is within the time-out, or the machine is reset.
 
 use crate::lease::{Refused, Token};
 use anyhow::{Context, bail};
@@ -41,7 +42,7 @@ pub struct Info {
 }
 
 /// An open watchdog: it runs.
-pub trait Watchdog {
+pub trait Watchdog: Send {
     /// Returns what it can.
     ///
     /// # Errors
@@ -125,6 +126,28 @@ impl Watchdog for Device {
     }
 }
 
+impl<W: Watchdog + ?Sized> Watchdog for Box<W> {
+    fn info(&mut self) -> io::Result<Info> {
+        (**self).info()
+    }
+
+    fn set_timeout(&mut self, seconds: u32) -> io::Result<()> {
+        (**self).set_timeout(seconds)
+    }
+
+    fn timeout(&mut self) -> io::Result<u32> {
+        (**self).timeout()
+    }
+
+    fn feed(&mut self) -> io::Result<()> {
+        (**self).feed()
+    }
+
+    fn announce_close(&mut self) -> io::Result<()> {
+        (**self).announce_close()
+    }
+}
+
 /// Opens a watchdog; [`Device::open`] in earnest.
 pub type Open<W> = Box<dyn FnMut() -> io::Result<W> + Send>;
 
@@ -136,11 +159,11 @@ pub struct Feeder<W> {
     hang_limit: Duration,
 }
 
-impl Feeder<Device> {
+impl Feeder<Box<dyn Watchdog>> {
     /// Makes the feeder of the device at `path`; it is opened when this node first acts.
     #[must_use]
     pub fn of(path: PathBuf, hang_limit: Duration) -> Self {
-        Self::new(Box::new(move || Device::open(&path)), hang_limit)
+        Self::new(Box::new(move || Ok(Box::new(Device::open(&path)?) as Box<dyn Watchdog>)), hang_limit)
     }
 }
 

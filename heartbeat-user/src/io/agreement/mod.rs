@@ -30,7 +30,7 @@ use crate::io::memory::Shared;
 use crate::io::pacer::Pacer;
 use crate::io::page::Page;
 use crate::io::paths::Announced;
-use crate::io::watchdog_device::{Device, Feeder};
+use crate::io::watchdog_device::{Feeder, Watchdog};
 use crate::keys::FenceSigner;
 use crate::keys::KeyRing;
 use claim::Claim;
@@ -74,7 +74,7 @@ pub struct HandsSetup {
     /// Of each path, its peer and who signs fences on it.
     pub fences: Vec<(NodeId, FenceSigner)>,
     /// What feeds the watchdog device, if one is configured.
-    pub feeder: Option<Feeder<Device>>,
+    pub feeder: Option<Feeder<Box<dyn Watchdog>>>,
     /// Who waits for what runs to stop.
     pub stopper: Stopper,
 }
@@ -230,13 +230,20 @@ impl Hands {
     /// Takes in that all that this node runs has stopped; not `stopped`: that it was waited for in vain. The machine's
     /// watchdog is disarmed only by the former.
     pub fn services_stopped(&mut self, stopped: bool) {
+        if stopped {
+            self.disarm();
+        }
+        self.handle(Input::ServicesStopped);
+    }
+
+    /// Disarms the machine's watchdog, where this node may not act: all that it runs has stopped.
+    pub fn disarm(&mut self) {
         let acting = lease::acting(self.page(), self.clocks.times().boot_ns).is_ok();
-        if let Some(feeder) = self.setup.feeder.as_mut().filter(|_| stopped && !acting)
+        if let Some(feeder) = self.setup.feeder.as_mut().filter(|_| !acting)
             && let Err(error) = feeder.everything_stopped()
         {
             log::error!("{error:#}");
         }
-        self.handle(Input::ServicesStopped);
     }
 
     /// Puts other timers, terms of quarantine and keys into force.

@@ -7,6 +7,7 @@ use crate::io::clock;
 use crate::io::decider::Over;
 use crate::io::disk::exits::How;
 use crate::io::failure::Failure;
+use crate::io::keeper::Goodbye;
 use crate::io::memory::Shared;
 use std::time::Duration;
 
@@ -65,11 +66,21 @@ impl End {
     }
 }
 
+/// Has the machine's watchdog disarmed where all has stopped, however this came to its end: it would reset the machine.
 /// Gives an announced successor its time: once nothing proves progress any more, which would take it back, and before
 /// `rest`, which waits for the log: its disk may be slow, and peers see the age grow.
-pub(super) fn finish(shared: &Shared, handover: bool, stop_deciding: impl FnOnce(), rest: impl FnOnce()) {
+pub(super) fn finish(
+    shared: &Shared,
+    goodbye: Goodbye,
+    disarm: impl FnOnce(),
+    stop_deciding: impl FnOnce(),
+    rest: impl FnOnce(),
+) {
+    if goodbye == Goodbye::Stopped {
+        disarm();
+    }
     stop_deciding();
-    if handover {
+    if goodbye == Goodbye::Handover {
         shared.set_progress((clock::now() + SUCCESSION).0);
     }
     rest();
@@ -81,13 +92,15 @@ mod tests {
 
     #[test]
     fn a_successor_has_its_time_before_the_log_is_waited_for_and_after_the_last_progress() {
-        for handover in [true, false] {
+        for goodbye in [Goodbye::Handover, Goodbye::Stopped, Goodbye::Leaving] {
+            let handover = goodbye == Goodbye::Handover;
             let shared = Shared::new(None, 1).unwrap();
             let last = clock::now();
             let mut waited = false;
             finish(
                 &shared,
-                handover,
+                goodbye,
+                || (),
                 || shared.set_progress(last.0),
                 || {
                     waited = true;
@@ -99,6 +112,20 @@ mod tests {
                 },
             );
             assert!(waited);
+        }
+    }
+
+    #[test]
+    fn the_watchdog_is_disarmed_by_each_end_that_says_stopped_and_by_no_other() {
+        for goodbye in [Goodbye::Handover, Goodbye::Stopped, Goodbye::Leaving] {
+            let shared = Shared::new(None, 1).unwrap();
+            let (disarmed, decides) = (std::cell::Cell::new(false), std::cell::Cell::new(true));
+            let disarm = || {
+                assert!(decides.get(), "the deciding thread does it");
+                disarmed.set(true);
+            };
+            finish(&shared, goodbye, disarm, || decides.set(false), || ());
+            assert_eq!(disarmed.get(), goodbye == Goodbye::Stopped, "{goodbye:?}");
         }
     }
 }

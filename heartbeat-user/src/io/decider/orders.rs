@@ -35,6 +35,7 @@ pub(super) enum Order {
     /// What was to be said of this view was, or was not; and which announcement it was.
     Announced(ViewOrder, bool, u64),
     ServicesStopped(bool),
+    Disarm,
     Terms(Box<(Terms, KeyRing)>),
     Request(Request, SyncSender<Outcome>),
     View(SyncSender<Status>),
@@ -88,6 +89,11 @@ impl Orders {
     /// Tells it that all that this node runs has stopped or, not `stopped`, that this was waited for in vain.
     pub fn services_stopped(&self, stopped: bool) {
         let _ = self.queue.send(Order::ServicesStopped(stopped));
+    }
+
+    /// Has the machine's watchdog disarmed: nothing runs here any more, and this daemon ends.
+    pub fn disarm(&self) {
+        let _ = self.queue.send(Order::Disarm);
     }
 
     /// Asks the agreement for something, and waits at most `limit` for what becomes of it. `None`: no word of it.

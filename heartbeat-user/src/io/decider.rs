@@ -28,6 +28,8 @@ mod bursts;
 mod orders;
 mod picture;
 mod plan;
+#[cfg(test)]
+mod tests;
 
 use bursts::{Bursts, PathBurst};
 use orders::Order;
@@ -67,6 +69,9 @@ pub struct DeciderSetup {
     pub priority: u8,
     /// Where it says that this node's part in the cluster is over.
     pub ended: tokio::sync::watch::Sender<Option<Over>>,
+    /// An agreement is to come by [`Orders::agreement`]: until then no newer incarnation is taken, which only it can be
+    /// asked about, and which it would begin without.
+    pub agrees: bool,
 }
 
 /// The deciding thread.
@@ -119,6 +124,8 @@ struct Worker {
     lateness: Arc<LatenessRecord>,
     keeper: Option<SyncSender<keeper::Order>>,
     hands: Option<Box<Hands>>,
+    /// They are still to come.
+    agrees: bool,
     /// The way to this thread, for whom it asks something of.
     orders: Orders,
     ended: tokio::sync::watch::Sender<Option<Over>>,
@@ -157,6 +164,7 @@ impl Worker {
             lateness,
             keeper: None,
             hands: None,
+            agrees: setup.agrees,
             orders,
             ended: setup.ended,
             outrun: None,
@@ -243,10 +251,12 @@ impl Worker {
     }
 
     /// Takes a newer incarnation: at once where there is no view to be a part of, once the disk holds what was promised
-    /// where this node is no member. A member ends: a newer incarnation proves to others that what the older one ran has
+    /// where this node is no member. While it starts, the agreement is waited for, which is made for the older one: it says
+    /// which of these it is. A member ends: a newer incarnation proves to others that what the older one ran has
     /// stopped, and it has first to be so.
     fn reincarnate(&mut self, above: u64) {
         match &self.hands {
+            None if self.agrees => self.outrun = self.outrun.max(Some(above)),
             None => self.hold_back(keeper::Order::Reincarnate(above)),
             Some(hands) if hands.is_bound() => {
                 self.shared.page().close();
@@ -359,7 +369,13 @@ impl Worker {
                 self.controller.reconfigure(*settings, clock::now());
             }
             Order::Keeper(keeper) => self.keeper = Some(keeper),
-            Order::Agreement(hands) => self.hands = Some(hands),
+            Order::Agreement(hands) => {
+                (self.hands, self.agrees) = (Some(hands), false);
+                // What was heard while this node started is judged now.
+                if let Some(above) = self.outrun.take() {
+                    self.reincarnate(above);
+                }
+            }
             Order::Wrote(report) => self.with_hands(|hands| hands.wrote(report)),
             Order::Announced(view, done, number) => self.with_hands(|hands| hands.announced(view, done, number)),
             Order::Retime(limit, answer) => {

@@ -238,6 +238,7 @@ pub fn start(
         sink: journal.sink.clone(),
         priority: config.daemon.realtime_priority.saturating_sub(1),
         ended: ending,
+        agrees: begun.is_some(),
     })?;
     let current = Arc::new(RwLock::new(config.clone()));
     let keeper = Keeper::start(Kept {

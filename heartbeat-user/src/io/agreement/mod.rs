@@ -9,7 +9,7 @@ pub mod clocks;
 pub mod door;
 pub mod page;
 mod renew;
-mod stopper;
+pub mod stopper;
 
 use self::begin::Terms;
 use crate::core::agreement::document::Member;
@@ -305,7 +305,9 @@ impl Hands {
         self.setup.shared.page()
     }
 
-    fn own(&self) -> Member {
+    /// Returns this node, under the incarnation that the agreement goes by.
+    #[must_use]
+    pub fn own(&self) -> Member {
         self.setup.agreement.setup().own
     }
 

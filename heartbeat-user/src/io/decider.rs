@@ -390,8 +390,8 @@ impl Worker {
             Order::ServicesStopped(stopped) => self.with_hands(|hands| hands.services_stopped(stopped)),
             Order::Disarm => self.with_hands(Hands::disarm),
             Order::Terms(terms) => {
-                let (terms, keys) = *terms;
-                self.with_hands(|hands| hands.reconfigure(terms, keys));
+                let (terms, keys, fences) = *terms;
+                self.with_hands(|hands| hands.reconfigure(terms, keys, fences));
             }
             Order::Request(request, answer) => self.with_hands(|hands| hands.request(request, answer)),
             Order::View(answer) => self.with_hands(|hands| drop(answer.try_send(hands.status()))),

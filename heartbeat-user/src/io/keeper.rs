@@ -345,7 +345,7 @@ impl Worker {
         kept.pacer.tell(PacerCommand::Signers(kept.fabric.paths.signers()));
         let budget = fresh.settings.lateness_budget.as_nanos() as u64;
         kept.pacer.tell(PacerCommand::Delays(kept.fabric.paths.delays(), budget));
-        kept.decider.settings(&fresh, ring);
+        kept.decider.settings(&fresh, ring, kept.fabric.paths.fence_signers());
         if limit < former
             && let Err(why) = kept.decider.retime(limit, former)
         {

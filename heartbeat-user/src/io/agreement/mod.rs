@@ -246,9 +246,14 @@ impl Hands {
         }
     }
 
-    /// Puts other timers, terms of quarantine and keys into force.
-    pub fn reconfigure(&mut self, terms: Terms, keys: KeyRing) {
+    /// Puts other timers, terms of quarantine and keys into force; `fences` are the makers of fences under these keys, by
+    /// path.
+    pub fn reconfigure(&mut self, terms: Terms, keys: KeyRing, fences: Vec<FenceSigner>) {
         let Terms { settings, timing, quarantine } = terms;
+        // The paths stay the same as long as this runs.
+        for ((_, signer), fresh) in self.setup.fences.iter_mut().zip(fences) {
+            *signer = fresh;
+        }
         self.untold = Some((keys, timing.control_limit));
         self.tell_link();
         self.setup.agreement.reconfigure(settings, timing, quarantine);
@@ -420,6 +425,12 @@ impl Hands {
         self.set_flags(self.flags & !FLAG_QUORATE | quorate);
         self.handle(Input::Page(view));
         self.keep_alive();
+    }
+
+    /// Returns who signs fences, of each path with its peer.
+    #[must_use]
+    pub fn fences(&self) -> &[(NodeId, FenceSigner)] {
+        &self.setup.fences
     }
 
     /// Returns this node's times.

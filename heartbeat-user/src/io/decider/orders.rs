@@ -11,7 +11,7 @@ use crate::io::agreement::begin::{Terms, terms};
 use crate::io::disk::Report;
 use crate::io::keeper;
 use crate::io::snapshot::Snapshot;
-use crate::keys::KeyRing;
+use crate::keys::{FenceSigner, KeyRing};
 use heartbeat_common::view::Order as ViewOrder;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -36,7 +36,7 @@ pub(super) enum Order {
     Announced(ViewOrder, bool, u64),
     ServicesStopped(bool),
     Disarm,
-    Terms(Box<(Terms, KeyRing)>),
+    Terms(Box<(Terms, KeyRing, Vec<FenceSigner>)>),
     Request(Request, SyncSender<Outcome>),
     View(SyncSender<Status>),
     /// Have the watchdog device outlast this hang limit.
@@ -59,11 +59,11 @@ impl Orders {
         let _ = self.queue.send(Order::Incarnation(own));
     }
 
-    /// Puts new settings and keys into force.
-    pub fn settings(&self, config: &Config, keys: KeyRing) {
+    /// Puts new settings and keys into force. `fences` are the makers of fences under these keys, by path.
+    pub fn settings(&self, config: &Config, keys: KeyRing, fences: Vec<FenceSigner>) {
         // The core keeps its own incarnation; the number here is replaced by it.
         let _ = self.queue.send(Order::Settings(Box::new(self.plan.settings(config, 0))));
-        let _ = self.queue.send(Order::Terms(Box::new((terms(config), keys))));
+        let _ = self.queue.send(Order::Terms(Box::new((terms(config), keys, fences))));
     }
 
     /// Tells it where the keeper takes orders.

@@ -7,6 +7,7 @@ use crate::core::agreement::document::{Member, QuorumTerms};
 use crate::core::agreement::types::{Configured, QuarantineTerms, Setup, Timing};
 use crate::core::agreement::voter::State;
 use crate::core::event::NodeNames;
+use crate::io::agreement::begin::Terms;
 use crate::io::agreement::stopper::Stopper;
 use crate::io::agreement::{HandsSetup, clocks};
 use crate::io::disk::{self, AgreementFile, Owner, Writer};
@@ -17,8 +18,9 @@ use crate::io::pacer::PacerSetup;
 use crate::io::ran::Ran;
 use crate::io::watchdog_device::{Feeder, Info, Watchdog};
 use crate::keys::{FenceSigner, KeyRing, Keys};
+use heartbeat_common::fence;
 use heartbeat_common::lease::Token;
-use heartbeat_common::view::VoteId;
+use heartbeat_common::view::{Name, Order as ViewOrder, VoteId};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -212,6 +214,21 @@ fn without_an_agreement_a_newer_incarnation_is_taken_at_once() {
     desk.worker.reincarnate(7);
     desk.worker.order_keeper();
     assert_eq!(desk.reincarnations(), [7]);
+}
+
+#[test]
+fn fences_are_signed_by_the_keys_of_the_last_reload() {
+    let mut desk = Desk::new(true);
+    let hands = desk.hands(None, None);
+    desk.worker.obey(Order::Agreement(hands));
+    let view = Name { order: ViewOrder(5), digest: [1, 2, 3, 4] };
+    let order = fence::Order { sender: 5, victim: 9, view, nonce: 3, reason: fence::Reason::Silent };
+    let signed = |desk: &Desk| desk.worker.hands.as_ref().unwrap().fences()[0].1.fence(&order);
+    assert_eq!(signed(&desk), signer(0).fence(&order));
+    let terms =
+        Terms { settings: 0, timing: timing(), quarantine: QuarantineTerms { threshold: 0, duration: 1000 * MS } };
+    desk.worker.obey(Order::Terms(Box::new((terms, ring(1), vec![signer(1)]))));
+    assert_eq!(signed(&desk), signer(1).fence(&order));
 }
 
 /// A device that tells when it was disarmed.

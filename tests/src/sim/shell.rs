@@ -294,7 +294,7 @@ impl World {
     fn exit(&mut self, place: usize, ending: Ending) {
         self.stats.add(match ending {
             Ending::Left => Count::Left,
-            Ending::Out => Count::Out,
+            Ending::Out | Ending::Removed => Count::Out,
             Ending::Forfeited => Count::Forfeited,
         });
         self.says_stopped(place);
@@ -312,10 +312,11 @@ impl World {
         }
         let after = match ending {
             Ending::Left => None,
-            Ending::Out | Ending::Forfeited => Some(200 * MS + self.random.below(800 * MS)),
+            Ending::Out | Ending::Removed | Ending::Forfeited => Some(200 * MS + self.random.below(800 * MS)),
         };
         self.nodes[place].stays_down = ending == Ending::Left;
-        if ending != Ending::Left {
+        // As the real shell has it: an operator's order is nothing that the next start waits for.
+        if matches!(ending, Ending::Out | Ending::Forfeited) {
             self.nodes[place].ends.push(now);
         }
         self.crash_process(place, after);

@@ -104,7 +104,7 @@ impl Agreement {
                 let written = self.unwritten().is_none();
                 if told && written || self.now.mono >= self.out_until(since) {
                     self.say_why(fenced);
-                    self.end(Ending::Out);
+                    self.end(if self.is_ordered_out() { Ending::Removed } else { Ending::Out });
                 }
             }
             Course::Runs | Course::Leaving { .. } | Course::Out { .. } | Course::Ended => {}
@@ -143,6 +143,13 @@ impl Agreement {
             self.tell(AgreementEvent::NodeLeftView { view, member: self.setup.own, handed_over: false });
         }
         self.end(ending);
+    }
+
+    /// Says whether it was an operator who had this node left out, as far as the view that did it is known.
+    fn is_ordered_out(&self) -> bool {
+        let newest = self.unwritten().or(self.held.as_ref().map(|held| &held.document));
+        let grounds = newest.and_then(|view| grounds_of(view, self.setup.own));
+        grounds.is_some_and(|grounds| matches!(grounds.reason, Reason::Fenced | Reason::Forced))
     }
 
     fn say_why(&mut self, fenced: bool) {

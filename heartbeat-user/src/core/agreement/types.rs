@@ -327,6 +327,8 @@ pub enum Ending {
     Left,
     /// A view left it out, or its kernel was fenced: it returns under a new incarnation.
     Out,
+    /// The same by an operator's order: no fault of this node's.
+    Removed,
     /// Its disk failed.
     Forfeited,
 }

@@ -29,6 +29,7 @@ impl End {
         Some(match self {
             Self::Handover(_) => return None,
             Self::Leave(_) | Self::Over(Over::Agreement(Ending::Left)) => How::Left,
+            Self::Over(Over::Agreement(Ending::Removed)) => How::Removed,
             Self::Over(Over::Agreement(Ending::Out) | Over::Outrun(_)) => How::LeftOut,
             Self::Over(Over::Agreement(Ending::Forfeited)) => How::DiskFailed,
         })
@@ -40,6 +41,7 @@ impl End {
             Self::Leave(reason) | Self::Handover(reason) => reason,
             Self::Over(Over::Agreement(Ending::Left)) => "left the cluster",
             Self::Over(Over::Agreement(Ending::Out)) => "left out by the cluster",
+            Self::Over(Over::Agreement(Ending::Removed)) => "removed by an operator's order",
             Self::Over(Over::Agreement(Ending::Forfeited)) => "the agreement could not be kept on disk",
             Self::Over(Over::Outrun(_)) => "a peer knows a newer incarnation of this node",
         }
@@ -50,6 +52,10 @@ impl End {
             Self::Leave(_) | Self::Handover(_) | Self::Over(Over::Agreement(Ending::Left)) => Ok(()),
             Self::Over(Over::Agreement(Ending::Out)) => {
                 let error = anyhow::anyhow!("the cluster left this node out: a restart joins anew");
+                Err(Failure::new(ExitCode::Fenced, error))
+            }
+            Self::Over(Over::Agreement(Ending::Removed)) => {
+                let error = anyhow::anyhow!("an operator had this node removed: a restart joins anew");
                 Err(Failure::new(ExitCode::Fenced, error))
             }
             Self::Over(Over::Outrun(known)) => {
@@ -113,6 +119,15 @@ mod tests {
             );
             assert!(waited);
         }
+    }
+
+    #[test]
+    fn an_operators_order_is_waited_for_by_no_later_start() {
+        let how = |ending| End::Over(Over::Agreement(ending)).how().unwrap();
+        assert!(!how(Ending::Removed).is_ungraceful() && !how(Ending::Left).is_ungraceful());
+        assert!(how(Ending::Out).is_ungraceful() && how(Ending::Forfeited).is_ungraceful());
+        let ended = End::Over(Over::Agreement(Ending::Removed)).outcome().unwrap_err();
+        assert_eq!(ended.code, ExitCode::Fenced, "it is to be started again all the same");
     }
 
     #[test]

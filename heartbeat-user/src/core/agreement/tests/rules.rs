@@ -239,7 +239,7 @@ fn an_acknowledged_fence_ends_the_wait_where_the_kernel_gates() {
     assert!(matches!(world.outcome(1, 3), Some(Outcome::Decided(_))));
     assert_eq!(world.nodes[&3].kernel.fenced, world.nodes[&3].incarnation);
     world.run(1_000);
-    assert_eq!(world.nodes[&3].ended, Some(Ending::Out));
+    assert_eq!(world.nodes[&3].ended, Some(Ending::Removed), "an operator's order is no fault of the victim's");
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn a_forced_start_waits_before_it_acts_and_its_side_wins_when_they_meet() {
     world.request(1, 2, Request::Force);
     assert_eq!(world.outcome(1, 2), Some(Outcome::Refused(Refusal::NotWaiting)));
     world.heal();
-    world.run_until(1_000, |world| (1..=2).all(|node| world.nodes[&node].ended == Some(Ending::Out)));
+    world.run_until(1_000, |world| (1..=2).all(|node| world.nodes[&node].ended == Some(Ending::Removed)));
     world.run_until(1_000, |world| world.acting(3).is_ok());
     world.start(1);
     world.start(2);

@@ -121,6 +121,13 @@ fn watchdog_outlasts_the_hang_limit() {
 }
 
 #[test]
+fn the_daemon_and_who_marks_the_node_as_left_may_ask_for_more_time_to_stop() {
+    // What runs under the lease may take longer than any limit that a unit could name.
+    assert_eq!(one("heartbeatd.service", "NotifyAccess"), "exec", "the step after the daemon asks too");
+    assert_eq!(one("heartbeatd-left.service", "NotifyAccess"), "main");
+}
+
+#[test]
 fn restarts_are_prevented_by_the_codes_that_say_so() {
     let expected: Vec<String> =
         ExitCode::ALL.iter().filter(|code| code.prevents_restart()).map(|code| (*code as u8).to_string()).collect();

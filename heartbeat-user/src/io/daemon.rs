@@ -28,14 +28,10 @@ use tokio::sync::{oneshot, watch};
 
 mod end;
 
-use end::{End, finish};
+use end::{End, ending_time, finish, leaving_time};
 
 /// Time for which an announced handover holds: a stop long after is meant as a stop.
 const HANDOVER: Duration = Duration::from_secs(600);
-
-/// How much longer than for a view a leave may take: what runs has to stop, and that is waited for no longer than the
-/// service manager does.
-const LEAVING: Duration = Duration::from_secs(20);
 
 /// Runs until told to stop.
 ///
@@ -151,9 +147,10 @@ async fn serve_until_told(
     })
     .await;
     manager::stopping();
+    manager::extend(ending_time(settings.daemon.leave_timeout, ran.longest()));
     // What ran was told to stop when the agreement ended, or else by the page that is closed below.
     let told = match (&ending, door.clone()) {
-        (End::Leave(_), Some(door)) => leave(door, settings.daemon.leave_timeout).await,
+        (End::Leave(_), Some(door)) => leave(door, leaving_time(settings.daemon.leave_timeout, ran.longest())).await,
         (End::Over(Over::Outrun(_)), _) => false,
         _ => true,
     };
@@ -215,8 +212,7 @@ fn asked_at_start(change: &Change, asked: Result<Outcome, String>, uid: u32) -> 
 
 /// Has a view without this node decided, as far as that can be had in time. Says whether the agreement took it.
 async fn leave(door: Arc<Door>, limit: Duration) -> bool {
-    // The agreement gives up by itself at the limit, once what runs has stopped.
-    match ask(door, Request::Leave, limit + LEAVING).await {
+    match ask(door, Request::Leave, limit).await {
         Ok(_) => true,
         Err(reason) => {
             log::warn!("this node leaves without a view that says so: {reason}");

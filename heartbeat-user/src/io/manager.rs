@@ -42,6 +42,11 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
+/// Says that what the service is at may take so long, some 71 minutes at most, whatever limit the manager has for it.
+pub fn extend(longest: Duration) {
+    tell(&[NotifyState::ExtendTimeoutUsec(u32::try_from(longest.as_micros()).unwrap_or(u32::MAX))]);
+}
+
 /// Feeds the watchdog.
 pub fn feed() {
     tell(&[NotifyState::Watchdog]);

@@ -57,6 +57,12 @@ impl Ran {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
+    /// Returns how long [`Self::wait`] takes at most: the time to stop, by the configuration or by a view, and a little more.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        Duration::from_millis(self.stop_ms.load(Ordering::Acquire)).saturating_add(GRACE)
+    }
+
     /// Waits until nothing runs. It takes the time to stop and a little more at most, and is for threads that may wait.
     ///
     /// # Errors

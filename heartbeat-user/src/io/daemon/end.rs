@@ -1,5 +1,5 @@
-//! Ends of the daemon: why it ends, what the next start and the caller are told of that, and what is done
-//! last. It ends no thread by itself.
+//! Ends of the daemon: why it ends, what the next start and the caller are told of that, how long it may take, and what is
+//! done last. It ends no thread by itself.
 
 use crate::cli::ExitCode;
 use crate::core::agreement::types::Ending;
@@ -10,6 +10,11 @@ use crate::io::failure::Failure;
 use crate::io::keeper::Goodbye;
 use crate::io::memory::Shared;
 use std::time::Duration;
+
+/// How much longer a leave may take than a view and the stop of what runs do together.
+const MARGIN: Duration = Duration::from_secs(10);
+/// What an end takes beside these: hooks, goodbyes, the log.
+const REST: Duration = Duration::from_secs(20);
 
 /// How long an announced successor may take before the controller age begins to grow: an orderly restart is no stall.
 /// A controller that dies announces nothing, and its age grows at once.
@@ -72,6 +77,17 @@ impl End {
     }
 }
 
+/// How long a leave is waited for: `view` for the view without this node, `stop` for what runs to stop, and a margin. The
+/// agreement gives up by itself at the former, once what runs has stopped.
+pub(super) const fn leaving_time(view: Duration, stop: Duration) -> Duration {
+    view.saturating_add(stop).saturating_add(MARGIN)
+}
+
+/// How long an end may take: what did not stop while this node left is waited for once more.
+pub(super) const fn ending_time(view: Duration, stop: Duration) -> Duration {
+    leaving_time(view, stop).saturating_add(stop).saturating_add(REST)
+}
+
 /// Has the machine's watchdog disarmed where all has stopped, however this came to its end: it would reset the machine.
 /// Gives an announced successor its time: once nothing proves progress any more, which would take it back, and before
 /// `rest`, which waits for the log: its disk may be slow, and peers see the age grow.
@@ -95,6 +111,7 @@ pub(super) fn finish(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::ran::Ran;
 
     #[test]
     fn a_successor_has_its_time_before_the_log_is_waited_for_and_after_the_last_progress() {
@@ -142,5 +159,17 @@ mod tests {
             finish(&shared, goodbye, disarm, || decides.set(false), || ());
             assert_eq!(disarmed.get(), goodbye == Goodbye::Stopped, "{goodbye:?}");
         }
+    }
+
+    #[test]
+    fn a_leave_is_waited_for_as_long_as_a_view_lets_what_runs_stop() {
+        let ran = Ran::new(Duration::from_secs(2), crate::io::hooks::Shelter::find());
+        let view = Duration::from_secs(5);
+        assert!(leaving_time(view, ran.longest()) >= Duration::from_secs(2 + 5 + 10));
+        // A view lets it take five minutes.
+        ran.stop_time_is(300_000);
+        let leaving = leaving_time(view, ran.longest());
+        assert!(leaving >= Duration::from_secs(300 + 5 + 10), "{leaving:?}");
+        assert!(ending_time(view, ran.longest()) >= leaving + ran.longest());
     }
 }

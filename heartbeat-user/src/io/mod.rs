@@ -38,6 +38,7 @@ pub mod lateness;
 pub mod lease_socket;
 pub mod link;
 pub mod lock;
+pub mod logger;
 pub mod looks;
 pub mod manager;
 pub mod mark_left;

@@ -39,7 +39,7 @@ use tokio::sync::watch;
 mod kernel;
 mod life;
 
-use kernel::{Undo, holds_anything, kernel_side, take_on, take_over_ticks};
+use kernel::{Undo, holds_anything, kernel_side, leave_former_pins, take_on, take_over_ticks};
 use life::{end_earlier, identify};
 
 /// A running daemon's parts, ended in this order.
@@ -128,10 +128,16 @@ pub fn start(
     prepare_run_dir(&config.daemon.run_dir).map_err(Failure::host)?;
     let listener = open_control(&config)?;
     let state_dir = StateDir::open(&config.daemon.state_dir).map_err(Failure::host)?;
+    // Before the note is written anew: a start that is killed in between leaves it to the next.
+    let noted = StateDir::noted_pins(&config.daemon.state_dir).unwrap_or_else(|error| {
+        log::warn!("{error:#}: whether pin_dir was another one before is not known");
+        None
+    });
+    let moved = leave_former_pins(&config, noted.as_deref())?;
     state_dir.note_pins(&config.daemon.pin_dir).map_err(Failure::host)?;
 
     // Whatever the layout: pins are a trace of an earlier life.
-    let lived = state_dir.was_used() || holds_anything(&config.daemon.pin_dir);
+    let lived = moved || state_dir.was_used() || holds_anything(&config.daemon.pin_dir);
     let (kernel, made) = kernel_side(&config, own, bpf_object, &mut locks)?;
     // Until it is known whether somebody's program is to be taken over, only what was made here is taken back.
     let mut undo = Undo::new(&kernel, !made);

@@ -5,7 +5,7 @@ use crate::cli::ExitCode;
 use crate::config::{Config, FastPath};
 use crate::core::identity::Identity;
 use crate::io::failure::Failure;
-use crate::io::lock::Locks;
+use crate::io::lock::{Locks, take_former_pins};
 use crate::io::memory::Shared;
 use crate::io::object::Object;
 use crate::io::pins::PinDir;
@@ -121,6 +121,24 @@ fn without_kernel(config: &Config, locks: &mut Locks, reason: String) -> Result<
         page::close_pinned(&pins.map(maps::LEASE)).map_err(Failure::host)?;
     }
     Ok(Err(reason))
+}
+
+/// Takes off what an earlier controller of this node left in another pin directory, `noted` by its start, than the one
+/// that is configured now. Its program would answer on under the incarnation before, and renew a page that nobody looks
+/// after any more, while a new incarnation that is heard says that all of the old one has stopped. That what was left there
+/// has stopped is waited for as after lost pins. Says whether there was anything.
+pub(super) fn leave_former_pins(config: &Config, noted: Option<&Path>) -> Result<bool, Failure> {
+    let Some(former) = noted.filter(|noted| *noted != config.daemon.pin_dir) else { return Ok(false) };
+    let Some(pins) = take_former_pins(former, patience(config))? else { return Ok(false) };
+    let removed = detach::take_off(&pins).map_err(Failure::host)?;
+    if removed.is_empty() {
+        return Ok(false);
+    }
+    log::warn!(
+        "pin_dir was {} before: what the controller before had there is off, and this node a new incarnation",
+        former.display()
+    );
+    Ok(true)
 }
 
 /// How long the pin directory is tried for: a `heartbeatctl detach` that came into the gap of a restart is over by then.

@@ -2,12 +2,12 @@
 //! starts and ends the tasks that call, listen and speak; what they say is `connection`'s, what stays is `hello`'s to
 //! decide.
 
-use super::admission::{Admission, Turned};
+use super::admission::{Admission, Pace, Turned};
 use super::connection::{self, Mailbox};
 use super::hello::{Claim, Hello, HelloFault, Standing};
 use super::inbox::Inbox;
 use super::retry::{self, Chance, LinkPath, Retry, WAIT_MIN};
-use super::{Count, Counts, LinkEvent, LinkSetup, Peer, socket};
+use super::{Count, Counts, LinkEvent, LinkSetup, Peer, rate, socket};
 use crate::core::agreement::document::SCHEMA;
 use crate::core::agreement::message::Message;
 use crate::core::ids::NodeId;
@@ -381,7 +381,7 @@ impl Hub {
 
     fn admit(self: &Rc<Self>, local: IpAddr, from: IpAddr) -> Option<Entry> {
         let is_peer = self.peer_at(local, from).is_some();
-        let admitted = self.state.borrow_mut().admission.admit(from, is_peer);
+        let admitted = self.state.borrow_mut().admission.admit(from, is_peer, clock::now());
         match admitted {
             Ok(()) => Some(Entry { hub: self.clone(), from }),
             Err(turned) => {
@@ -446,15 +446,21 @@ async fn listen(hub: Rc<Hub>, local: IpAddr) {
         }
         tokio::time::sleep(LISTEN_AGAIN).await;
     };
+    let mut pace = Pace::default();
     loop {
         let Ok((stream, from)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_AGAIN).await;
             continue;
         };
+        let wait = pace.take(clock::now());
         let from = from.ip();
         match hub.admit(local, from) {
             Some(entry) => drop(spawn_local(connection::answer(hub.clone(), local, from, stream, entry))),
             None => socket::reset(stream),
+        }
+        // Peers that a flood keeps out of the queue are called from here, and this node does not wait for them.
+        if rate::is_worth_waiting(wait) {
+            tokio::time::sleep(wait).await;
         }
     }
 }

@@ -5,10 +5,12 @@ use super::closing::{is_member, join_fault};
 use super::document::Member;
 use super::engine::Agreement;
 use super::event::{AgreementEvent, JoinFault};
-use super::message::{Health, Message, Report};
+use super::message::{Health, Hears, Message, Report};
+use super::regroup::said;
 use crate::core::ids::NodeId;
 use heartbeat_common::acceptor::Refusal;
 use heartbeat_common::view::{Order, is_believable};
+use std::time::Duration;
 
 /// More forced starts than this were not made behind a node's back.
 const FORCES_MAX: u16 = 1 << 8;
@@ -57,6 +59,7 @@ impl Agreement {
     fn hear_report(&mut self, from: Member, report: &Report) {
         let author = report.author;
         let Some(peer) = self.peers.get_mut(&author.node) else { return };
+        let known = peer.report.as_ref().map(|known| (known.turn, said(known)));
         if !peer.take(report) {
             return;
         }
@@ -76,7 +79,7 @@ impl Agreement {
         }
         self.tell_refusal(report);
         if from == author && self.regroup.active {
-            self.pass_on(report);
+            self.pass_on(report, known != Some((report.turn, said(report))));
         }
     }
 
@@ -88,12 +91,18 @@ impl Agreement {
         is_believable(order.number(), held.number()) && (!held.is_view() || forces <= FORCES_MAX)
     }
 
-    /// Passes a report on to those who do not hear its author: all of a connected part know the same.
-    fn pass_on(&mut self, report: &Report) {
+    /// Passes a report on to those who do not hear its author: all of a connected part know the same. Between members that
+    /// hear each other again since a moment ago messages may not pass yet: what is news goes to those too.
+    fn pass_on(&mut self, report: &Report, news: bool) {
+        let Some(held) = &self.held else { return };
+        let limit = self.setup.timing.control_limit;
+        let news = news && is_member(&held.document, report.author);
+        let young = |hears: &Hears| Duration::from_millis(hears.both_ways_ms.into()) < limit;
         let deaf = |to: &NodeId| {
             let theirs = self.peers.get(to).and_then(|peer| peer.report.as_ref());
             let edge = theirs.and_then(|theirs| theirs.hears.iter().find(|one| one.peer.node == report.author.node));
-            edge.is_some_and(|hears| hears.health != Health::Up || !hears.messages_pass)
+            let member = news && theirs.is_some_and(|theirs| is_member(&held.document, theirs.author));
+            edge.is_some_and(|hears| hears.health != Health::Up || !hears.messages_pass || member && young(hears))
         };
         let others = self.peers.keys().filter(|node| **node != report.author.node);
         let deaf: Vec<NodeId> = others.copied().filter(deaf).collect();

@@ -102,8 +102,13 @@ impl Judge<'_> {
         if nodes.is_empty() || over {
             return None;
         }
+        // To hear both ways takes both, so that one end alone says so for a moment only, or in a report that is outdated:
+        // frames pass at once where a network heals, and connections come back later.
+        let one_ended = |a: &&Member, b: &Member| self.hears(**a, *b, false) != self.hears(*b, **a, false);
+        let mut parted = self.scene.view.members.iter().filter(unsure);
+        let contradicted = parted.any(|a| kept.iter().any(|b| one_ended(&a, b)));
         let edges = self.edges(also);
-        (lasted != Some(&edges)).then_some(Verdict::Unsettled { nodes, edges })
+        (contradicted || lasted != Some(&edges)).then_some(Verdict::Unsettled { nodes, edges })
     }
 
     fn edges(&self, also: &[Member]) -> Edges {

@@ -437,7 +437,7 @@ impl Agreement {
         let report = self.regroup.sent.map_or(self.now.mono, |sent| sent + self.report_gap());
         let openings = [1, 2].map(|times| self.regroup.since + timing.opening.saturating_mul(times));
         let settled = self.regroup.parted.timeouts(timing);
-        let openings = openings.into_iter().chain(settled).filter(|_| self.regroup.active);
+        let openings = openings.into_iter().filter(|_| self.regroup.active).chain(settled);
         let finish = self.regroup.accepted_since.map(|since| since + timing.stage);
         let later = openings.chain(finish).chain([self.regroup.not_before]).filter(|end| *end > self.now.mono);
         later.chain([report]).min()
@@ -461,7 +461,7 @@ impl Agreement {
 }
 
 /// What of a report is told at once when it changes.
-fn said(report: &Report) -> Vec<(Member, Health, bool)> {
+pub(super) fn said(report: &Report) -> Vec<(Member, Health, bool)> {
     let edges = report.hears.iter();
     edges.map(|hears| (hears.peer, hears.health, hears.both_ways_ms > 0 && hears.messages_pass)).collect()
 }

@@ -87,6 +87,7 @@ pub struct Begun {
     agreement: Agreement,
     first: VecDeque<Command>,
     durable: Option<Box<State>>,
+    times: Times,
 }
 
 impl Begun {
@@ -126,7 +127,8 @@ pub fn begin(beginning: Beginning<'_>) -> anyhow::Result<Option<Begun>> {
     }
     let page = beginning.page;
     let setup = setup(&beginning)?;
-    let times = clocks::now();
+    // The first round compares the clocks with these: a sleep in between is seen then.
+    let times = clocks::tight();
     let durable = match beginning.taken {
         TakenUp::Resumed(state) => Some(state),
         TakenUp::Absent | TakenUp::Lost { .. } => None,
@@ -140,7 +142,7 @@ pub fn begin(beginning: Beginning<'_>) -> anyhow::Result<Option<Begun>> {
         None => Agreement::new(setup, times),
     };
     let first = std::iter::from_fn(|| agreement.poll_command()).collect();
-    Ok(Some(Begun { agreement, first, durable }))
+    Ok(Some(Begun { agreement, first, durable, times }))
 }
 
 /// Starts the agreement's threads, and carries out what the core wants before the first message.
@@ -176,6 +178,7 @@ pub fn hands(begun: Begun, world: World<'_>, orders: &Orders) -> anyhow::Result<
         disk,
         feeder: world.feeder,
         stopper: Stopper::new(world.ran, orders.clone()),
+        began: begun.times,
     };
     Ok(Box::new(Hands::new(setup)))
 }

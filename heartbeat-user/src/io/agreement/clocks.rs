@@ -34,7 +34,8 @@ pub fn now() -> Times {
 }
 
 /// The tightest of three readings: one that was interrupted shows clocks further apart than they are.
-fn tight() -> Times {
+#[must_use]
+pub fn tight() -> Times {
     let one = || {
         let begun = read(ClockId::CLOCK_MONOTONIC);
         let times = now();
@@ -67,6 +68,12 @@ impl Clocks {
     #[must_use]
     pub fn times(&self) -> Times {
         now()
+    }
+
+    /// Begins with the reading that a start is made by: a sleep between it and the first look is one that is seen.
+    #[must_use]
+    pub const fn begun(now: Times) -> Self {
+        Self { offset: Some(now.boot_ns.saturating_sub(now.mono.0)), from: None, out: false }
     }
 
     /// Compares them with the look before.
@@ -116,6 +123,15 @@ mod tests {
         assert!(!clocks.compare(at(S, S, 900_000)).slept, "readings are never quite together");
         assert!(clocks.compare(at(2 * S, 2 * S, 5 * S)).slept);
         assert!(!clocks.compare(at(3 * S, 3 * S, 5 * S)).slept);
+    }
+
+    #[test]
+    fn a_sleep_before_the_first_look_is_seen() {
+        let mut clocks = Clocks::begun(at(0, 0, 0));
+        let seen = clocks.compare(at(S, S, 5 * S));
+        assert!(seen.slept && seen.news.is_none(), "{seen:?}");
+        assert!(!clocks.compare(at(2 * S, 2 * S, 5 * S)).slept);
+        assert!(!Clocks::begun(at(0, 0, 0)).compare(at(S, S, 900_000)).slept);
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub struct HandsSetup {
     pub feeder: Option<Feeder<Box<dyn Watchdog>>>,
     /// Who waits for what runs to stop.
     pub stopper: Stopper,
+    /// The clocks by which the agreement and the page were begun.
+    pub began: Times,
 }
 
 /// What the keeper's thread is to do for the agreement.
@@ -133,10 +135,11 @@ impl Hands {
         let first = std::mem::take(&mut setup.first);
         let written = Written::new(setup.durable.take());
         let inherited = setup.feeder.as_ref().is_some_and(Feeder::is_armed);
+        let clocks = Clocks::begun(setup.began);
         let mut hands = Self {
             setup,
             facts: Facts::default(),
-            clocks: Clocks::default(),
+            clocks,
             asked: BTreeMap::new(),
             requests: 0,
             nonce: 0,

@@ -65,6 +65,8 @@ impl World {
         let Some(process) = node.process.as_mut() else { return };
         if due {
             node.kernel.progress_ns = times.mono.0;
+            node.ran = times.mono.0;
+            node.gap.looked = true;
             process.due = (times.mono + round).0;
         }
         let earliest = times.mono + ROUND_MIN;
@@ -102,12 +104,15 @@ impl World {
 
     fn note_lateness(&mut self, place: usize, times: Times) -> bool {
         let budget = Duration::from_millis(25);
+        let delay = self.plan.rule.delay;
         let node = &mut self.nodes[place];
         let Some(process) = node.process.as_mut() else { return false };
         let mut note = |source, due: MonoTime, ran: MonoTime| {
             process.controller.handle(controller::Input::Late { source, due, ran }, times.mono);
             ran.since(due) > budget
         };
+        // Longer than a delay without a round: a gap, whatever the machine's clocks say of it.
+        node.gap.open |= times.mono.since(MonoTime(process.due)) > delay;
         let late = note(LateSource::Decider, MonoTime(process.due), times.mono);
         let paced = process.pacer.late.take();
         if let Some((due, ran)) = paced {
@@ -206,6 +211,7 @@ impl World {
         for (peer, incarnation) in newest {
             self.heard(place, peer, incarnation);
         }
+        self.believes(place);
         self.feed(place, Input::Facts(all), times);
     }
 

@@ -7,6 +7,7 @@ use super::heap::THREADS;
 use super::kernel::Kernel;
 use super::net::Frame;
 use super::plan::{self, NODES_MAX, Plan};
+use super::properties::Gap;
 use super::service::Service;
 use crate::xdp::random::Random;
 use heartbeat_common::frame::{self, STANDING_GATED, STANDING_VOTES, STANDING_WAITS, STANDING_WORDS};
@@ -179,6 +180,14 @@ pub struct Node {
     pub taken_at: u64,
     /// It stays down until somebody starts it.
     pub stays_down: bool,
+    /// When a controller of it last made a round, CLOCK_MONOTONIC.
+    pub ran: u64,
+    /// When its daemon was last started, true time; 0: never.
+    pub started: u64,
+    /// Since when it stands still, true time.
+    pub halted_at: u64,
+    /// The gaps in its life.
+    pub gap: Gap,
 }
 
 impl Node {
@@ -206,6 +215,10 @@ impl Node {
             adopted: false,
             join_only: false,
             stays_down: false,
+            ran: 0,
+            started: 0,
+            halted_at: 0,
+            gap: Gap::default(),
         }
     }
 

@@ -4,6 +4,7 @@
 use super::clock::MS;
 use super::disk;
 use super::heap::{Event, Thread};
+use super::kernel::Page;
 use super::link;
 use super::node::{Restanding, Say};
 use super::plan;
@@ -12,7 +13,7 @@ use super::stats::Count;
 use super::world::World;
 use heartbeat_common::fence;
 use heartbeat_common::frame;
-use heartbeat_common::lease::{self, Words, word};
+use heartbeat_common::lease::{self, Words, bank, word};
 use heartbeat_user::core::agreement::document::Member;
 use heartbeat_user::core::agreement::message::Message;
 use heartbeat_user::core::agreement::types::{Command, Ending, Input, Standing};
@@ -245,6 +246,7 @@ impl World {
                 let mut at = node.clock.when_boot(at, now).max(now + 1000);
                 if let (service::State::Running(_), Ok(token)) = (node.service.state, judged) {
                     node.service.state = service::State::Running(token);
+                    node.service.stop_ns = node.service.stop_ns.min(stop_of(&node.kernel.page));
                     // An act each delay, as if something was always going on.
                     at = at.min(now + self.plan.delay_ns());
                     self.acts(place);
@@ -253,6 +255,7 @@ impl World {
             }
             Move::Ready(token) => {
                 node.service.state = service::State::Running(token);
+                node.service.stop_ns = stop_of(&node.kernel.page);
                 self.stats.add(Count::ServiceStarts);
                 self.acts(place);
                 self.look_at_page(place, now + 1000);
@@ -273,7 +276,7 @@ impl World {
     }
 
     fn stop_service(&mut self, place: usize) {
-        let (now, stop) = (self.now, u64::from(self.plan.stop_ms) * MS);
+        let (now, stop) = (self.now, self.nodes[place].service.stop_ns);
         let takes = if stop == 0 { 0 } else { stop / 2 + self.random.below(stop / 2) };
         let node = &mut self.nodes[place];
         if let service::State::Running(token) = node.service.state {
@@ -350,6 +353,12 @@ impl World {
         }
         self.heap.at(self.now + 10_000, Event::Wake(place as u8, Thread::Pacer, node.life));
     }
+}
+
+/// How much of the lease stopping takes, by the active bank, ns.
+fn stop_of(page: &Page) -> u64 {
+    let active = lease::active_bank(page);
+    page.get(active + bank::LEASE_NS).saturating_sub(page.get(active + bank::ACT_NS))
 }
 
 /// A command in a line.

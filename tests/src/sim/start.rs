@@ -101,7 +101,10 @@ impl World {
         if !adopt {
             node.kernel.renew();
             node.kernel.progress_ns = node.clock.mono(self.now);
+            node.ran = node.kernel.progress_ns;
         }
+        node.gap.open = true;
+        node.started = self.now;
         node.adopted = adopt && lease::is_of(&node.kernel.page, incarnation, node.boot);
         if !node.adopted {
             lease::begin(&node.kernel.page, incarnation, node.boot);
@@ -135,7 +138,7 @@ impl World {
             agreement,
             looks: vec![Look::default(); self.plan.paths()],
             facts: Facts::default(),
-            clocks: Clocks::default(),
+            clocks: Clocks::begun(times),
             pacer: Pacer::new(&self.plan, place, &say, times.mono.0, &mut self.random),
             due: times.mono.0,
             inbox: VecDeque::new(),
@@ -167,11 +170,12 @@ impl World {
         let plan = &self.plan;
         let detection = plan.rule.detection_time();
         let hour = 3_600_000 * MS;
+        let weight = |node: usize| u8::from(plan.weightless != Some(node));
         let ends = self.nodes[place].ends.iter().filter(|at| self.now - **at < hour).count();
         Setup {
             own: Member { node: plan::id(place), incarnation: identity.incarnation },
             generation: identity.generation,
-            configured: (0..plan.nodes).map(|node| Configured { node: plan::id(node), weight: 1 }).collect(),
+            configured: (0..plan.nodes).map(|node| Configured { node: plan::id(node), weight: weight(node) }).collect(),
             settings: plan.settings_of(place),
             lease_ms: plan.lease_ms,
             stop_ms: plan.stop_ms,
@@ -186,7 +190,7 @@ impl World {
                 delay: plan.rule.delay,
                 leave: Duration::from_secs(5),
             },
-            quarantine: QuarantineTerms { threshold: plan.quarantine_threshold, duration: plan::QUARANTINE },
+            quarantine: QuarantineTerms { threshold: plan.quarantine_threshold, duration: plan.quarantine },
             own_ends: ends.min(2) as u8,
             join_only: self.nodes[place].join_only,
             fresh_vote: VoteId([self.random.word() | 1, self.random.word()]),

@@ -3,9 +3,11 @@
 
 use clap::Parser;
 use heartbeat_tests::sim::plan::{NODES_MAX, Plan};
+use heartbeat_tests::sim::record::{self, Part};
 use heartbeat_tests::sim::run::{self, Failure, Outcome, Progress};
 use heartbeat_tests::sim::stats::{Count, Stats, TIMES};
 use heartbeat_tests::sim::{faults, phases, world};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Seeds from which on everything that is counted must have happened.
@@ -24,6 +26,7 @@ const MANY: u64 = 10_000;
 ///   heartbeat-sim --seed 77 --trace          one world, with all that happens in it
 ///   heartbeat-sim --seed 77 --without loss,sleep   the same with two kinds of faults left out
 ///   heartbeat-sim --seeds 200 --nodes 5      worlds of five nodes, for their speed
+///   heartbeat-sim --seed 50000 --seeds 50000 --record FILE   one part of a long run, and a line for it
 ///
 /// It ends with 1 if a rule was broken; each failing seed is printed with the rule, the time, and the command that plays
 /// it again with no more faults than it needs.
@@ -54,6 +57,9 @@ struct Options {
     /// Stop after so many worlds that broke a rule
     #[arg(long, value_name = "N", default_value_t = 8)]
     failures: usize,
+    /// Add a line to this file: which program played which seeds, and what came of them
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     /// Fail if fewer seconds than this are simulated in a second
     #[arg(long, value_name = "RATE", default_value_t = 0)]
     at_least: u64,
@@ -115,16 +121,28 @@ fn many(options: &Options, first: u64, count: u64, draw: &(dyn Fn(u64) -> Plan +
         print_failure(options, &run::shrink(failure));
     }
     let slow = print_speed(options, &outcome);
+    let recorded = recorded(options, first, count, &outcome);
     let whole = count >= MANY && outcome.failures.is_empty() && options.without.is_empty();
     let missing = if whole { never(&outcome.stats) } else { Vec::new() };
     for name in &missing {
         println!("never happened in {count} worlds: {name}");
     }
-    if outcome.failures.is_empty() && missing.is_empty() && !slow {
+    if outcome.failures.is_empty() && missing.is_empty() && !slow && recorded {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// Adds what was played to the record, if one is kept. Says whether that is done.
+fn recorded(options: &Options, first: u64, count: u64, outcome: &Outcome) -> bool {
+    let Some(path) = &options.record else { return true };
+    let added = record::program().and_then(|program| {
+        let part = Part::of(program, first, count, outcome);
+        println!("recorded: {}", part.line());
+        record::append(path, &part)
+    });
+    added.inspect_err(|error| eprintln!("heartbeat-sim: {}: {error}", path.display())).is_ok()
 }
 
 fn print_progress(progress: &Progress) {

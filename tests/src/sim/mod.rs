@@ -26,6 +26,7 @@ mod pacer;
 pub mod phases;
 pub mod plan;
 pub mod properties;
+pub mod record;
 pub mod rules;
 pub mod run;
 pub mod service;

@@ -5,7 +5,7 @@
 //! It is the acceptor of single-decree Paxos (L. Lamport, "Paxos Made Simple", 2001, section 2.2), one register for
 //! each view: nothing of an older view's register outlives it.
 
-use crate::view::{Ballot, Name, is_believable};
+use crate::view::{Ballot, Name};
 
 /// The register of one vote upon one view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -62,10 +62,9 @@ impl Register {
     ///
     /// # Errors
     /// If the view is another one, or this attempt or a newer one was promised; the same one again is answered again,
-    /// unchanged, because the answer may have been lost. A round that leaps is refused too: no later one might be left.
+    /// unchanged, because the answer may have been lost.
     pub fn promise(&self, view: Name, ballot: Ballot) -> Result<(Self, Promise), Refusal> {
         self.fits(view)?;
-        self.no_leap(ballot)?;
         if ballot < self.promised || ballot == Ballot::NONE {
             return Err(Refusal::Promised(self.promised));
         }
@@ -76,11 +75,10 @@ impl Register {
     /// Accepts a value under `ballot`.
     ///
     /// # Errors
-    /// If the view is another one, a newer attempt was promised, or another value was accepted under this very one; or if
-    /// its round leaps. The same value again is answered again, unchanged.
+    /// If the view is another one, a newer attempt was promised, or another value was accepted under this very one. The
+    /// same value again is answered again, unchanged.
     pub fn accept(&self, view: Name, ballot: Ballot, value: [u64; 4]) -> Result<Self, Refusal> {
         self.fits(view)?;
-        self.no_leap(ballot)?;
         if ballot < self.promised || ballot == Ballot::NONE {
             return Err(Refusal::Promised(self.promised));
         }
@@ -88,10 +86,6 @@ impl Register {
             return Err(Refusal::OtherValue);
         }
         Ok(Self { promised: ballot, accepted: ballot, value, ..*self })
-    }
-
-    fn no_leap(&self, ballot: Ballot) -> Result<(), Refusal> {
-        if is_believable(ballot.round, self.promised.round) { Ok(()) } else { Err(Refusal::Promised(self.promised)) }
     }
 
     fn fits(&self, view: Name) -> Result<(), Refusal> {

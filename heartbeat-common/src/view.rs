@@ -46,16 +46,6 @@ impl Order {
     }
 }
 
-/// A counter of somebody else that is further ahead of what is known than this is not believed: nobody counts so far
-/// unheard, and one that was believed could leave no number above it.
-pub const LEAP_MAX: u64 = 1 << 32;
-
-/// Says whether a counter that somebody else tells is no leap from what is known.
-#[must_use]
-pub const fn is_believable(told: u64, known: u64) -> bool {
-    told.saturating_sub(known) <= LEAP_MAX
-}
-
 /// A view's name. Two views are the same only if all of it is equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[cfg_attr(feature = "user", derive(borsh::BorshSerialize, borsh::BorshDeserialize))]

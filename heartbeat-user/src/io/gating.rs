@@ -60,6 +60,16 @@ pub enum Judged {
     Ungated(String),
 }
 
+impl Judged {
+    fn text(&self) -> String {
+        match self {
+            Self::Gated => "yes, all that acts here asks the page first".to_owned(),
+            Self::Unknown => "not known, the service manager does not say what acts here".to_owned(),
+            Self::Ungated(what) => format!("no, {what}"),
+        }
+    }
+}
+
 /// Judges what was seen. `hooks`: programs are run at events; `held`: a holder has said that it holds on to the lease.
 #[must_use]
 pub fn judge(hooks: bool, held: bool, units: &Units) -> Judged {
@@ -162,7 +172,7 @@ impl Gating {
                     asking = false;
                     let judged = judge(self.hooks, held, &units);
                     if judged != last {
-                        log::info!("what acts here: {judged:?}");
+                        log::info!("a fence stops this node at once: {}", judged.text());
                         last = judged.clone();
                     }
                     self.follow(claims, &judged, held).await;
@@ -180,12 +190,11 @@ impl Gating {
 
     /// Has the claim be what was judged. Said again each time: an order that was not taken is lost otherwise.
     async fn follow(&self, claims: &impl Claims, judged: &Judged, held: bool) {
-        match judged {
-            Judged::Gated => drop(claims.claim(true, oneshot::channel().0)),
-            Judged::Unknown => drop(claims.claim(false, oneshot::channel().0)),
-            // A holder that the manager starts later finds the mark, though this process may stand still by then.
-            Judged::Ungated(_) if !held => drop(self.give_up(claims).await),
-            Judged::Ungated(_) => drop(claims.claim(false, oneshot::channel().0)),
+        // A holder that the manager starts later finds the mark, though this process may stand still by then.
+        if matches!(judged, Judged::Ungated(_)) && !held {
+            self.give_up(claims).await;
+        } else {
+            let _ = claims.claim(*judged == Judged::Gated, oneshot::channel().0);
         }
     }
 

@@ -89,8 +89,8 @@ impl Plan {
             safety_ns: 20_000 * MS,
             trial: true,
             odd_settings: rare.one_in(16).then(|| 1 + rare.below(nodes.max(2) as u64 - 1) as usize),
-            weightless: rare.one_in(12).then(|| 1 + rare.below(nodes.max(2) as u64 - 1) as usize),
             quarantine_threshold: if rare.one_in(4) { rare.pick(&[1, 2, 3]) } else { 0 },
+            weightless: rare.one_in(12).then(|| 1 + rare.below(nodes.max(2) as u64 - 1) as usize),
             quarantine: Duration::from_secs(rare.pick(&[3, 8, 60])),
             ..Self::calm(nodes)
         }

@@ -140,7 +140,7 @@ impl World {
             return false;
         }
         let is_out = |view: &Document| view.members.iter().all(|member| out >> plan::place(member.node) & 1 == 0);
-        if !self.newest().is_some_and(|view| !is_out(view)) {
+        if self.newest().is_none_or(is_out) {
             return false;
         }
         let began = self.now;

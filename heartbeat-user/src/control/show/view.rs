@@ -86,10 +86,11 @@ pub(super) fn glance(glance: Option<&ViewGlance>) -> String {
     if let Some(last) = glance.in_force.as_ref().filter(|_| !in_force) {
         let _ = write!(text, "; acts under {last} meanwhile");
     }
-    let _ = write!(text, "; {}, {}{waits}", glance.life, glance.stage);
+    let _ = write!(text, "; {}, {}", glance.life, glance.stage);
     for one in &glance.quarantined {
         let _ = write!(text, "; {} in quarantine for {}", one.name, duration(one.remaining_ms));
     }
+    text += &waits;
     text
 }
 

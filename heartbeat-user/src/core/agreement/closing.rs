@@ -462,7 +462,7 @@ fn accuses(hears: &Hears, reason: Reason) -> bool {
     }
 }
 
-/// Says whether frames of the other end arrive, and its controller has not hung for all.
+/// Says whether frames of the other end arrive, whatever its controller does.
 pub(super) const fn is_heard(hears: &Hears) -> bool {
     matches!(hears.health, Health::Up | Health::Stalled | Health::Hung)
 }

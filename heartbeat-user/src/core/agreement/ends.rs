@@ -5,12 +5,12 @@ use super::build::is_ungraceful;
 use super::document::{Document, Member};
 use super::engine::Agreement;
 use super::event::AgreementEvent;
-use super::message::Report;
+use super::message::{Report, is_believable};
 use super::stops::Clocks;
 use super::voter::Served;
 use crate::core::ids::NodeId;
 use heartbeat_common::lease::{NODES_MAX, SLOTS};
-use heartbeat_common::view::{VoteId, is_believable};
+use heartbeat_common::view::VoteId;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

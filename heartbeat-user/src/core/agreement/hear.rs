@@ -5,11 +5,11 @@ use super::closing::{is_member, join_fault};
 use super::document::Member;
 use super::engine::Agreement;
 use super::event::{AgreementEvent, JoinFault};
-use super::message::{Health, Hears, Message, Report};
+use super::message::{Health, Hears, Message, Report, is_believable};
 use super::regroup::said;
 use crate::core::ids::NodeId;
 use heartbeat_common::acceptor::Refusal;
-use heartbeat_common::view::{Order, is_believable};
+use heartbeat_common::view::Order;
 use std::time::Duration;
 
 /// More forced starts than this were not made behind a node's back.

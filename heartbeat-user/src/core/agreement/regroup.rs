@@ -14,7 +14,7 @@ use super::ending::Course;
 use super::engine::Agreement;
 use super::event::{AgreementEvent, Trigger};
 use super::install::mark;
-use super::message::{Health, Message, Report, WISHES_MAX};
+use super::message::{Health, Message, Report, WISHES_MAX, is_believable};
 use super::parted::Parted;
 use super::peer::Peer;
 use super::status::Stage;
@@ -22,7 +22,7 @@ use super::stops::How;
 use super::types::Setup;
 use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
-use heartbeat_common::view::{Ballot, Name, VoteId, is_believable};
+use heartbeat_common::view::{Ballot, Name, VoteId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

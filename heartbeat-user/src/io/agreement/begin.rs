@@ -155,9 +155,9 @@ pub fn hands(begun: Begun, world: World<'_>, orders: &Orders) -> anyhow::Result<
     let (own, generation, seed) = (setup.own, setup.generation, setup.seed);
     let instance = begun.agreement.status().view.map_or([0; 2], |view| view.instance);
     let reports = orders.clone();
-    let disk = Writer::start(world.file, move |report| reports.wrote(report))?;
     let standing = hello::Standing { incarnation: own.incarnation, generation, instance };
-    let link = link(config, own.node, standing, world.keys, &world.plan, world.held, orders, seed)?;
+    let link = link(&world, (own.node, standing), orders, seed)?;
+    let disk = Writer::start(world.file, move |report| reports.wrote(report))?;
     let slots = config.nodes.iter().filter_map(|node| {
         let slot = vote_slot(config, node.id)?;
         Some((NodeId(node.id), slot as usize))
@@ -261,17 +261,14 @@ pub fn adopted<W: Words>(page: &W, now: Times, progress_ns: u64) -> Adopted {
 }
 
 fn link(
-    config: &Config,
-    own: NodeId,
-    standing: hello::Standing,
-    keys: KeyRing,
-    plan: &Plan,
-    held: Held,
+    world: &World<'_>,
+    (own, standing): (NodeId, hello::Standing),
     orders: &Orders,
     seed: u64,
 ) -> anyhow::Result<(Link, LinkEvents)> {
+    let config = world.config;
     let mut peers: BTreeMap<NodeId, Vec<LinkPath>> = BTreeMap::new();
-    for path in &plan.paths {
+    for path in &world.plan.paths {
         // Networks for the cluster's own traffic first.
         let role_rank = match path.role {
             Role::Internal => 0,
@@ -285,13 +282,13 @@ fn link(
     Link::start(LinkSetup {
         own,
         standing,
-        keys,
+        keys: world.keys.clone(),
         peers: peers.into_iter().map(|(node, paths)| Peer { node, paths }).collect(),
         port: PORT,
         control_limit: config.settings.regroup.control_limit,
         priority: config.daemon.realtime_priority.saturating_sub(2),
         seed,
-        held,
+        held: world.held.clone(),
         waker: Arc::new(move || orders.wake()),
     })
     .context("messages between controllers")

@@ -218,9 +218,25 @@ mod tests {
         }
     }
 
-    /// With its checksum written anew.
+    #[test]
+    fn arp_of_other_hardware_or_protocols_is_no_word() {
+        let answer = bytes(ARP_ANSWER);
+        // The types and lengths of addresses, the operation, and the sender's address.
+        for at in (ETHERNET..ETHERNET + 8).chain(ETHERNET + 14..ETHERNET + 18) {
+            let mut other = answer.clone();
+            other[at] ^= 1;
+            assert_eq!(holder(&other, four()), None, "byte {at}");
+        }
+    }
+
     fn advertisement(options: &[u8]) -> Vec<u8> {
+        message(ADVERTISEMENT, 0, options)
+    }
+
+    /// With its checksum written anew.
+    fn message(kind: u8, code: u8, options: &[u8]) -> Vec<u8> {
         let mut frame = bytes(ADVERTISED);
+        frame[ICMP_AT..ICMP_AT + 2].copy_from_slice(&[kind, code]);
         frame.truncate(ICMP_AT + NEIGHBOUR);
         frame.extend_from_slice(options);
         frame[ETHERNET + 5] = (NEIGHBOUR + options.len()) as u8;
@@ -236,6 +252,8 @@ mod tests {
         let own = [2, 1, 2, 0, 0, 0, 0, 0x0c];
         let other = [14, 1, 0, 0, 0, 0, 0, 0];
         assert_eq!(holder(&advertisement(&own), six()), Some(OWN));
+        assert_eq!(holder(&message(ADVERTISEMENT, 1, &own), six()), None, "of another code");
+        assert_eq!(holder(&message(SOLICITATION, 0, &own), six()), None, "a question");
         assert_eq!(holder(&advertisement(&[other, own].concat()), six()), Some(OWN));
         assert_eq!(holder(&advertisement(&[]), six()), Some(OTHER), "by whom it was sent");
         assert_eq!(holder(&advertisement(&other), six()), Some(OTHER));

@@ -10,6 +10,7 @@ use crate::core::event::NodeNames;
 use crate::io::agreement::begin::Terms;
 use crate::io::agreement::stopper::Stopper;
 use crate::io::agreement::{HandsSetup, clocks};
+use crate::io::conflict::Held;
 use crate::io::disk::{self, AgreementFile, Owner, Writer};
 use crate::io::hooks::Shelter;
 use crate::io::journal::{Journal, JournalSetup};
@@ -102,7 +103,7 @@ impl Desk {
             remembered: 0,
             seed: 1,
         };
-        let times = clocks::now();
+        let times = clocks::tight();
         let link = Link::start(LinkSetup {
             own: NodeId(1),
             standing: hello::Standing { incarnation: 5, generation: 1, instance: [0; 2] },
@@ -112,6 +113,7 @@ impl Desk {
             control_limit: 1000 * MS,
             priority: 0,
             seed: 1,
+            held: Held::default(),
             waker: Arc::new(|| {}),
         });
         let file = AgreementFile::new(self.directory.path(), Owner { node: NodeId(1), state_id: 7 });
@@ -133,9 +135,9 @@ impl Desk {
             disk: Writer::start(file, |_| {}).unwrap(),
             slots: BTreeMap::from([(NodeId(1), 0), (NodeId(2), 1)]),
             fences: vec![(NodeId(2), signer(0))],
-            gated: true,
             feeder,
             stopper: Stopper::new(Arc::new(Ran::new(Duration::ZERO, Shelter::find())), self.orders.clone()),
+            began: times,
         }))
     }
 

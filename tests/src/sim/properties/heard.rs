@@ -113,6 +113,10 @@ impl World {
 
     /// What a node believes of its peers after a round: nobody is up whose controller hangs.
     pub fn believes(&mut self, place: usize) {
+        // Who holds a frame back that never arrived, and plays it later, makes its author as young as it was then.
+        if self.player.has(faults::REPLAY) && !self.player.over {
+            return;
+        }
         // What was on its way as the controller stopped, and what is still believed of it.
         let slack = 2 * self.plan.detection_ns() + 2 * self.net.worst_ns + self.plan.delay_ns();
         let (stall, hang) = (self.plan.stall_limit.as_nanos() as u64, self.plan.hang_limit.as_nanos() as u64);

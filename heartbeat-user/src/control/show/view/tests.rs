@@ -144,7 +144,7 @@ fn status_has_view_and_lease_in_a_line_each() {
     assert_eq!(well.fault(), None);
     let waits = glanced(waiting());
     let text = glance(Some(&waits));
-    assert!(text.ends_with("; d in quarantine for 1h30m"), "{text}");
+    assert!(text.contains("; d in quarantine for 1h30m; waits for"), "{text}");
     assert!(text.contains("agreed, NOT in force of a, b; acts under 0.7 meanwhile"), "{text}");
     assert!(text.ends_with("; waits for c to have stopped"), "{text}");
     assert_eq!(waits.fault().unwrap(), "view 0.8 is not in force: waits for c to have stopped");

@@ -256,6 +256,7 @@ fn judged(view: &Document, nodes: &[Member], apart: &[(u16, u16)], lasted: Optio
         opened_twice: true,
         must_decide: false,
         released: BTreeSet::new(),
+        passed_over: BTreeSet::new(),
         patience: Patience { lasted, over: false, wary: false },
     })
 }

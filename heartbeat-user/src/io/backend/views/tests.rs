@@ -127,8 +127,8 @@ fn votes_are_fresh_within_the_lease_less_the_time_to_stop() {
     );
     assert_eq!((answer.lease_left_ms, answer.last_disk.as_deref()), (Some(250), Some("a")));
     assert_eq!((answer.dynamic, answer.lower_priority.as_deref()), (true, Some("b")));
-    // 20 s x 1.0002 / 0.9998, rounded up.
-    assert_eq!(answer.budget.takeover_ms(), 1000 + 20 + 20_009);
+    // 20 s x 1.0002 / 0.9998 / 0.9991, rounded up.
+    assert_eq!(answer.budget.takeover_ms(), 1000 + 20 + 20_027);
     let mut late = facts();
     late.others[0].1 = Some(Duration::from_millis(400));
     late.acting = Err(Refused::Expired);

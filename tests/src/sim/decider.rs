@@ -42,7 +42,7 @@ impl World {
             return;
         }
         if let Some(until) = node.held(Thread::Decider, now) {
-            return self.heap.at(until, Event::Wake(place as u8, Thread::Decider, life));
+            return self.heap.hold(until, Event::Wake(place as u8, Thread::Decider, life));
         }
         let times = self.times(place);
         let Some(process) = node.process.as_ref() else { return };

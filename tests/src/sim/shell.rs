@@ -140,7 +140,7 @@ impl World {
         }
         let until = node.held(Thread::Disk, now).unwrap_or(0).max(node.disk.hangs_until);
         if until > now {
-            return self.heap.at(until, Event::Disk(place as u8, life));
+            return self.heap.hold(until, Event::Disk(place as u8, life));
         }
         match node.disk.advance() {
             None => {}
@@ -185,7 +185,7 @@ impl World {
             return;
         }
         if let Some(until) = node.held(Thread::Keeper, now) {
-            return self.heap.at(until, Event::Wake(place as u8, Thread::Keeper, life));
+            return self.heap.hold(until, Event::Wake(place as u8, Thread::Keeper, life));
         }
         let settings = self.plan.settings_of(place);
         let Some(process) = node.process.as_mut() else { return };

@@ -43,6 +43,8 @@ impl World {
                 self.heap.at(self.now + 100 * MS, Event::Start(place as u8, life));
             }
         }
+        // A thread that was paused would else do what it was kept from only when its pause would have ended.
+        self.heap.release(self.now);
     }
 
     /// A fault of a class comes, and the next one is foreseen.

@@ -66,7 +66,7 @@ pub struct Ghost {
     /// Peers that a detector ever called Down, one bit for each.
     accused: u64,
     /// Removals told: by whom, by which view, of whom.
-    removals: BTreeSet<(usize, u64, Order, Member)>,
+    removals: BTreeSet<(usize, u64, Name, Member)>,
     /// Fences that members sent.
     fences: BTreeSet<Member>,
     /// The newest incarnation that each node took, while its disk lasts.
@@ -121,8 +121,21 @@ impl Ghost {
         self.views().rev().find(|older| older.name.digest == view.document.parent)
     }
 
-    fn named(&self, name: Name) -> Option<&Decided> {
+    /// Returns the view of this name, if it was decided.
+    #[must_use]
+    pub fn named(&self, name: Name) -> Option<&Decided> {
         self.views.get(&(name.order, name.digest))
+    }
+
+    /// Returns the view of an order that another one follows, or that it is itself: after forced starts there may be
+    /// views of this order in other lines.
+    #[must_use]
+    pub fn in_line(&self, name: Name, order: Order) -> Option<&Decided> {
+        let mut view = self.named(name)?;
+        while view.name.order > order {
+            view = self.before(view)?;
+        }
+        (view.name.order == order).then_some(view)
     }
 
     /// Returns every view that was decided, by order.
@@ -149,7 +162,7 @@ impl Ghost {
     }
 
     /// Takes note of a removal that a controller tells; false: it told it before.
-    pub fn tells_removal(&mut self, place: usize, incarnation: u64, view: Order, victim: Member) -> bool {
+    pub fn tells_removal(&mut self, place: usize, incarnation: u64, view: Name, victim: Member) -> bool {
         self.removals.insert((place, incarnation, view, victim))
     }
 

@@ -12,8 +12,9 @@ use super::service::Service;
 use crate::xdp::random::Random;
 use heartbeat_common::frame::{self, STANDING_GATED, STANDING_VOTES, STANDING_WAITS, STANDING_WORDS};
 use heartbeat_common::tick::Tick;
-use heartbeat_common::view::Order;
+use heartbeat_common::view::{Name, Order};
 use heartbeat_user::core::agreement::Agreement;
+use heartbeat_user::core::agreement::document::Member;
 use heartbeat_user::core::agreement::types::{Input, Standing};
 use heartbeat_user::core::controller::Controller;
 use heartbeat_user::core::facts::Facts;
@@ -127,8 +128,8 @@ pub struct Process {
     pub late_at: u64,
     /// It told that it is cut off, and heard nobody since.
     pub told_isolated: bool,
-    /// The last view that it told to be installed, and the removals that it told since.
-    pub told: (Order, u32),
+    /// What it told of views.
+    pub told: Told,
     /// Numbers of requests.
     pub requests: u64,
     /// Peers that took this incarnation for the newest, a bit for each.
@@ -240,6 +241,17 @@ impl Node {
     pub fn state_id(&self) -> u64 {
         self.disk.identity.map_or(0, |disk| disk.kept.state_id)
     }
+}
+
+/// What a process told of views.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// The last one that it told to be installed.
+    pub view: Name,
+    /// How many removals by the next one it told since.
+    pub count: usize,
+    /// All removals that it told since: by which view, of whom.
+    pub removals: Vec<(Order, Member)>,
 }
 
 /// What frames of a path say.

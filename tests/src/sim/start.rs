@@ -4,13 +4,13 @@
 use super::clock::MS;
 use super::disk::Found as OnDisk;
 use super::heap::{Event, Thread};
-use super::node::{Look, Pacer, Process, Say};
+use super::node::{Look, Pacer, Process, Say, Told};
 use super::plan::{self, NODES_MAX};
 use super::stats::Count;
 use super::world::World;
 use heartbeat_common::frame::{FLAG_FENCED, FLAG_LEAVING, FLAG_STOPPED};
 use heartbeat_common::lease::{self, Words, word};
-use heartbeat_common::view::{Order, VoteId};
+use heartbeat_common::view::VoteId;
 use heartbeat_user::core::agreement::Agreement;
 use heartbeat_user::core::agreement::document::{Member, QuorumTerms};
 use heartbeat_user::core::agreement::types::{Configured, QuarantineTerms, Setup, Timing};
@@ -149,7 +149,7 @@ impl World {
             began: times.mono.0,
             late_at: 0,
             told_isolated: false,
-            told: (Order::NONE, 0),
+            told: Told::default(),
             greeted: 0,
             known: [0; NODES_MAX],
         };

@@ -204,6 +204,13 @@ fn two_forced_starts_are_told_apart_and_the_lower_digest_wins() {
         ghost.durable(node, &State { sequence: 20, ..accepts(&state, 1, &next(node)) }, 3).unwrap();
     }
     assert_eq!(ghost.views().filter(|view| view.name.order.number() == 3).count(), 2);
+    for node in [0, 2] {
+        let (own, line) = (alone(node).name(), next(node).name());
+        assert_eq!(ghost.in_line(line, order).unwrap().name, own, "its own line's, whichever wins");
+        assert_eq!(ghost.in_line(own, order).unwrap().name, own);
+        assert_eq!(ghost.in_line(line, Order::new(0, 1).unwrap()).unwrap().name.digest, digest);
+        assert!(ghost.in_line(own, line.order).is_none() && ghost.in_line(line, Order::new(0, 2).unwrap()).is_none());
+    }
     let stray = State { sequence: 9, ..State::new(vote(1), Document { order, ..document(2, digest, &[0, 1]) }) };
     assert_eq!(property(ghost.durable(1, &stray, 4)), "S2", "a forced start is alone");
 }

@@ -250,13 +250,18 @@ fn grounds(reason: Reason, judges: &[u16]) -> Grounds {
 
 #[test]
 fn a_removal_without_cause_is_seen() {
-    let mut world = both_act(&document(1, &[1], &[]));
-    world.removed(1, Order(1), member(0, 10), Some(&grounds(Reason::Left, &[])));
+    let view = document(1, &[1], &[]);
+    let mut world = both_act(&view);
+    world.told_removal(1, view.name(), Order(1), member(0, 10));
     assert_eq!(broken_property(&world), None);
-    world.removed(1, Order(1), member(0, 10), Some(&grounds(Reason::Left, &[])));
+    world.told_removal(1, view.name(), Order(1), member(0, 10));
     assert_eq!(broken_property(&world), Some("S14"), "told twice");
-    let mut world = both_act(&document(1, &[0, 1], &[]));
-    world.removed(1, Order(1), member(0, 10), Some(&grounds(Reason::Left, &[])));
+    let mut world = both_act(&view);
+    world.told_removal(1, view.name(), Order(2), member(0, 10));
+    assert_eq!(broken_property(&world), Some("S14"), "no view before it");
+    let view = document(1, &[0, 1], &[]);
+    let mut world = both_act(&view);
+    world.told_removal(1, view.name(), Order(1), member(0, 10));
     assert_eq!(broken_property(&world), Some("S14"), "it is a member");
     let mut world = both_act(&document(1, &[1], &[]));
     world.removed(1, Order(1), member(0, 10), Some(&grounds(Reason::Down, &[1])));

@@ -1,12 +1,13 @@
 //! What the agreements tell people: each change once, in order, with a cause.
 
 use crate::sim::ghost::broken;
+use crate::sim::node::Told;
 use crate::sim::plan;
 use crate::sim::rules::Rule;
 use crate::sim::stats::Count;
 use crate::sim::world::World;
 use heartbeat_common::lease;
-use heartbeat_common::view::Order;
+use heartbeat_common::view::{Name, Order};
 use heartbeat_user::core::agreement::AgreementEvent;
 use heartbeat_user::core::agreement::document::{Document, Member, Reason};
 use heartbeat_user::core::agreement::event::Grounds;
@@ -22,7 +23,7 @@ impl World {
             }
             AgreementEvent::ViewInstalled { view, .. } => {
                 self.stats.add(Count::Installed);
-                self.told_view(place, view.order);
+                self.told_view(place, *view);
             }
             AgreementEvent::NodeJoined { .. } => self.stats.add(Count::Joined),
             AgreementEvent::NodeLeftView { handed_over, member, .. } => {
@@ -32,7 +33,7 @@ impl World {
                     && !own
                     && let Some(process) = self.nodes[place].process.as_mut()
                 {
-                    process.told.1 += 1;
+                    process.told.count += 1;
                 }
             }
             AgreementEvent::RegroupStarted { .. } => self.stats.add(Count::Regroups),
@@ -60,38 +61,54 @@ impl World {
     }
 
     /// A view is told: after all whom it left out, each once, and in order.
-    fn told_view(&mut self, place: usize, order: Order) {
+    fn told_view(&mut self, place: usize, name: Name) {
         // What becomes of this incarnation itself is told by other events.
         let own = self.member(place);
         let others = |view: &Document| view.removals.iter().filter(|one| Some(one.member) != own).count();
-        let removed = self.ghost.view(order).map_or(0, |view| others(&view.document));
+        let removed = self.ghost.named(name).map_or(0, |view| others(&view.document));
         self.ghost.judged.add(Rule::S14);
         let Some(process) = self.nodes[place].process.as_mut() else { return };
-        let (before, told) = std::mem::replace(&mut process.told, (order, 0));
-        if order <= before {
-            self.check(broken("S14", format!("{} tells {order:?} after {before:?}", plan::name(place))));
+        let Told { view: before, count, removals } =
+            std::mem::replace(&mut process.told, Told { view: name, ..Told::default() });
+        // Of two that forced starts made the lower digest wins, also over one that was told.
+        let wins = name.order == before.order && name.digest < before.digest;
+        if name.order <= before.order && !wins {
+            self.check(broken("S14", format!("{} tells {name:?} after {before:?}", plan::name(place))));
         }
-        if told as usize != removed {
-            let what = format!("{} tells {told} of {removed} removals by {order:?}", plan::name(place));
+        if count != removed {
+            let what = format!("{} tells {count} of {removed} removals by {:?}", plan::name(place), name.order);
             self.check(broken("S14", what));
+        }
+        for (by, victim) in removals {
+            self.told_removal(place, name, by, victim);
         }
     }
 
-    /// A member is told to be out. Each node tells it once; and whom it says to have been silent was silent for
-    /// somebody.
-    pub(super) fn removed(&mut self, place: usize, view: Order, victim: Member, grounds: Option<&Grounds>) {
+    /// A member was told to be left out by a view that the one called `name` follows, or by itself. Each node tells it once.
+    pub(super) fn told_removal(&mut self, place: usize, name: Name, by: Order, victim: Member) {
         let incarnation = self.member(place).map_or(0, |member| member.incarnation);
-        // Removals by views that it skipped come before those of the one that it tells next, which say why.
-        let own = self.member(place) == Some(victim);
-        if let Some(process) = self.nodes[place].process.as_mut().filter(|_| grounds.is_some() && !own) {
-            process.told.1 += 1;
-        }
         self.ghost.judged.add(Rule::S14);
-        if !self.ghost.tells_removal(place, incarnation, view, victim) {
-            self.check(broken("S14", format!("{} tells twice that {view:?} left {victim:?} out", plan::name(place))));
+        let Some(view) = self.ghost.in_line(name, by) else {
+            return self
+                .check(broken("S14", format!("{victim:?} is told to be left out by {by:?}, not before {name:?}")));
+        };
+        let (by, is_member) = (view.name, view.document.members.contains(&victim));
+        if !self.ghost.tells_removal(place, incarnation, by, victim) {
+            self.check(broken("S14", format!("{} tells twice that {by:?} left {victim:?} out", plan::name(place))));
         }
-        if self.ghost.has_member(view, victim) != Some(false) {
-            self.check(broken("S14", format!("{victim:?} is told to be left out by {view:?}, and is not")));
+        if is_member {
+            self.check(broken("S14", format!("{victim:?} is told to be left out by {by:?}, and is not")));
+        }
+    }
+
+    /// A member is told to be out. Whom a view says to have been silent was silent for somebody.
+    pub(super) fn removed(&mut self, place: usize, view: Order, victim: Member, grounds: Option<&Grounds>) {
+        // Removals by views that it skipped come before those of the one that it tells next, which say why. That one shows
+        // in whose line they are.
+        let own = self.member(place) == Some(victim);
+        if let Some(process) = self.nodes[place].process.as_mut() {
+            process.told.count += usize::from(grounds.is_some() && !own);
+            process.told.removals.push((view, victim));
         }
         let down = grounds.filter(|grounds| grounds.reason == Reason::Down);
         if down.is_some() {

@@ -206,12 +206,25 @@ impl Agreement {
     }
 
     /// Returns the hash of the settings that a joiner must have: a member's. Whoever is none does not know whether its own
-    /// are those of the view, and goes by what a member says.
+    /// are those of the view, and goes by what a member says; where none is left, by what most of the votes say, of equal
+    /// parts the one with the lowest node. So a stranger with other settings founds nothing upon the votes of all others.
     fn settings_to_join(&self, reports: &BTreeMap<NodeId, &Report>) -> u64 {
-        let member =
-            |report: &&&Report| self.held.as_ref().is_some_and(|held| is_member(&held.document, report.author));
-        let own = self.membership().is_none().then(|| reports.values().find(member)).flatten();
-        own.map_or(self.setup.settings, |report| report.settings)
+        let own = self.setup.settings;
+        let Some(view) = self.held.as_ref().map(|held| &held.document) else { return own };
+        if self.membership().is_some() {
+            return own;
+        }
+        if let Some(member) = reports.values().find(|report| is_member(view, report.author)) {
+            return member.settings;
+        }
+        let weight = |settings: u64| -> u32 {
+            reports.values().filter(|one| one.settings == settings).map(|one| view.weight_of(one.vote)).sum()
+        };
+        let (most, _) = reports.values().fold((own, 0), |(most, best), report| {
+            let weight = weight(report.settings);
+            if weight > best { (report.settings, weight) } else { (most, best) }
+        });
+        most
     }
 
     fn judge_now(&self) -> Option<Verdict> {

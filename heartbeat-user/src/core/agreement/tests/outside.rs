@@ -41,6 +41,29 @@ fn a_vote_counts_also_where_its_holder_may_not_be_a_member() {
 }
 
 #[test]
+fn where_no_member_is_left_a_joiner_needs_the_settings_that_most_votes_have() {
+    let mut world = World::formed(3);
+    for node in 1..=3 {
+        world.crash(node);
+    }
+    world.run(50);
+    for node in 1..=3 {
+        world.start(node);
+    }
+    let setup = world.setup(3);
+    let agreement = world.nodes.get_mut(&3).unwrap().agreement.as_mut().unwrap();
+    agreement.reconfigure(setup.settings + 1, setup.timing, setup.quarantine);
+    // The others cannot propose, so that it would be the stranger's turn.
+    world.lose = |message, from, _| from != 3 && matches!(message, Message::Prepare { .. });
+    for _ in 0..60 {
+        world.run(100);
+        assert!(!world.view(3).members.contains(&world.member(3)), "{}", world.describe());
+    }
+    world.lose = |_, _, _| false;
+    world.run_until(5_000, |world| world.members(1) == [1, 2] && world.acting(1).is_ok() && world.acting(2).is_ok());
+}
+
+#[test]
 fn a_quarantine_ends_though_every_controller_restarts_again_and_again() {
     let mut world = World::formed(3);
     world.quarantine = Duration::from_secs(10);

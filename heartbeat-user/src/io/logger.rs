@@ -1,9 +1,10 @@
 //! The log on standard error, written by a thread of its own: whoever logs offers a line and never waits, also where nobody
-//! reads standard error and its pipe is full. What does not fit is counted and said. It keeps no line and changes none.
+//! reads standard error and its pipe is full. What does not fit is counted and said. It keeps no line and changes none;
+//! which lines there are and how they look is env_logger's.
 
 use crate::io::clock;
 use anyhow::Context;
-use jiff::Timestamp;
+use env_logger::{Builder, Target, WriteStyle};
 use log::{LevelFilter, Log, Metadata, Record};
 use std::fs::File;
 use std::io::{self, Write};
@@ -22,16 +23,34 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// What the thread is given.
 enum Entry {
-    Line(String),
+    Line(Vec<u8>),
     /// All before is written.
     Flushed(SyncSender<()>),
 }
 
-/// The log. Cheap to offer to, from any thread; never waits but to be flushed.
-pub struct Logger {
+/// Takes each line whole, as env_logger writes it, and offers it.
+struct Offer {
     entries: SyncSender<Entry>,
     dropped: Arc<AtomicU64>,
-    level: LevelFilter,
+}
+
+impl Write for Offer {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.entries.try_send(Entry::Line(line.to_vec())).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The log. Cheap to offer to, from any thread; never waits but to be flushed.
+pub struct Logger {
+    lines: env_logger::Logger,
+    entries: SyncSender<Entry>,
 }
 
 impl Logger {
@@ -45,7 +64,10 @@ impl Logger {
         let dropped = Arc::new(AtomicU64::new(0));
         let own = dropped.clone();
         std::thread::Builder::new().name("hb-log".to_owned()).spawn(move || write(&queue, &own, output))?;
-        Ok(Self { entries, dropped, level })
+        let offer = Offer { entries: entries.clone(), dropped };
+        let mut lines = Builder::new();
+        lines.filter_level(level).format_timestamp_micros().write_style(WriteStyle::Never);
+        Ok(Self { lines: lines.target(Target::Pipe(Box::new(offer))).build(), entries })
     }
 
     /// Makes it the log of this process, on standard error.
@@ -64,18 +86,11 @@ impl Logger {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.level
+        self.lines.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
-        let time = Timestamp::from_nanosecond(clock::wall_ns().into()).unwrap_or_default();
-        let line = format!("[{time:.6} {:<5} {}] {}\n", record.level(), record.target(), record.args());
-        if self.entries.try_send(Entry::Line(line)).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        self.lines.log(record);
     }
 
     /// Waits until all that was offered is written, a second at most: for the end of the process.
@@ -96,7 +111,7 @@ impl Log for Logger {
 fn write(queue: &Receiver<Entry>, dropped: &AtomicU64, mut output: impl Write) {
     while let Ok(entry) = queue.recv() {
         match entry {
-            Entry::Line(line) => drop(output.write_all(line.as_bytes())),
+            Entry::Line(line) => drop(output.write_all(&line)),
             Entry::Flushed(told) => drop(told.try_send(())),
         }
         let lost = dropped.swap(0, Ordering::Relaxed);
@@ -109,6 +124,7 @@ fn write(queue: &Receiver<Entry>, dropped: &AtomicU64, mut output: impl Write) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::Timestamp;
     use std::io::Read;
     use std::sync::mpsc::channel;
 

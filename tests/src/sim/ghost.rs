@@ -138,6 +138,18 @@ impl Ghost {
         (view.name.order == order).then_some(view)
     }
 
+    /// Returns who founded the newest view's line, alone: by the order to create the cluster, or, where nodes went on by
+    /// force in it, the last that did.
+    #[must_use]
+    pub fn founder(&self) -> Option<Member> {
+        let force = self.newest.force();
+        let mut view = self.view(self.newest)?;
+        while let Some(before) = self.before(view).filter(|before| before.name.order.force() == force) {
+            view = before;
+        }
+        view.document.members.first().copied()
+    }
+
     /// Returns every view that was decided, by order.
     pub fn views(&self) -> impl DoubleEndedIterator<Item = &Decided> {
         self.views.values()

@@ -164,13 +164,22 @@ impl World {
         if ends == 0 { 0 } else { SECOND << ends }
     }
 
+    /// Says whether a node's settings are not those of the cluster, so that no view lets it in. They are those of who
+    /// created it, and after a forced start of who went on alone: be that the odd one, the others are the strangers.
+    #[must_use]
+    pub fn is_stranger(&self, place: usize) -> bool {
+        let founder = self.plan.odd_settings.and_then(|_| self.ghost.founder());
+        let founder = founder.map_or(0, |founder| plan::place(founder.node));
+        self.plan.settings_of(place) != self.plan.settings_of(founder)
+    }
+
     /// "After the heal one view, all healthy nodes members and acting."
     ///
     /// # Errors
     /// What is missing yet.
     pub fn settled(&self) -> Result<(), String> {
         let newest = self.ghost.newest;
-        for place in (0..self.nodes.len()).filter(|place| self.plan.odd_settings != Some(*place)) {
+        for place in (0..self.nodes.len()).filter(|place| !self.is_stranger(*place)) {
             let name = plan::name(place);
             let node = &self.nodes[place];
             let installed = node.disk.agreement.as_ref().map(|state| state.installed.order);

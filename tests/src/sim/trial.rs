@@ -235,7 +235,7 @@ impl World {
             others.map(|other| other.process.as_ref().map(|own| (own.incarnation, own.generation))).collect()
         };
         let (survivors, ran) = (self.majority_without(1 << node), daemons(self));
-        if survivors.is_empty() || self.plan.odd_settings == Some(node) {
+        if survivors.is_empty() || self.is_stranger(node) {
             self.stats.add(Count::TrialsWithoutMajority);
             self.crash_machine(node);
             return;

@@ -41,7 +41,8 @@ impl World {
         }
     }
 
-    fn carry(&mut self, place: usize, command: Command) {
+    /// Carries out one command.
+    pub fn carry(&mut self, place: usize, command: Command) {
         let now = self.now;
         let mono = self.nodes[place].clock.mono(now);
         match command {
@@ -60,7 +61,11 @@ impl World {
                 page::install(&self.nodes[place].kernel.page, &bank, &self.slots, times);
                 self.look_at_page(place, now);
             }
-            Command::SetGranting(mark) => drop(lease::grant(&self.nodes[place].kernel.page, mark)),
+            Command::SetGranting(mark) => {
+                drop(lease::grant(&self.nodes[place].kernel.page, mark));
+                // The same turn may clear it again.
+                self.note_grants(place);
+            }
             Command::InForce(order) => {
                 self.stats.add(Count::InForce);
                 self.comes_into_force(place, order);

@@ -10,7 +10,7 @@ use heartbeat_user::core::agreement::document::{
     Document, Holder, LeaseTerms, Owed, QuorumTerms, Reason, SCHEMA, Vote,
 };
 use heartbeat_user::core::agreement::event::Grounds;
-use heartbeat_user::core::agreement::types::Bank;
+use heartbeat_user::core::agreement::types::{Bank, Command};
 use heartbeat_user::core::ids::NodeId;
 use heartbeat_user::io::agreement::page;
 use std::time::Duration;
@@ -190,6 +190,26 @@ fn acting_without_grants_of_a_majority_is_seen() {
     assert_eq!(rests(&mut world, 0), Some("S5"), "the first act after a gap");
     let mut world = both_act(&document(1, &[1], &[]));
     assert_eq!(rests(&mut world, 0), Some("lease"), "no member");
+}
+
+#[test]
+fn a_grant_that_the_same_turn_clears_was_given() {
+    let view = document(1, &[0, 1], &[]);
+    let mark = view.name().digest[0].max(1);
+    let mut world = both_act(&view);
+    world.grants = Grants::default();
+    world.grants.note(1, mark, world.now);
+    let page = &world.nodes[0].kernel.page;
+    page.clear(word::GRANTING);
+    page.set(lease::active_bank(page) + bank::OWN_MARK, mark);
+    assert_eq!(rests(&mut world, 0), Some("lease"), "not given yet");
+    world.violation = None;
+    world.carry(0, Command::SetGranting(mark));
+    world.carry(0, Command::ClearGrants(mark));
+    world.note_grants(0);
+    assert_eq!(rests(&mut world, 500), None, "one lease from then on");
+    world.carry(0, Command::SetGranting(mark));
+    assert_eq!(rests(&mut world, 5), Some("lease"), "a grant that is refused counts for nothing");
 }
 
 #[test]

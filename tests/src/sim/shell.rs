@@ -62,7 +62,7 @@ impl World {
                 self.look_at_page(place, now);
             }
             Command::SetGranting(mark) => {
-                drop(lease::grant(&self.nodes[place].kernel.page, mark));
+                let _ = lease::grant(&self.nodes[place].kernel.page, mark);
                 // The same turn may clear it again.
                 self.note_grants(place);
             }

@@ -165,8 +165,9 @@ fn a_fence_that_no_view_orders_is_seen() {
 #[test]
 fn a_removal_told_twice_is_seen() {
     let (mut ghost, _) = begun();
-    assert!(ghost.tells_removal(0, 10, Order(2), member(2)) && ghost.tells_removal(1, 10, Order(2), member(2)));
-    assert!(!ghost.tells_removal(0, 10, Order(2), member(2)));
+    let second = Name { order: Order(2), digest: [2; 4] };
+    assert!(ghost.tells_removal(0, 10, second, member(2)) && ghost.tells_removal(1, 10, second, member(2)));
+    assert!(!ghost.tells_removal(0, 10, second, member(2)));
 }
 
 #[test]

@@ -97,16 +97,22 @@ pub fn ask(config: &Config, own: u16, new_incarnation: bool) -> Asked {
     } else {
         Vec::new()
     };
-    // Before any other thread begins, since each begins with what this one has.
-    if !nix::unistd::geteuid().is_root()
-        && let Err(error) = sys::give_up_capability(CAP_NET_RAW)
-    {
+    // Before any other thread begins but the log's, since each begins with what this one has.
+    if let Err(error) = give_up_raw_packets() {
         log::warn!("CAP_NET_RAW could not be given up: {error}");
     }
     if let Err(error) = asked.begin(questions) {
         asked.warn(&format!("{error:#}"));
     }
     asked
+}
+
+/// Gives up the calling thread's right to raw packets, unless it is root's.
+///
+/// # Errors
+/// If the kernel refuses, which leaves the right as it was.
+pub fn give_up_raw_packets() -> std::io::Result<()> {
+    if nix::unistd::geteuid().is_root() { Ok(()) } else { sys::give_up_capability(CAP_NET_RAW) }
 }
 
 impl Asked {

@@ -3,6 +3,7 @@
 //! which lines there are and how they look is env_logger's.
 
 use crate::io::clock;
+use crate::io::conflict::give_up_raw_packets;
 use anyhow::Context;
 use env_logger::{Builder, Target, WriteStyle};
 use log::{LevelFilter, Log, Metadata, Record};
@@ -14,6 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
+/// Name of the thread that writes.
+pub const THREAD: &str = "hb-log";
 /// Lines waiting to be written at most.
 const LINES_MAX: usize = 1024;
 /// Longest that a flush waits.
@@ -63,7 +66,13 @@ impl Logger {
         let (entries, queue) = sync_channel(LINES_MAX);
         let dropped = Arc::new(AtomicU64::new(0));
         let own = dropped.clone();
-        std::thread::Builder::new().name("hb-log".to_owned()).spawn(move || write(&queue, &own, output))?;
+        std::thread::Builder::new().name(THREAD.to_owned()).spawn(move || {
+            // It begins before the start asks for its addresses, and has no use for what that takes.
+            if let Err(error) = give_up_raw_packets() {
+                log::warn!("CAP_NET_RAW could not be given up by the log: {error}");
+            }
+            write(&queue, &own, output);
+        })?;
         let offer = Offer { entries: entries.clone(), dropped };
         let mut lines = Builder::new();
         lines.filter_level(level).format_timestamp_micros().write_style(WriteStyle::Never);

@@ -169,7 +169,8 @@ impl Agreement {
         if self.course == Course::Ended {
             return None;
         }
-        let waits = self.stops.remaining(self.now.clocks()).map(|left| self.now.mono + left);
+        let waits = [self.stops.remaining(self.now.clocks()), self.lingers_for()];
+        let waits = waits.into_iter().flatten().min().map(|left| self.now.mono + left);
         let regroup = [self.regroup_timeout(), self.attempt_timeout(), self.fence_timeout()];
         regroup.into_iter().chain([self.requests_timeout(), self.course_timeout(), waits]).flatten().min()
     }
@@ -216,6 +217,7 @@ impl Agreement {
 
     /// Everything that time and facts lead to, in an order in which nothing has to be done twice.
     fn step(&mut self) {
+        self.outlast();
         self.prove_stops();
         self.come_into_force();
         self.give_grants();

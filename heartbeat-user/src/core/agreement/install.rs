@@ -8,7 +8,7 @@ use super::engine::{Agreement, Held};
 use super::event::AgreementEvent;
 use super::grant;
 use super::message::Message;
-use super::stops::slack;
+use super::stops::{Clocks, slack};
 use super::types::{Adopted, Bank, Command, Ending, PageView, Slot, Standing};
 use super::voter::{Effect, Reply, State, Voter};
 use crate::core::ids::NodeId;
@@ -35,6 +35,8 @@ pub(super) struct Page {
     pub fenced: u64,
     pub fenced_by: Option<NodeId>,
     pub ahead: bool,
+    /// Since when, and for how long, something may run by a lease that gave it time to stop, whatever the view held gives.
+    pub lingers: Option<(Clocks, Duration)>,
 }
 
 /// Returns the mark of a view: what GRANTING is while its grants go out. Never 0.
@@ -71,6 +73,10 @@ impl Agreement {
         let kept = whole && adopted.is_some_and(same);
         // The page's lease goes on only where this incarnation had one: until a view came into force, it had none.
         let carry = whole && self.page.in_force.is_view() && adopted.is_some_and(|page| page.member);
+        if !kept && adopted.is_some_and(|page| page.member) {
+            // How long stopping took by the older bank is not known any more.
+            self.linger(&document);
+        }
         self.hold_view(document.clone(), name, (!kept).then_some(carry));
         let (in_force, own) = (self.page.in_force, self.setup.own);
         if let Some(held) = &mut self.held {
@@ -161,9 +167,32 @@ impl Agreement {
             grants: if may { others.map(word).collect() } else { Vec::new() },
             member: is_member(view, own),
             votes,
-            stops_at_once: view.lease.stop_ms == 0,
+            stops_at_once: view.lease.stop_ms == 0 && self.page.lingers.is_none(),
         };
         self.commands.push_back(Command::Standing(Box::new(standing)));
+    }
+
+    /// What ran by a view's lease may go on for as long, and be stopped in the time which that gave it: a later view that
+    /// gives none takes nothing back.
+    fn linger(&mut self, view: &Document) {
+        self.page.lingers = Some((self.now.clocks(), view.lease.surely_over() + self.slewed()));
+    }
+
+    /// Says that what runs stops at once, where that is so, as soon as nothing can run by an older lease.
+    pub(super) fn outlast(&mut self) {
+        if self.lingers_for() != Some(Duration::ZERO) {
+            return;
+        }
+        self.page.lingers = None;
+        if self.held.as_ref().is_some_and(|held| held.document.lease.stop_ms == 0) {
+            self.say_standing();
+        }
+    }
+
+    /// Returns for how long something may still run by an older lease.
+    pub(super) fn lingers_for(&self) -> Option<Duration> {
+        let (since, wait) = self.page.lingers?;
+        Some(wait.saturating_sub(self.now.clocks().since(since)))
     }
 
     /// Lets grants go out, if the disk allows them: the view held is the newest on disk, nothing was accepted upon it,
@@ -271,6 +300,9 @@ impl Agreement {
         let (document, name) = (voter.state().installed.clone(), voter.state().register.view);
         let before = self.held.take();
         let carry = before.as_ref().is_some_and(|held| is_member(&held.document, self.setup.own));
+        if let Some(held) = before.as_ref().filter(|held| carry && held.document.lease.stop_ms > 0) {
+            self.linger(&held.document);
+        }
         self.note_ends(&document);
         self.tell_changes(before.as_ref(), &document, name);
         // A node that lost its disk may have taken an incarnation that is none above those that were admitted. Who

@@ -189,6 +189,10 @@ pub struct Node {
     pub halted_at: u64,
     /// The gaps in its life.
     pub gap: Gap,
+    /// When the last replayed frame of each peer arrives here, true time; 0: none ever did.
+    pub replayed: [u64; NODES_MAX],
+    /// When a probe whose thread had stopped while it signed last left, true time; 0: never.
+    pub signed_late: u64,
 }
 
 impl Node {
@@ -220,7 +224,16 @@ impl Node {
             started: 0,
             halted_at: 0,
             gap: Gap::default(),
+            replayed: [0; NODES_MAX],
+            signed_late: 0,
         }
+    }
+
+    /// Says whether, at a moment from `since` on, a probe of it waited for a thread that had stopped while it signed.
+    #[must_use]
+    pub fn signed_late_since(&self, since: u64) -> bool {
+        let waits = |process: &Process| process.pacer.paths.iter().any(|path| path.half.is_some());
+        self.signed_late != 0 && self.signed_late >= since || self.process.as_ref().is_some_and(waits)
     }
 
     /// Returns until when a thread does not run, true time; `None`: it runs.

@@ -112,6 +112,7 @@ impl World {
         }
         let half = self.nodes[place].process.as_mut().and_then(|process| process.pacer.paths[path].half.take());
         if let Some(half) = half {
+            self.nodes[place].signed_late = self.now;
             self.sign_and_send(place, path, half);
         }
     }

@@ -126,7 +126,10 @@ impl World {
                 for _ in 0..random.below(40) {
                     if let Some(flight) = self.net.replay(random) {
                         let slot = self.net.hold(flight);
-                        self.heap.at(self.now + random.below(300 * MS), Event::Frame(slot));
+                        let at = self.now + random.below(300 * MS);
+                        let replayed = &mut self.nodes[usize::from(flight.to)].replayed[usize::from(flight.from)];
+                        *replayed = at.max(*replayed);
+                        self.heap.at(at, Event::Frame(slot));
                     }
                 }
                 Some(End::Nothing)

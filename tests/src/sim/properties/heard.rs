@@ -61,8 +61,12 @@ impl World {
         // A newer incarnation is accused for its own silence, which begins with its start; and what a thread reads that stops
         // while it signs is sent late, without a word of that.
         let began = self.nodes[peer].started;
-        let same = began != 0 && self.now.saturating_sub(silent) > began;
-        if heard != 0 && same && self.in_time(place) && (self.player.over || !self.player.has(faults::SIGNING)) {
+        let since = self.now.saturating_sub(silent);
+        let same = began != 0 && since > began;
+        // The end of the faults does not end a silence in which that was.
+        let sends =
+            !self.player.has(faults::SIGNING) || self.player.over && !self.nodes[place].signed_late_since(since);
+        if heard != 0 && same && self.in_time(place) && sends {
             self.ghost.judged.add(Rule::L1);
             if silent > self.verdict_within() {
                 self.check(broken("L1", format!("{} was accused only after {silent} ns", plan::name(peer))));
@@ -131,7 +135,9 @@ impl World {
         let verdicts: Vec<(usize, Verdict)> =
             process.controller.nodes().map(|(id, judged)| (plan::place(id), judged.verdict())).collect();
         for (peer, verdict) in verdicts {
-            if !stopped(self, peer) {
+            // A frame played before the faults were over may arrive after that, and is believed for as long as any other.
+            let replayed = self.nodes[place].replayed[peer];
+            if !stopped(self, peer) || replayed != 0 && self.now <= replayed + slack {
                 continue;
             }
             let age = self.true_age(peer);

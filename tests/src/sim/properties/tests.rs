@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::sim::clock::{Clock, MS};
+use crate::sim::faults;
 use crate::sim::service;
 use crate::sim::{Plan, plan};
 use heartbeat_common::lease::{self, bank};
@@ -261,6 +262,55 @@ fn an_accusation_without_silence_is_seen() {
     world.nodes[0].kernel.ticks[0].heard_ns.set(9_500 * MS);
     world.accused(0, 1);
     assert_eq!(broken_property(&world), None);
+}
+
+/// Two nodes that hear each other, after the faults of these classes.
+fn after_faults(classes: &[usize]) -> World {
+    let mut plan = Plan::calm(2);
+    plan.faults.classes = classes.iter().map(|class| 1 << class).sum();
+    let mut world = World::new(plan);
+    world.player.over = true;
+    world.begin();
+    world.run_ms(5_000);
+    assert_eq!(broken_property(&world), None);
+    world
+}
+
+#[test]
+fn what_is_up_by_a_replayed_frame_is_believed_no_longer_than_any_other() {
+    let believes = |age: u64, replayed: Option<u64>| {
+        let mut world = after_faults(&[faults::REPLAY]);
+        world.nodes[1].ran = world.nodes[1].clock.mono(world.now) - age * MS;
+        world.nodes[0].replayed[1] = replayed.map_or(0, |ms| world.now - ms * MS);
+        world.believes(0);
+        broken_property(&world)
+    };
+    assert_eq!(believes(1_000, None), None);
+    assert_eq!(believes(3_000, None), Some("S8"));
+    assert_eq!(believes(3_000, Some(1_000)), None, "two detection times");
+    assert_eq!(believes(3_000, Some(1_500)), Some("S8"));
+}
+
+#[test]
+fn only_a_silence_with_a_probe_that_was_signed_late_may_last() {
+    let accuses = |signed: Option<u64>, waits: bool| {
+        let mut world = after_faults(&[faults::SIGNING]);
+        world.unasked = &["L8"];
+        let path = world.plan.path_to(0, 1, 0);
+        let node = &mut world.nodes[0];
+        node.kernel.ticks[path].heard_ns.set(node.clock.mono(world.now) - 700 * MS);
+        node.signed_late = signed.map_or(0, |ms| world.now - ms * MS);
+        if waits {
+            node.process.as_mut().unwrap().pacer.paths[path].half = Some((0, 0, 0, 0));
+        }
+        world.accused(0, 1);
+        assert_eq!(world.ghost.judged.of(Rule::S7), 1);
+        broken_property(&world)
+    };
+    assert_eq!(accuses(None, false), Some("L1"));
+    assert_eq!(accuses(Some(800), false), Some("L1"), "before the silence");
+    assert_eq!(accuses(Some(600), false), None);
+    assert_eq!(accuses(None, true), None, "it has not left yet");
 }
 
 fn grounds(reason: Reason, judges: &[u16]) -> Grounds {

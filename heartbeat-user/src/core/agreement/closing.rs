@@ -21,6 +21,9 @@ pub struct Scene<'a> {
     pub name: Name,
     /// The newest report of each node in this regroup, the own one among them.
     pub reports: BTreeMap<NodeId, &'a Report>,
+    /// What members say in it that hold another view, as who cannot write one does, and that they go or cannot apply it:
+    /// of this alone they may still speak, and for nothing else do they count.
+    pub behind: BTreeMap<NodeId, &'a Report>,
     /// For so long a joiner and every member must have heard each other.
     pub detection: Duration,
     /// Hash of the settings that a joiner must have.
@@ -258,6 +261,11 @@ impl<'a> Judge<'a> {
         self.words(node).any(|(_, hears)| hears.is_some_and(&so))
     }
 
+    /// Returns what a node says of itself, whatever view it holds.
+    fn own_word(&self, node: NodeId) -> Option<&'a Report> {
+        self.scene.reports.get(&node).or_else(|| self.scene.behind.get(&node)).copied()
+    }
+
     fn accounted(&self, node: NodeId) -> bool {
         let incarnation = self.scene.view.incarnation_of(node);
         let known = |hears: &Hears| match hears.health {
@@ -265,7 +273,7 @@ impl<'a> Judge<'a> {
             Health::Up => incarnation.is_some_and(|old| hears.peer.incarnation > old),
             Health::Stalled | Health::Hung | Health::Left | Health::Down => true,
         };
-        self.scene.reports.contains_key(&node) || self.all_say(node, known)
+        self.scene.reports.contains_key(&node) || self.scene.behind.contains_key(&node) || self.all_say(node, known)
     }
 
     /// Says whether a node's controller makes no progress; a report in this regroup shows that it does.
@@ -275,7 +283,7 @@ impl<'a> Judge<'a> {
     }
 
     fn condemnation(&self, member: Member) -> Option<Reason> {
-        if let Some(report) = self.scene.reports.get(&member.node) {
+        if let Some(report) = self.own_word(member.node) {
             return (report.author == member && report.cannot_apply).then_some(Reason::CannotApply);
         }
         let hung = |hears: &Hears| hears.health == Health::Hung;
@@ -291,7 +299,7 @@ impl<'a> Judge<'a> {
         }
         let newer = |hears: &Hears| hears.peer.incarnation > member.incarnation;
         let left = |hears: &Hears| hears.health == Health::Left && hears.peer.incarnation == member.incarnation;
-        let report = self.scene.reports.get(&member.node);
+        let report = self.own_word(member.node);
         if report.is_some_and(|report| report.author.incarnation > member.incarnation)
             || self.one_says(member.node, newer)
         {

@@ -205,6 +205,21 @@ impl Agreement {
         reports
     }
 
+    /// Returns what members say in this regroup that hold another view, and are to go by their own word.
+    fn scene_behind(&self) -> BTreeMap<NodeId, &Report> {
+        let Some(held) = &self.held else { return BTreeMap::new() };
+        let counts = |report: &&Report| {
+            report.turn == self.regroup.turn
+                && report.view != held.name
+                && (report.leaving || report.cannot_apply)
+                && is_member(&held.document, report.author)
+        };
+        let (now, detection) = (self.now.mono, self.setup.timing.detection);
+        let peers = self.peers.iter().filter(|(_, peer)| peer.fresh && !peer.doubled(now, detection));
+        let reports = peers.filter_map(|(node, peer)| Some((*node, peer.report.as_ref()?)));
+        reports.filter(|(_, report)| counts(report)).collect()
+    }
+
     /// Returns the hash of the settings that a joiner must have: a member's. Whoever is none does not know whether its own
     /// are those of the view, and goes by what a member says; where none is left, by what most of the votes say, of equal
     /// parts the one with the lowest node. So a stranger with other settings founds nothing upon the votes of all others.
@@ -242,6 +257,7 @@ impl Agreement {
             view: &held.document,
             name: held.name,
             reports,
+            behind: self.scene_behind(),
             detection: self.setup.timing.detection,
             settings,
             opened: passed >= opening,

@@ -8,7 +8,7 @@ use crate::core::agreement::document::{Document, Holder, Member, Reason};
 use crate::core::agreement::message::{Health, Hears, Report};
 use crate::core::agreement::parted::{Edges, Patience};
 use heartbeat_common::view::{Ballot, Order};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Twice the longest delay: for so long who hears whom must have stayed the same.
@@ -250,6 +250,7 @@ fn judged(view: &Document, nodes: &[Member], apart: &[(u16, u16)], lasted: Optio
         view,
         name: view.name(),
         reports: reports.iter().map(|report| (report.author.node, report)).collect(),
+        behind: BTreeMap::new(),
         detection: Duration::from_millis(DETECTION),
         settings: 5,
         opened: true,

@@ -307,6 +307,25 @@ fn a_failed_write_forfeits_the_vote_and_ends_the_node() {
 }
 
 #[test]
+fn who_cannot_write_a_view_is_left_out_of_the_next_by_its_own_word() {
+    let mut world = World::formed(3);
+    let leave = world.setup(2).timing.leave.as_millis() as u64;
+    // A view is decided without its vote, and fails to get to its disk.
+    world.nodes.get_mut(&2).unwrap().disk_fails = true;
+    world.lose = |message, _, to| to == 2 && matches!(message, Message::Prepare { .. } | Message::Accept { .. });
+    world.request(1, 5, Request::Set(Setting::LeaseMs(700)));
+    let forfeited = |world: &World| world.nodes[&2].events.contains(&AgreementEvent::VoteForfeited);
+    world.run_until(3_000, |world| forfeited(world) && world.view(1).lease.lease_ms == 700);
+    let before = world.view(1).order;
+    assert!(world.view(2).order < before && world.members(1) == [1, 2, 3]);
+    // It is waited for neither until it gives up leaving, nor by others.
+    world.run_until(leave / 2, |world| world.members(1) == [1, 3] && world.members(3) == [1, 3]);
+    assert_eq!(Some(world.view(1).order), before.next());
+    assert_eq!(world.view(1).removals[0].reason, Reason::Left);
+    world.run_until(leave / 4, |world| world.nodes[&2].ended == Some(Ending::Forfeited));
+}
+
+#[test]
 fn a_control_black_hole_ends_in_one_decision() {
     let mut world = World::formed(3);
     for other in [1, 2] {

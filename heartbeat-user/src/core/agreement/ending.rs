@@ -2,7 +2,7 @@
 //! anything said to have stopped.
 
 use super::closing::is_member;
-use super::document::{Document, Member, Reason};
+use super::document::{Document, Holder, Member, Reason, Vote};
 use super::engine::Agreement;
 use super::event::{AgreementEvent, Grounds};
 use super::install::out_of;
@@ -136,13 +136,28 @@ impl Agreement {
     fn run_leaving(&mut self, since: MonoTime, ending: Ending, decided: bool) {
         let held = self.membership().filter(|_| !decided);
         let alone = held.is_none_or(|held| held.document.members.len() == 1);
-        if !alone && self.passed(since) < self.setup.timing.leave {
+        let vain = held.is_some_and(|held| self.forfeited() && !self.others_may_decide(&held.document));
+        if !alone && !vain && self.passed(since) < self.setup.timing.leave {
             return;
         }
         if let Some(view) = held.map(|held| held.name.order) {
             self.tell(AgreementEvent::NodeLeftView { view, member: self.setup.own, handed_over: false });
         }
         self.end(ending);
+    }
+
+    /// Says whether the votes of a view may be a majority without this node's own, and without those that are known to be
+    /// over. If not, nobody can decide the view without it before one of them is back, and that begins with its end.
+    fn others_may_decide(&self, view: &Document) -> bool {
+        let stands = |vote: &&Vote| match vote.holder {
+            Holder::Node(node) if node == self.setup.own.node => false,
+            Holder::Node(node) => {
+                let report = self.peers.get(&node).and_then(|peer| peer.report.as_ref());
+                report.is_none_or(|report| report.vote == vote.id)
+            }
+            Holder::Witness(_) => true,
+        };
+        view.is_majority(view.votes.iter().filter(stands).map(|vote| u32::from(vote.weight)).sum())
     }
 
     /// Says whether it was an operator who had this node left out, as far as the view that did it is known.

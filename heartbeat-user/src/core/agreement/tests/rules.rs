@@ -326,6 +326,22 @@ fn who_cannot_write_a_view_is_left_out_of_the_next_by_its_own_word() {
 }
 
 #[test]
+fn who_forfeits_a_vote_that_all_need_waits_for_no_view_without_it() {
+    let mut world = World::new(4);
+    world.dynamic = false;
+    world.form();
+    for node in [1, 2] {
+        world.nodes.get_mut(&node).unwrap().disk_fails = true;
+    }
+    world.request(3, 5, Request::Set(Setting::LeaseMs(700)));
+    let over = |world: &World, node: u16| world.nodes[&node].events.contains(&AgreementEvent::VoteForfeited);
+    world.run_until(3_000, |world| over(world, 1) && over(world, 2));
+    // Three of four votes are needed: until one of the two is back there is nothing to wait for.
+    let ended = |world: &World, node: u16| world.nodes[&node].ended == Some(Ending::Forfeited);
+    world.run_until(1_000, |world| ended(world, 1) || ended(world, 2));
+}
+
+#[test]
 fn a_control_black_hole_ends_in_one_decision() {
     let mut world = World::formed(3);
     for other in [1, 2] {

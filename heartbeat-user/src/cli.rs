@@ -55,6 +55,7 @@ pub const DEFAULT_UNIT: &str = "heartbeatd.service";
         "  7  another heartbeatd runs with the same directories\n",
         "  8  this host lacks something (bpffs, a capability, an address), or its disk failed\n",
         "  10 the cluster left this node out or fenced it: a restart joins anew\n",
+        "  11 another machine answers for an address of this node's: nothing was said\n",
     )
 )]
 pub struct Heartbeatd {

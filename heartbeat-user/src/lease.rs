@@ -17,6 +17,7 @@
 
 mod end;
 mod hold;
+mod note;
 mod open;
 mod page;
 mod tool;
@@ -24,6 +25,7 @@ mod tool;
 pub use end::end;
 pub use heartbeat_common::lease::{LEN, Refused, Token, hold as held};
 pub use hold::{Ended, Holder, Move, Waited, hold, wait};
+pub use note::{HELD, HOLD_SOCKET};
 pub use open::{OpenError, Owner, Places, SERVICE_USER};
 pub use page::Page;
 pub use tool::{run, run_hold};

@@ -5,13 +5,14 @@ mod page;
 
 use heartbeat_common::lease::{MAGIC, Refused, Words, hold as held, word};
 use heartbeat_user::io::lease_socket::{LeaseSocket, Readable, Shown};
-use heartbeat_user::lease::{Lease, OpenError, Owner, Page, Places, now, text};
+use heartbeat_user::lease::{HELD, HOLD_SOCKET, Lease, OpenError, Owner, Page, Places, now, text};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use page::{INCARNATION, Server, TOKEN, Written};
 use std::io::{IoSlice, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -29,7 +30,13 @@ impl Served {
     fn new() -> Self {
         let mut served = Self { directory: tempfile::tempdir().unwrap(), shown: Shown::default(), server: None };
         served.start();
+        served.note();
         served
+    }
+
+    /// heartbeatd has taken note of holders.
+    fn note(&self) {
+        std::fs::write(self.directory.path().join(HELD), "").unwrap();
     }
 
     fn start(&mut self) {
@@ -159,6 +166,21 @@ fn a_pin_that_others_could_have_made_is_not_opened() {
 }
 
 #[test]
+fn the_pin_is_opened_where_heartbeatd_stands_still() {
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, pin) = (directory.path().join("lease.sock"), directory.path().join("lease"));
+    // It takes connections, as the system does for it, and answers none.
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let places = Places { socket, pin: Some(pin.clone()), owner: Owner::default() };
+    let error = Lease::open(&places).unwrap_err();
+    assert!(matches!(&error, OpenError::Io { what: "receive the page", .. }) && error.passes(), "{error}");
+    std::fs::write(&pin, "").unwrap();
+    std::fs::set_permissions(&pin, std::fs::Permissions::from_mode(0o444)).unwrap();
+    // This one is no pin, as the kernel says.
+    assert!(matches!(Lease::open(&places), Err(OpenError::Io { what: "open the pinned page", .. })));
+}
+
+#[test]
 fn a_flood_of_connections_shuts_nobody_out_and_a_file_in_the_way_is_left_alone() {
     let mut served = Served::new();
     served.show(&Written::new());
@@ -203,6 +225,64 @@ fn the_verbs_say_by_their_exit_code_how_things_stand() {
     page.set(word::HOLD, held::LEAVING);
     let (code, out, _) = served.tool(&["is-quorate", "--json"]);
     assert!(code == 9 && out.contains("\"acting\":false") && out.contains("this node is leaving"), "{out}");
+}
+
+/// What a shell sees of the three verbs where there is no page, or none that the caller may look at.
+#[test]
+fn the_verbs_tell_a_page_that_is_missing_from_one_that_may_not_be_seen() {
+    let mut served = Served::new();
+    let verbs: [&[&str]; 3] = [&["is-quorate"], &["token"], &["wait", "--quorate", "--timeout", "0"]];
+    let told = |served: &Served, code: i32, text: &str| {
+        for verb in verbs {
+            let (found, out, errors) = served.tool(verb);
+            assert!((found, out.as_str()) == (code, "") && errors.contains(text), "{verb:?}: {found} {out}{errors}");
+            // A program is told the same, and nothing that could be taken for an answer.
+            let (found, out, _) = served.tool(&[verb, &["--json"]].concat());
+            assert_eq!((found, out.as_str()), (code, ""), "{verb:?}");
+        }
+    };
+    // heartbeatd runs and has none yet; it was killed, and its socket left behind; it was never here.
+    told(&served, 3, "no page to hand out yet");
+    served.stop();
+    drop(UnixListener::bind(served.path()).unwrap());
+    told(&served, 3, "nobody listens there");
+    std::fs::remove_file(served.path()).unwrap();
+    told(&served, 3, "nobody listens there");
+    // Something that is no page, and that is not believed.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let sender = |served: &Served| {
+        let _ = std::fs::remove_file(served.path());
+        hand_out(UnixListener::bind(served.path()).unwrap(), vec![std::fs::File::open(file.path()).unwrap().into()])
+    };
+    let sent = sender(&served);
+    let (code, out, errors) = served.tool(&["is-quorate"]);
+    assert!((code, out.as_str()) == (1, "") && errors.contains("hands out no page"), "{errors}");
+    sent.join().unwrap();
+}
+
+#[test]
+fn a_page_that_the_caller_may_not_see_is_said_to_be_so_at_once() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIP a_page_that_the_caller_may_not_see_is_said_to_be_so_at_once: needs root to become another user");
+        return;
+    }
+    let served = Served::new();
+    served.show(&Written::new());
+    std::fs::set_permissions(served.directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(served.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
+    // The other user may not be let to where the program was built.
+    let tool = served.directory.path().join("heartbeatctl");
+    std::fs::copy(env!("CARGO_BIN_EXE_heartbeatctl"), &tool).unwrap();
+    for verb in [&["is-quorate"][..], &["token"], &["wait", "--quorate"]] {
+        let mut asked = Command::new(&tool);
+        asked.args(verb).arg("--lease-socket").arg(served.path()).current_dir("/");
+        let begun = Instant::now();
+        let output = asked.uid(65534).gid(65534).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(5), &b""[..]), "{verb:?}: {errors}");
+        assert!(errors.contains("Permission denied"), "{errors}");
+        assert!(begun.elapsed() < LONG, "no wait changes that");
+    }
 }
 
 #[test]
@@ -301,6 +381,40 @@ fn the_holder_ends_with_the_lease_though_nobody_says_so() {
     assert!(holder.tells("STOPPING=1", LONG));
     assert!(now() >= end, "not before the end");
     assert_eq!(holder.ended(), ("over: no majority of votes has granted lately\n".to_owned(), Some(0)));
+}
+
+/// Until heartbeatd has taken note, its kernel may say that this node stops at once when it is fenced.
+#[test]
+fn the_holder_is_not_ready_before_heartbeatd_has_taken_note() {
+    let served = Served::new();
+    let (mark, asked) = (served.directory.path().join(HELD), served.directory.path().join(HOLD_SOCKET));
+    std::fs::remove_file(&mark).unwrap();
+    let page = Written::new();
+    served.show(&page);
+    page.grant(true);
+    // Nobody is there to take note.
+    let mut holder = Holder::start(&served);
+    assert!(holder.tells("heartbeatd has to take note", LONG));
+    assert!(!holder.tells("READY=1", Duration::from_millis(500)));
+    // heartbeatd hears of it, and stands still before it has done anything.
+    let listener = UnixListener::bind(&asked).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    assert!(!holder.tells("READY=1", Duration::from_millis(500)));
+    // A mark that anybody could have left is none.
+    std::os::unix::fs::symlink("/etc/passwd", &mark).unwrap();
+    assert!(!holder.tells("READY=1", Duration::from_millis(500)));
+    std::fs::remove_file(&mark).unwrap();
+    served.note();
+    drop(stream);
+    assert!(holder.tells("READY=1", LONG));
+    // The next one finds the mark, though nobody is there.
+    holder.child.kill().unwrap();
+    holder.child.wait().unwrap();
+    drop(listener);
+    let next = Holder::start(&served);
+    assert!(next.tells("READY=1", LONG));
+    page.set(word::FENCED, INCARNATION);
+    assert_eq!(next.ended().1, Some(0));
 }
 
 /// heartbeatd without a map, killed: nobody closes its page, and a node that is alone would act under it for ever.

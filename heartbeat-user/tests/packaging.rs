@@ -121,6 +121,13 @@ fn watchdog_outlasts_the_hang_limit() {
 }
 
 #[test]
+fn the_daemon_and_who_marks_the_node_as_left_may_ask_for_more_time_to_stop() {
+    // What runs under the lease may take longer than any limit that a unit could name.
+    assert_eq!(one("heartbeatd.service", "NotifyAccess"), "exec", "the step after the daemon asks too");
+    assert_eq!(one("heartbeatd-left.service", "NotifyAccess"), "main");
+}
+
+#[test]
 fn restarts_are_prevented_by_the_codes_that_say_so() {
     let expected: Vec<String> =
         ExitCode::ALL.iter().filter(|code| code.prevents_restart()).map(|code| (*code as u8).to_string()).collect();
@@ -133,9 +140,10 @@ fn restarts_are_prevented_by_the_codes_that_say_so() {
 
 #[test]
 fn rights_are_these_and_no_more() {
-    for (unit, capabilities) in
-        [("heartbeatd.service", "CAP_BPF CAP_NET_ADMIN CAP_PERFMON"), ("heartbeatd-left.service", "CAP_BPF")]
-    {
+    for (unit, capabilities) in [
+        ("heartbeatd.service", "CAP_BPF CAP_NET_ADMIN CAP_NET_RAW CAP_PERFMON"),
+        ("heartbeatd-left.service", "CAP_BPF"),
+    ] {
         assert_eq!(one(unit, "CapabilityBoundingSet"), capabilities);
         assert_eq!(one(unit, "AmbientCapabilities"), capabilities);
         assert_eq!(one(unit, "User"), "heartbeatd");
@@ -143,6 +151,8 @@ fn rights_are_these_and_no_more() {
         assert_eq!(one(unit, "LimitCORE"), "0");
         assert!(one(unit, "ReadWritePaths").starts_with("-/sys/fs/bpf/heartbeatd"), "{unit}");
     }
+    // Packet sockets are among the kinds that may be opened, or the capability would be worth nothing.
+    assert!(one("heartbeatd.service", "RestrictAddressFamilies").split(' ').any(|family| family == "AF_PACKET"));
     // The pacing thread's default priority is within the limit.
     assert!(one("heartbeatd.service", "LimitRTPRIO").parse::<u32>().unwrap() >= 50);
 }
@@ -209,6 +219,8 @@ fn the_target_follows_the_lease() {
     assert!(one(service, "ExecStartPost").ends_with(&format!("systemctl start --no-block {target}")));
     assert_eq!((one(service, "Restart").as_str(), one(service, "StartLimitIntervalSec").as_str()), ("always", "0"));
     assert_eq!(one(service, "TimeoutStartSec"), "infinity");
+    // A holder that dies is seen as dead before the next one is started; a direct restart would leave the target up.
+    assert_eq!(values(service, "RestartMode"), [""; 0]);
     // No right, and no need of the daemon.
     assert_eq!((one(service, "DynamicUser").as_str(), one(service, "CapabilityBoundingSet").as_str()), ("yes", ""));
     for key in ["Requires", "BindsTo", "PartOf", "Requisite"] {

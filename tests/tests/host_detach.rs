@@ -261,7 +261,7 @@ fn detach_takes_the_user_that_the_unit_names_for_the_services() {
     let (hidden, _) = noted(&crew, &root);
     let manager = crew.lab.scratch().join("manager");
     DirBuilder::new().mode(0o755).create(&manager).unwrap();
-    let says = "#!/bin/sh\n[ \"$*\" != 'show --property=User --value heartbeatd.service' ] || echo hb-other\n";
+    let says = "#!/bin/sh\n[ \"$*\" != 'show --property=User heartbeatd.service' ] || echo User=hb-other\n";
     fs::write(manager.join("systemctl"), says).unwrap();
     fs::set_permissions(manager.join("systemctl"), Permissions::from_mode(0o755)).unwrap();
     let asks = format!("{hidden}{}export PATH={}:$PATH && ", named(&crew, "hb-other"), manager.display());

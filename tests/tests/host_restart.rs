@@ -261,6 +261,25 @@ fn pins_removed_between_two_runs_make_a_newer_incarnation() {
 }
 
 #[test]
+fn what_is_pinned_in_a_former_pin_dir_is_off_before_the_new_incarnation_is_heard() {
+    if !root_or_skip("what_is_pinned_in_a_former_pin_dir_is_off_before_the_new_incarnation_is_heard") {
+        return;
+    }
+    let mut crew = pair(&[]);
+    let (mark, before, attached) = (crew.mark().unwrap(), incarnation(&crew), programs(&crew.lab, B).unwrap());
+    crew.take(B).kill().unwrap();
+    let moved = format!("\"{}\"", crew.lab.pin_dir(B).join("moved").display());
+    let options = Options { daemon: vec![("pin_dir".to_owned(), moved)], ..Options::default() };
+    crew.start(B, &options).unwrap();
+    crew.await_said(&mark, A, "node_restarted").unwrap();
+    crew.all_up().unwrap();
+    assert!(incarnation(&crew) > before);
+    assert!(!crew.lab.pin_dir(B).join("heartbeatd").exists(), "the former pins are gone");
+    assert!(crew.modes(B).unwrap().iter().all(|(_, mode, _)| mode == "native"), "and no program is in the way");
+    assert_eq!(programs(&crew.lab, B).unwrap(), attached);
+}
+
+#[test]
 fn another_plan_of_paths_adopts_no_ticks() {
     if !root_or_skip("another_plan_of_paths_adopts_no_ticks") {
         return;

@@ -2,10 +2,11 @@
 //! checked at every event; what is asserted here is what the script is for.
 
 use heartbeat_tests::sim::clock::{Halt, MS, SECOND};
+use heartbeat_tests::sim::heap::Thread;
 use heartbeat_tests::sim::net::Class;
 use heartbeat_tests::sim::stats::Count;
 use heartbeat_tests::sim::world::START;
-use heartbeat_tests::sim::{Plan, World, plan, run};
+use heartbeat_tests::sim::{Plan, World, phases, plan, run};
 use heartbeat_user::core::agreement::types::Request;
 
 const EVERYTHING: &[Class] = &[Class::Asked, Class::Answered, Class::Messages];
@@ -146,6 +147,8 @@ fn who_leaves_is_waited_for_no_longer_than_it_takes() {
 fn a_clock_beyond_its_bounds_is_seen_to_break_the_rule() {
     let broken = (0..5).any(|seed| {
         let mut world = formed(Plan { seed, ..Plan::calm(3) });
+        // What it acts on is seen to be too old before that; here it is about what follows.
+        world.unasked = &["lease", "S5"];
         // What it takes for half a second lasts for two: a detection time, a regroup and the wait are over before.
         let now = world.now;
         world.nodes[2].clock.slew(now, -750_000_000);
@@ -167,7 +170,7 @@ fn some_seeds_hold() {
 #[test]
 fn a_seed_is_one_run() {
     let play = |seed| {
-        let world = run::play(&Plan::draw(seed), false);
+        let world = phases::play(&Plan::draw(seed), false);
         (world.stats.events, world.now, world.ghost.newest, world.stats.of(Count::Messages), world.violation)
     };
     assert_eq!(play(3), play(3));
@@ -189,4 +192,22 @@ fn a_daemon_that_was_not_there_as_its_machine_slept_has_a_lease_again() {
     assert_eq!(world.stats.of(Count::Adopted), adopted + 1, "its page goes on");
     assert_eq!(members(&world), [1, 2, 3], "it slept for less than the detection time");
     assert!(world.acting(1).is_some(), "what it was granted afterwards counts");
+}
+
+#[test]
+fn a_sleep_between_a_start_and_its_first_round_is_seen() {
+    let mut world = formed(Plan { lease_ms: 300, ..Plan::calm(3) });
+    let adopted = world.stats.of(Count::Adopted);
+    world.crash_process(1, Some(10 * MS));
+    // The new daemon takes the page up, and its machine sleeps before it has looked at any clock a second time.
+    world.nodes[1].paused[Thread::Decider as usize] = world.now + 200 * MS;
+    world.run_ms(50);
+    assert_eq!(world.stats.of(Count::Adopted), adopted + 1);
+    world.halt(1, Halt::Sleep, world.now + 2 * SECOND);
+    world.run_ms(350);
+    world.run_on(1);
+    world.run_ms(2_000);
+    holds(&world);
+    assert_eq!(members(&world), [1, 2, 3], "it slept for less than the detection time");
+    assert!(world.acting(1).is_some(), "its bank was made anew, so that stamps from afterwards count");
 }

@@ -241,6 +241,20 @@ fn a_node_with_other_settings_is_not_let_in() {
 }
 
 #[test]
+fn where_the_one_with_other_settings_went_on_by_force_the_others_are_not_let_in() {
+    let mut world = formed(Plan { odd_settings: Some(2), ..Plan::calm(3) });
+    assert_eq!([0, 1, 2].map(|node| world.is_stranger(node)), [false, false, true]);
+    cut(&mut world, &between(&[2], &[0, 1]), EVERYTHING, true);
+    world.run_ms(3_000);
+    world.request(2, Request::Force);
+    world.run_ms(3_000);
+    cut(&mut world, &between(&[2], &[0, 1]), EVERYTHING, false);
+    assert!(world.settles(), "{:?}", world.violation);
+    assert_eq!((members(&world), world.ghost.newest.force()), (vec![3], 1));
+    assert_eq!([0, 1, 2].map(|node| world.is_stranger(node)), [true, true, false]);
+}
+
+#[test]
 fn a_ring_in_which_each_hears_two_neighbours_takes_over_nothing_twice() {
     let mut world = formed(Plan::calm(5));
     let before = world.ghost.newest;

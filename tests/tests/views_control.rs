@@ -1,5 +1,5 @@
-//! Ways that pass heartbeats and no messages, and the reverse. There is no limbo: within the control limit it is decided
-//! who goes, and all come to the same.
+//! Ways that pass heartbeats and no messages, and the reverse: there is no limbo, within the control limit it is decided
+//! who goes, and all come to the same. And what an operator is told of a change that nobody can decide.
 
 use heartbeat_tests::lab::crew::Crew;
 use heartbeat_tests::lab::views::rounds;
@@ -141,5 +141,29 @@ fn fault_39_between_two_alone_that_do_not_reach_each_other_by_messages_one_goes_
         crew.lab.node(node).nft("delete table inet shut\n").unwrap();
     }
     crew.await_view(&[0, 1, 2]).unwrap();
+    crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn a_change_that_no_majority_can_decide_is_withdrawn_and_whoever_asked_is_told_so() {
+    if !root_or_skip("a_change_that_no_majority_can_decide_is_withdrawn_and_whoever_asked_is_told_so") {
+        return;
+    }
+    let mut crew = Crew::idle(2).unwrap();
+    // With votes that follow membership one of the two would go on, and decide it alone.
+    crew.cluster = crew.cluster.clone().with("dynamic_quorum", false);
+    let sink = crew.form().unwrap();
+    let view = crew.stands(0).unwrap().view;
+    crew.lab.partition(&[&[0], &[1]]).unwrap();
+    crew.await_stands(0, "to stop acting", |stands| !stands.acting).unwrap();
+    let change = ["set", "lower_quorum_priority_node", "b"];
+    let set = crew.daemon(0).ctl(&change).unwrap();
+    let said = String::from_utf8_lossy(&set.stderr).into_owned();
+    assert_eq!(set.status.code(), Some(9), "{said}");
+    assert!(said.contains("no majority of votes") && said.contains("withdrawn"), "{said}");
+    crew.lab.heal().unwrap();
+    assert_eq!(crew.await_view(&[0, 1]).unwrap(), view, "what was withdrawn is not decided later");
+    let set = crew.daemon(0).ctl(&change).unwrap();
+    assert!(set.status.success(), "{set:?}");
     crew.audit(&sink).unwrap();
 }

@@ -3,12 +3,12 @@
 
 use heartbeat_common::lease::{Refused, Token};
 use heartbeat_tests::lab::crew::{Crew, PATIENCE, refused};
-use heartbeat_tests::lab::wait::root_or_skip;
+use heartbeat_tests::lab::wait::{binary, root_or_skip};
 use heartbeat_tests::lab::{Cluster, Lab, Options, Spec, wait_for};
 use heartbeat_user::lease::{Lease, Owner, Places, text};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -101,6 +101,14 @@ fn program(crew: &Crew) -> PathBuf {
     to
 }
 
+/// Asks a verb of the first node's page, its socket and then this pin: the exit code, and what it said.
+fn by_pin(crew: &Crew, verb: &[&str], pin: &Path) -> (Option<i32>, String) {
+    let mut ctl = crew.lab.node(0).command(binary("heartbeatctl", "HEARTBEATCTL").unwrap());
+    ctl.args(verb).arg("--lease-socket").arg(places(crew, 0).socket).arg("--lease-pin").arg(pin);
+    let output = ctl.output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
 #[test]
 fn services_read_the_page_that_the_kernel_keeps_and_it_outlives_the_daemon() {
     if !root_or_skip("services_read_the_page_that_the_kernel_keeps_and_it_outlives_the_daemon") {
@@ -124,10 +132,24 @@ fn services_read_the_page_that_the_kernel_keeps_and_it_outlives_the_daemon() {
     }
     let output = Command::new(program(&crew)).arg(&socket).output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("0 {}", text(token)));
+    // The verbs by the pin, where nobody hands the page out: heartbeatd stands still, then it is dead.
+    let verbs: [&[&str]; 3] = [&["is-quorate"], &["token"], &["wait", "--quorate"]];
+    crew.daemon(0).stop().unwrap();
+    for verb in verbs {
+        let (code, said) = by_pin(&crew, verb, &lease_pin(&crew, 0));
+        assert!(code == Some(0) && said.contains(&text(token)), "{verb:?}: {code:?} {said}");
+    }
+    crew.daemon(0).resume().unwrap();
     // A controller that died is no reason to stop: the kernel goes on, and its successor takes over.
     crew.take(0).kill().unwrap();
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(acting(&lease), Ok(token));
+    for verb in verbs {
+        let (code, said) = by_pin(&crew, verb, &lease_pin(&crew, 0));
+        assert!(code == Some(0) && said.contains(&text(token)), "{verb:?}: {code:?} {said}");
+    }
+    let (code, said) = by_pin(&crew, &["is-quorate"], Path::new("/no/such/pin"));
+    assert_eq!((code, said.as_str()), (Some(3), ""));
     crew.start(0, &Options::default()).unwrap();
     await_view(&crew, &[0]);
     assert_eq!(acting(&lease), Ok(token), "the same incarnation");

@@ -76,6 +76,31 @@ fn the_target_is_down_before_anybody_takes_over() {
     crew.audit(&sink).unwrap();
 }
 
+#[test]
+fn a_holder_is_ready_once_its_daemon_has_taken_note_and_then_without_it() {
+    let name = "a_holder_is_ready_once_its_daemon_has_taken_note_and_then_without_it";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    crew.daemon(C).stop().unwrap();
+    let mut first = Holder::start(&crew.lab, C).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    let waits = !first.is_up().unwrap() && first.ended().unwrap().is_none();
+    assert!(waits, "its kernel may say that this node stops at once");
+    crew.daemon(C).resume().unwrap();
+    first.wait_ready(SOON).unwrap();
+    crew.daemon(C).stop().unwrap();
+    drop(first);
+    // The page by its pin, and word of holders by the mark.
+    let second = Holder::start(&crew.lab, C).unwrap();
+    second.wait_ready(SOON).unwrap();
+    crew.daemon(C).resume().unwrap();
+    drop(second);
+    crew.await_view(&[0, 1, 2]).unwrap();
+    crew.audit(&sink).unwrap();
+}
+
 fn script(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -17,6 +17,7 @@ use std::process::Command;
 /// Examples:
 ///   cargo xtask sim --seeds 10000             ten thousand worlds
 ///   cargo xtask sim --seeds 1000000           the long run
+///   cargo xtask sim --seed 50000 --seeds 50000 --record FILE   one part of it, and a line for it
 ///   cargo xtask sim --seed 77 --trace         one world, with all that happens in it
 ///   cargo xtask sim --seeds 500 -- --nodes 5  more options: `cargo xtask sim -- --help`
 #[derive(clap::Args, Debug)]
@@ -28,6 +29,9 @@ pub struct Options {
     /// The first seed; without --seeds: the only one
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
+    /// Add a line to this file: which program played which seeds, and what came of them
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     /// Print everything that happens; best with one seed
     #[arg(long)]
     trace: bool,
@@ -77,6 +81,9 @@ fn arguments(options: &Options) -> Vec<OsString> {
             arguments.extend([name.into(), value.to_string().into()]);
         }
     }
+    if let Some(file) = &options.record {
+        arguments.extend(["--record".into(), file.clone().into_os_string()]);
+    }
     if options.trace {
         arguments.push("--trace".into());
     }
@@ -90,9 +97,11 @@ mod tests {
 
     #[test]
     fn options_pass_through() {
-        let options = Options { seeds: Some(20), seed: Some(7), trace: true, rest: vec!["--threads=1".into()] };
-        assert_eq!(arguments(&options), ["--seeds", "20", "--seed", "7", "--trace", "--threads=1"]);
-        let none = Options { seeds: None, seed: None, trace: false, rest: Vec::new() };
+        let (record, rest) = (Some(PathBuf::from("runs")), vec!["--threads=1".into()]);
+        let options = Options { seeds: Some(20), seed: Some(7), record, trace: true, rest };
+        let expected = ["--seeds", "20", "--seed", "7", "--record", "runs", "--trace", "--threads=1"];
+        assert_eq!(arguments(&options), expected);
+        let none = Options { seeds: None, seed: None, record: None, trace: false, rest: Vec::new() };
         assert!(arguments(&none).is_empty());
     }
 }

@@ -4,6 +4,7 @@ use clap::Parser;
 use heartbeat_user::cli::{DaemonCommand, ExitCode, Heartbeatd};
 use heartbeat_user::io::check::Found;
 use heartbeat_user::io::failure::Failure;
+use heartbeat_user::io::logger::Logger;
 use heartbeat_user::io::{check, daemon, mark_left, panics};
 use heartbeat_user::{keys, lease};
 
@@ -21,8 +22,10 @@ fn act(command: DaemonCommand) -> Result<(), Failure> {
     match command {
         DaemonCommand::Run(arguments) => {
             panics::abort_on_panic();
-            env_logger::Builder::new().filter_level(arguments.log_level).format_timestamp_micros().init();
-            daemon::run(&arguments)
+            Logger::install(arguments.log_level).map_err(Failure::host)?;
+            let ended = daemon::run(&arguments);
+            log::logger().flush();
+            ended
         }
         DaemonCommand::Check(arguments) => {
             let Found { warnings, mut faults, budget } = check::run(&arguments);

@@ -27,11 +27,13 @@ pub enum ExitCode {
     NotQuorate = 9,
     /// The cluster left this node out or fenced it: what it ran has stopped, and a restart joins anew.
     Fenced = 10,
+    /// Another machine answers for an address of this node's: this one has said nothing.
+    SecondAddress = 11,
 }
 
 impl ExitCode {
     /// Every code, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Ok,
         Self::Error,
         Self::Usage,
@@ -43,6 +45,7 @@ impl ExitCode {
         Self::Environment,
         Self::NotQuorate,
         Self::Fenced,
+        Self::SecondAddress,
     ];
 
     /// Says that another start would end the same way, so that the service manager need not try

@@ -12,19 +12,23 @@ use std::time::Duration;
 #[derive(Subcommand, Clone, Debug)]
 pub enum LeaseVerb {
     /// Say by the exit code whether this node may act
-    #[command(long_about = "Say whether this node may act: 0 if it may, 9 if not, 3 if there is no page to ask.\n\n\
+    #[command(
+        long_about = "Say whether this node may act: 0 if it may, 9 if not, 3 if there is no page to ask, 5 if this user \
+        may not ask for it.\n\n\
         It reads the page that the kernel renews and asks nothing of heartbeatd, so it is right also while heartbeatd \
         is stalled. The answer is of this moment: ask again before each act, and let whoever receives the act check \
-        its token.")]
+        its token."
+    )]
     IsQuorate(LeaseArgs),
     /// Wait until this node may act
     #[command(long_about = "Wait until this node may act: 0 as soon as it may, 9 if it might not for the whole \
-        --timeout, 3 if there was no page in all that time.")]
+        --timeout, 3 if there was no page in all that time, 5 at once if this user may not ask for it.")]
     Wait(WaitArgs),
     /// Print the token that each act of this node has to carry: force.number.incarnation
     #[command(long_about = "Print the token that each act of this node has to carry: force.number.incarnation.\n\n\
         A receiver keeps the highest view (force, then number) that it was ever shown and refuses lower ones, and of \
-        one node refuses lower incarnations. Nothing is printed and the exit code is 9 where this node may not act.")]
+        one node refuses lower incarnations. Nothing is printed and the exit code is 9 where this node may not act, 3 \
+        where there is no page to ask, 5 where this user may not ask for it.")]
     Token(LeaseArgs),
 }
 
@@ -34,7 +38,7 @@ pub struct LeaseArgs {
     /// Socket where heartbeatd hands out its page [default: /run/heartbeatd/lease.sock]
     #[arg(long, value_name = "PATH", env = "HEARTBEAT_LEASE_SOCKET")]
     pub lease_socket: Option<PathBuf>,
-    /// Pin of the page, tried where nobody listens at the socket [default: none with --lease-socket, else
+    /// Pin of the page, tried where nobody listens or answers at the socket [default: none with --lease-socket, else
     /// /sys/fs/bpf/heartbeatd-lease/lease]
     #[arg(long, value_name = "PATH", env = "HEARTBEAT_LEASE_PIN")]
     pub lease_pin: Option<PathBuf>,

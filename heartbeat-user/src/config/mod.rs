@@ -6,6 +6,7 @@
 mod check;
 mod fault;
 mod file;
+mod place;
 mod plan;
 mod quorum;
 mod read;
@@ -19,6 +20,7 @@ mod tests;
 pub use fault::{ConfigErrors, Fault, FaultKind};
 pub use file::{FileError, LoadError, load};
 pub(crate) use file::{open_regular, read_limited};
+pub use place::fault_at;
 pub use plan::{PathPlan, SelfError, find_self, paths_for, settings_hash};
 pub use quorum::{Budget, Quorum, Regroup};
 pub use read::parse;
@@ -226,6 +228,8 @@ pub struct Daemon {
     pub realtime_priority: u8,
     /// Lock all memory.
     pub lock_memory: bool,
+    /// Before a new incarnation speaks, ask whether another machine has this node's addresses.
+    pub address_conflict_detection: bool,
     /// Group that may read over the control socket; `None`: root and the daemon's user alone.
     pub socket_group: Option<String>,
     /// Pin of the page that says whether this node may act, for whoever runs under it; not in `pin_dir`.

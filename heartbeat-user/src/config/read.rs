@@ -215,6 +215,7 @@ fn read_daemon(mut section: Section<'_, '_>) -> Option<Daemon> {
     let files = section.integer_or("event_log_files", 1..=100, "", 5);
     let priority = section.integer_or("realtime_priority", 0..=99, "", 50);
     let lock_memory = section.boolean_or("lock_memory", true);
+    let detection = section.boolean_or("address_conflict_detection", true);
     let group = section.text("socket_group", |text| {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
         if text.len() <= 32 && !text.starts_with('-') && text.bytes().all(allowed) {
@@ -239,6 +240,7 @@ fn read_daemon(mut section: Section<'_, '_>) -> Option<Daemon> {
         event_log_files: files?.value as u32,
         realtime_priority: priority?.value as u8,
         lock_memory: lock_memory?,
+        address_conflict_detection: detection?,
         socket_group: group?.value,
         lease_pin: lease_pin?.value,
         leave_timeout: Duration::from_secs(leave_timeout?.value),

@@ -53,6 +53,7 @@ pub(super) const DAEMON_KEYS: &[&str] = &[
     "event_log_files",
     "realtime_priority",
     "lock_memory",
+    "address_conflict_detection",
     "socket_group",
     "lease_pin",
     "leave_timeout_s",

@@ -127,12 +127,13 @@ fn the_longest_detection_time_is_taken() {
 #[test]
 fn daemon_keys_are_taken() {
     let daemon = "[daemon]\nfast_path = \"generic\"\npin_dir = \"/sys/fs/bpf//x/\"\nrun_dir = \"/tmp/r\"\n\
-                  realtime_priority = 0\nlock_memory = false\nsocket_group = \"\"\n\
+                  realtime_priority = 0\nlock_memory = false\naddress_conflict_detection = false\nsocket_group = \"\"\n\
                   [interface.\"eth0.10\"]\nfast_path = \"off\"\n";
     let config = good(&format!("{GOOD}{daemon}"));
     let lock_dir = config.daemon.lock_dir.clone();
     assert_eq!((lock_dir, config.daemon.pin_dir.to_str()), ("/tmp/r".into(), Some("/sys/fs/bpf/x")));
     assert_eq!((config.daemon.socket_group.clone(), config.daemon.lock_memory), (None, false));
+    assert!(!config.daemon.address_conflict_detection && good(GOOD).daemon.address_conflict_detection);
     assert_eq!((config.fast_path("eth0.10"), config.fast_path("eth0")), (FastPath::Off, FastPath::Generic));
     assert_eq!(good(GOOD).daemon.lock_dir, PathBuf::from("/run/heartbeatd"));
 }

@@ -4,6 +4,7 @@
 
 use super::view::ViewNumber;
 use super::{ErrorCode, Refusal};
+use crate::core::agreement::REQUEST_TIME;
 use crate::core::agreement::document::LEASE_MS;
 use crate::core::agreement::message::Setting;
 use crate::core::agreement::types::{Outcome, Refusal as Rule, Request};
@@ -14,7 +15,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// How long a change may take to be decided; it is withdrawn then.
-pub const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
+pub const CHANGE_DEADLINE: Duration = REQUEST_TIME;
 
 /// A setting of the view and its new value. Nodes are meant by name or id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,6 +184,9 @@ impl Change {
                 self,
                 "another node is heard that has a view: this node joins it by itself, if it is configured there",
             ),
+            Rule::PeersUnheard => {
+                refused(self, "peers had no time yet to say whether there is a cluster: ask again in a moment")
+            }
             Rule::NotMember => refused(self, "this node is no member of the view: ask a member"),
             Rule::Lease => refused(
                 self,

@@ -20,7 +20,8 @@ pub trait AgreementDoor: Send + Sync + 'static {
     /// A refusal, where there is no page.
     fn quorum(&self) -> Result<LeaseFacts, Refusal>;
 
-    /// Has a request decided, and returns what became of it, at the latest after `limit`: it is withdrawn then.
+    /// Has a request decided, and returns what became of it: at the latest after `limit`, when it is withdrawn, and a
+    /// second more, in which that is answered.
     ///
     /// # Errors
     /// A refusal, where the thread did not answer.

@@ -144,6 +144,8 @@ pub struct QuarantineStatus {
     pub id: u16,
     /// How often it ended ungracefully within an hour.
     pub exits: u8,
+    /// For how long yet, by the asked node's clock, ms.
+    pub remaining_ms: u64,
 }
 
 /// The view that this node holds: what its members have agreed on.
@@ -290,14 +292,17 @@ pub struct ViewGlance {
     pub vote_holders: Vec<String>,
     /// Name of the node whose disk alone is the cluster; absent: there is no such node.
     pub last_disk: Option<String>,
+    /// Who may not join, by id.
+    pub quarantined: Vec<QuarantineStatus>,
 }
 
 impl ViewGlance {
     /// Makes it of the two long answers; there are no votes where there is no view.
     #[must_use]
     pub fn of(view: ViewStatus, quorum: Option<&QuorumStatus>) -> Self {
-        let (held, members) = view.view.map_or((None, Vec::new()), |document| {
-            (Some(document.name), document.members.into_iter().map(|member| member.name).collect())
+        let (held, members, quarantined) = view.view.map_or_else(Default::default, |document| {
+            let members = document.members.into_iter().map(|member| member.name).collect();
+            (Some(document.name), members, document.quarantined)
         });
         let weighs = |quorum: &QuorumStatus| {
             quorum.votes.iter().filter(|vote| vote.weight > 0).map(|vote| vote.holder.clone()).collect()
@@ -315,6 +320,7 @@ impl ViewGlance {
             lease_left_ms: quorum.and_then(|quorum| quorum.lease_left_ms),
             vote_holders: quorum.map(weighs).unwrap_or_default(),
             last_disk: quorum.and_then(|quorum| quorum.last_disk.clone()),
+            quarantined,
         }
     }
 

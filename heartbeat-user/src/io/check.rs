@@ -2,12 +2,12 @@
 //! error; what would work less well than it could is a warning.
 
 use crate::cli::{CheckArgs, DEFAULT_CONFIG, Watchdog, check_watchdog, parse_time_span};
-use crate::config::{Budget, Config, FastPath, load};
+use crate::config::{Budget, Config, ConfigErrors, FastPath, fault_at, load};
 use crate::io::attach::{AttachError, Mode};
 use crate::io::failure::Failure;
 use crate::io::pins::{self, PinDir};
 use crate::io::start::{key_ring, own_node};
-use crate::io::{clock, hands, interfaces, manager, sys};
+use crate::io::{clock, hands, hooks, interfaces, manager, sys, watchdog_device};
 use heartbeat_common::maps;
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// Capabilities that loading and attaching need: number and name.
 const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+/// What asking for an address takes.
+const CAP_NET_RAW: u32 = 13;
 const CAP_SYS_ADMIN: u32 = 21;
 
 /// What was found.
@@ -43,7 +45,8 @@ impl Found {
 pub fn run(arguments: &CheckArgs) -> Found {
     let mut found = Found::default();
     found.take(clock::refuse_shifted().map_err(Failure::host));
-    let missing = missing_capabilities();
+    let effective = effective_capabilities();
+    let missing = missing_capabilities(effective);
     if nix::unistd::geteuid().is_root()
         && let Some(user) = service_user(&arguments.config.config, || manager::of_unit("User", &arguments.unit))
     {
@@ -67,7 +70,15 @@ pub fn run(arguments: &CheckArgs) -> Found {
     if let Some(watchdog) = watchdog {
         found.take(check_watchdog(watchdog, config.settings.hang_limit).map_err(Failure::config));
     }
+    found.faults.extend(named_on_host(&config, &arguments.config.config).into_iter().map(Failure::config));
     kernel_needs(&config, &missing, &mut found);
+    if config.daemon.address_conflict_detection && effective >> CAP_NET_RAW & 1 == 0 {
+        found.warnings.push(
+            "CAP_NET_RAW missing: a start cannot ask whether another machine has this node's addresses, and a clone of \
+             it would displace it"
+                .to_owned(),
+        );
+    }
     match own_in_time(&config, arguments.wait_address) {
         Ok(own) => {
             found.take(interfaces::refuse_hidden_tags(&config, own).map_err(Failure::config));
@@ -81,6 +92,22 @@ pub fn run(arguments: &CheckArgs) -> Found {
         );
     }
     found
+}
+
+/// Looks at what the configuration names on this host and is used only later on, perhaps in need: the programs of hooks
+/// and the watchdog device. Each fault names the place in `file`.
+fn named_on_host(config: &Config, file: &Path) -> Vec<ConfigErrors> {
+    let programs = config.daemon.hooks.programs.iter().enumerate().filter_map(|(index, program)| {
+        let error = hooks::check(program).err()?;
+        let rule = format!("must be a program that root alone can change and heartbeatd's user can run ({error})");
+        Some(fault_at(file, "daemon", "on_event", Some(index), &rule))
+    });
+    let device = config.daemon.watchdog_device.as_deref().and_then(|device| {
+        let error = watchdog_device::check(device, config.settings.hang_limit).err()?;
+        let rule = format!("must be a watchdog device that can be disarmed and outlasts hang_limit_s ({error:#})");
+        Some(fault_at(file, "daemon", "watchdog_device", None, &rule))
+    });
+    programs.chain(device).collect()
 }
 
 /// Finds this node in the configuration, and waits for an address as long as was asked for: a service that started
@@ -136,14 +163,13 @@ fn kernel_needs(config: &Config, missing: &[&str], found: &mut Found) {
     }
 }
 
-fn missing_capabilities() -> Vec<&'static str> {
-    let effective = std::fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|text| {
-            let line = text.lines().find_map(|line| line.strip_prefix("CapEff:"))?.trim().to_owned();
-            u64::from_str_radix(&line, 16).ok()
-        })
-        .unwrap_or(0);
+fn effective_capabilities() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default();
+    u64::from_str_radix(line.trim(), 16).unwrap_or(0)
+}
+
+fn missing_capabilities(effective: u64) -> Vec<&'static str> {
     let has = |capability: u32| effective >> capability & 1 == 1;
     if has(CAP_SYS_ADMIN) {
         return Vec::new();
@@ -206,6 +232,41 @@ fn is_ours(pin_dir: &Path, ifindex: u32, program: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hooks_and_the_watchdog_device_are_looked_at_before_they_are_needed() {
+        const MEMBERS: &str = r#"
+[cluster]
+name = "c"
+id = "00000000000000ff"
+[[network]]
+name = "n"
+subnets = ["10.0.0.0/24"]
+[[node]]
+name = "a"
+id = 1
+addresses = ["10.0.0.1"]
+[[node]]
+name = "b"
+id = 2
+addresses = ["10.0.0.2"]
+[daemon]
+"#;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let found = |daemon: &str| -> Vec<String> {
+            std::fs::write(file.path(), format!("{MEMBERS}{daemon}")).unwrap();
+            let config = load(file.path()).unwrap();
+            named_on_host(&config, file.path()).iter().map(ToString::to_string).collect()
+        };
+        assert!(found("").is_empty());
+        let faults = found("on_event = [\"/bin/sh\", \"/no/such/hook\"]\nwatchdog_device = \"/dev/null\"\n");
+        let shown = file.path().display();
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        let hook = format!("{shown}:17:24: daemon.on_event[2]: must be a program");
+        assert!(faults[0].starts_with(&hook) && faults[0].contains("/no: No such file"), "{}", faults[0]);
+        let device = format!("{shown}:18:19: daemon.watchdog_device: must be a watchdog device");
+        assert!(faults[1].starts_with(&device) && faults[1].contains("is no watchdog device"), "{}", faults[1]);
+    }
 
     #[test]
     fn root_checks_the_services_configuration_as_the_service() {

@@ -3,16 +3,16 @@
 
 use crate::cli::{ExitCode, RunArgs};
 use crate::config::{Config, load};
-use crate::control::{AgreementDoor, serve};
-use crate::core::agreement::types::{Ending, Outcome, Request};
-use crate::core::event::EventBody;
+use crate::control::{AgreementDoor, CHANGE_DEADLINE, Change, serve};
+use crate::core::agreement::types::{Outcome, Request};
+use crate::core::event::{EventBody, ViewEvent};
 use crate::core::time::MonoTime;
 use crate::io::agreement::door::Door;
 use crate::io::backend::{DaemonBackend, views};
 use crate::io::decider::{Decider, Over};
-use crate::io::disk::exits::{self, How};
+use crate::io::disk::exits;
 use crate::io::failure::Failure;
-use crate::io::journal::Journal;
+use crate::io::journal::{EventSink, Journal};
 use crate::io::keeper::{Goodbye, Keeper, Order};
 use crate::io::memory::Shared;
 use crate::io::pacer::Pacer;
@@ -26,16 +26,12 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
+mod end;
+
+use end::{End, ending_time, finish, leaving_time};
+
 /// Time for which an announced handover holds: a stop long after is meant as a stop.
 const HANDOVER: Duration = Duration::from_secs(600);
-
-/// How much longer than for a view a leave may take: what runs has to stop, and that is waited for no longer than the
-/// service manager does.
-const LEAVING: Duration = Duration::from_secs(20);
-
-/// How long an announced successor may take before the controller age begins to grow: an orderly restart is no stall.
-/// A controller that dies announces nothing, and its age grows at once.
-const SUCCESSION: Duration = Duration::from_secs(2);
 
 /// Runs until told to stop.
 ///
@@ -63,14 +59,6 @@ pub fn run(arguments: &RunArgs) -> Result<(), Failure> {
         let running = start(file, arguments.bpf_object.as_deref(), watchdog, quorum.prevent_quorum)?;
         serve_until_told(running, signals, watchdog, quorum.force_quorum.is_some()).await
     })
-}
-
-/// Why the daemon ends.
-enum End {
-    Leave(&'static str),
-    Handover(&'static str),
-    /// This node's part in the cluster is over.
-    Over(Over),
 }
 
 /// The signals that mean something.
@@ -142,14 +130,15 @@ async fn serve_until_told(
             log::error!("the control socket cannot be served: {error}");
         }
     });
-    let serving = services.serve();
+    let serving = services.serve(decider.orders());
     let fed = watchdog.map(|every| tokio::spawn(feed_watchdog(shared.clone(), every)));
     manager::ready(&format!("incarnation {}, watching {} paths", identity.incarnation, plan.paths.len()));
     let settings = config.read().unwrap_or_else(PoisonError::into_inner).clone();
     let ran = serving.ran().clone();
     if let Some(door) = door.clone().filter(|_| force) {
         let heard = settings.settings.longest_detection_time() * 2;
-        tokio::spawn(force_quorum(door, heard));
+        let change = Change::ForceQuorum { cluster: settings.cluster.name.clone() };
+        tokio::spawn(force_quorum(door, heard, change, journal.sink.clone()));
     }
     let warn = |config: Arc<Config>| warn_of_seeds(door.clone(), config);
     warn(settings.clone()).await;
@@ -158,9 +147,10 @@ async fn serve_until_told(
     })
     .await;
     manager::stopping();
+    manager::extend(ending_time(settings.daemon.leave_timeout, ran.longest()));
     // What ran was told to stop when the agreement ended, or else by the page that is closed below.
     let told = match (&ending, door.clone()) {
-        (End::Leave(_), Some(door)) => leave(door, settings.daemon.leave_timeout).await,
+        (End::Leave(_), Some(door)) => leave(door, leaving_time(settings.daemon.leave_timeout, ran.longest())).await,
         (End::Over(Over::Outrun(_)), _) => false,
         _ => true,
     };
@@ -194,49 +184,6 @@ async fn serve_until_told(
     ending.outcome()
 }
 
-impl End {
-    /// Returns how this run ended, for the next start; `None`: it goes on.
-    const fn how(&self) -> Option<How> {
-        Some(match self {
-            Self::Handover(_) => return None,
-            Self::Leave(_) | Self::Over(Over::Agreement(Ending::Left)) => How::Left,
-            Self::Over(Over::Agreement(Ending::Out) | Over::Outrun(_)) => How::LeftOut,
-            Self::Over(Over::Agreement(Ending::Forfeited)) => How::DiskFailed,
-        })
-    }
-
-    /// Returns what is told as the reason.
-    const fn reason(&self) -> &'static str {
-        match self {
-            Self::Leave(reason) | Self::Handover(reason) => reason,
-            Self::Over(Over::Agreement(Ending::Left)) => "left the cluster",
-            Self::Over(Over::Agreement(Ending::Out)) => "left out by the cluster",
-            Self::Over(Over::Agreement(Ending::Forfeited)) => "the agreement could not be kept on disk",
-            Self::Over(Over::Outrun(_)) => "a peer knows a newer incarnation of this node",
-        }
-    }
-
-    fn outcome(self) -> Result<(), Failure> {
-        match self {
-            Self::Leave(_) | Self::Handover(_) | Self::Over(Over::Agreement(Ending::Left)) => Ok(()),
-            Self::Over(Over::Agreement(Ending::Out)) => {
-                let error = anyhow::anyhow!("the cluster left this node out: a restart joins anew");
-                Err(Failure::new(ExitCode::Fenced, error))
-            }
-            Self::Over(Over::Outrun(known)) => {
-                let error = anyhow::anyhow!(
-                    "a peer knows incarnation {known} of this node, which is not the one that ran here: a restart joins \
-                     anew"
-                );
-                Err(Failure::new(ExitCode::Fenced, error))
-            }
-            Self::Over(Over::Agreement(Ending::Forfeited)) => Err(Failure::host(anyhow::anyhow!(
-                "the agreement could not be kept on disk: this node's vote is forfeited"
-            ))),
-        }
-    }
-}
-
 /// Warns of what the configuration says of the first view and the view says otherwise: it is the view that holds.
 async fn warn_of_seeds(door: Option<Arc<Door>>, config: Arc<Config>) {
     let Some(door) = door else { return };
@@ -247,19 +194,25 @@ async fn warn_of_seeds(door: Option<Arc<Door>>, config: Arc<Config>) {
 }
 
 /// Goes on without the others, on the operator's word: after it would have heard one that has quorum.
-async fn force_quorum(door: Arc<Door>, heard: Duration) {
+async fn force_quorum(door: Arc<Door>, heard: Duration, change: Change, sink: EventSink) {
     tokio::time::sleep(heard).await;
-    match ask(door, Request::Force, Duration::from_secs(10)).await {
-        Ok(Outcome::Decided(_) | Outcome::Done) => {}
-        Ok(outcome) => log::error!("--force-quorum: nothing was forced: {outcome:?}"),
-        Err(reason) => log::error!("--force-quorum: {reason}"),
+    let asked = ask(door, Request::Force, CHANGE_DEADLINE).await;
+    sink.now(asked_at_start(&change, asked, nix::unistd::getuid().as_raw()).into());
+}
+
+/// Returns the event of a change that the command line of the start asked for, as user `uid`.
+fn asked_at_start(change: &Change, asked: Result<Outcome, String>, uid: u32) -> ViewEvent {
+    let done = asked.and_then(|outcome| change.answer(&outcome).map_err(|refusal| refusal.message));
+    if let Err(reason) = &done {
+        log::error!("{reason}");
     }
+    let outcome = done.map_or_else(|reason| reason, |changed| changed.done);
+    ViewEvent::ChangeAsked { change: format!("{change}, by the start itself"), uid, outcome }
 }
 
 /// Has a view without this node decided, as far as that can be had in time. Says whether the agreement took it.
 async fn leave(door: Arc<Door>, limit: Duration) -> bool {
-    // The agreement gives up by itself at the limit, once what runs has stopped.
-    match ask(door, Request::Leave, limit + LEAVING).await {
+    match ask(door, Request::Leave, limit).await {
         Ok(_) => true,
         Err(reason) => {
             log::warn!("this node leaves without a view that says so: {reason}");
@@ -355,43 +308,27 @@ fn end(
         drop(pacer);
         journal.stop();
     };
-    finish(shared, handover, || decider.stop(), rest);
-}
-
-/// Gives an announced successor its time: once nothing proves progress any more, which would take it back, and before
-/// `rest`, which waits for the log: its disk may be slow, and peers see the age grow.
-fn finish(shared: &Shared, handover: bool, stop_deciding: impl FnOnce(), rest: impl FnOnce()) {
-    stop_deciding();
-    if handover {
-        shared.set_progress((clock::now() + SUCCESSION).0);
-    }
-    rest();
+    let orders = decider.orders();
+    finish(shared, goodbye, || orders.disarm(), || decider.stop(), rest);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::agreement::types::Refusal;
+    use heartbeat_common::view::Order;
 
     #[test]
-    fn a_successor_has_its_time_before_the_log_is_waited_for_and_after_the_last_progress() {
-        for handover in [true, false] {
-            let shared = Shared::new(None, 1).unwrap();
-            let last = clock::now();
-            let mut waited = false;
-            finish(
-                &shared,
-                handover,
-                || shared.set_progress(last.0),
-                || {
-                    waited = true;
-                    let progress = shared.progress();
-                    match handover {
-                        true => assert!(progress >= (last + SUCCESSION).0, "{progress} after {last:?}"),
-                        false => assert_eq!(progress, last.0, "whoever leaves has no successor"),
-                    }
-                },
-            );
-            assert!(waited);
-        }
+    fn a_forced_start_names_who_asked_and_what_became_of_it() {
+        let change = Change::ForceQuorum { cluster: "demo".into() };
+        let event = |asked| match asked_at_start(&change, asked, 1000) {
+            ViewEvent::ChangeAsked { change, uid, outcome } => (change, uid, outcome),
+            other => panic!("{other:?}"),
+        };
+        let (change, uid, outcome) = event(Ok(Outcome::Decided(Order::new(1, 8).unwrap())));
+        assert_eq!((change.as_str(), uid), ("go on without a majority, by the start itself", 1000));
+        assert!(outcome.ends_with("decided in view 1.8"), "{outcome}");
+        assert!(event(Ok(Outcome::Refused(Refusal::QuorateHeard))).2.contains("a node with quorum is heard"));
+        assert_eq!(event(Err("nobody answered".into())).2, "nobody answered");
     }
 }

@@ -1,18 +1,14 @@
 //! The deciding thread: it copies the ticks, lets the core judge, carries the core's orders to the other threads, and
 //! only then proves progress to the kernel. It waits for nothing but time and orders, and decides nothing itself.
 
-use crate::config::{Config, settings_hash};
-use crate::core::agreement::Status;
-use crate::core::agreement::types::{Ending, Outcome, Request};
+use crate::core::agreement::types::Ending;
 use crate::core::controller::{Command, Controller, Input};
 use crate::core::event::LateSource;
-use crate::core::ids::{NetworkId, NodeId, PathId};
+use crate::core::ids::{NodeId, PathId};
 use crate::core::path::PathInput;
-use crate::core::settings::{NetworkSpec, NodeSpec, PathSettings, PathSpec, Settings};
+use crate::core::settings::Settings;
 use crate::core::time::{MonoTime, nanos};
-use crate::io::agreement::begin::{Terms, terms};
 use crate::io::agreement::{Errand, Hands};
-use crate::io::disk::Report;
 use crate::io::journal::EventSink;
 use crate::io::keeper;
 use crate::io::lateness::LatenessRecord;
@@ -20,42 +16,31 @@ use crate::io::looks::Look;
 use crate::io::memory::Shared;
 use crate::io::pacer::{Pacer, PacerCommand};
 use crate::io::paths::{Usable, Use};
-use crate::io::snapshot::{NodeView, PathView, Snapshot};
 use crate::io::{clock, realtime};
-use crate::keys::KeyRing;
 use anyhow::Context;
-use heartbeat_common::view::Order as ViewOrder;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+mod bursts;
+mod orders;
+mod picture;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use bursts::{Bursts, PathBurst};
+use orders::Order;
+
+pub use orders::Orders;
+pub use plan::Plan;
+
 /// Orders waiting at most.
 const ORDERS_MAX: usize = 64;
-/// A burst that the kernel refused on a usable path is not taken for asked, but for so many bursts in a row: a path that
-/// can never be asked must not hide a death for ever.
-const REFUSALS_MAX: u32 = 2;
 /// Bounds of a round: progress is proved at least this often, and not more often than this for nothing.
 const ROUND: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(250));
-
-/// What the thread can be told.
-enum Order {
-    Show(SyncSender<Snapshot>),
-    Incarnation(u64),
-    Settings(Box<Settings>),
-    Keeper(SyncSender<keeper::Order>),
-    /// Decide together with others from now on.
-    Agreement(Box<Hands>),
-    Wake,
-    Wrote(Report),
-    Announced(ViewOrder, bool),
-    ServicesStopped(bool),
-    Terms(Box<(Terms, KeyRing)>),
-    Request(Request, SyncSender<Outcome>),
-    View(SyncSender<Status>),
-    Stop,
-}
 
 /// Why this node's part in the cluster is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,123 +49,6 @@ pub enum Over {
     Agreement(Ending),
     /// A peer knows an incarnation of this node that is not older than this, which is not the one that runs here.
     Outrun(u64),
-}
-
-/// A way to tell it.
-#[derive(Clone)]
-pub struct Orders {
-    queue: SyncSender<Order>,
-    plan: Arc<Plan>,
-}
-
-/// What does not change while the daemon runs: which path is which.
-#[derive(Debug)]
-pub struct Plan {
-    /// Id of this node.
-    pub own: u16,
-    /// The paths, by index.
-    pub paths: Vec<crate::config::PathPlan>,
-}
-
-impl Plan {
-    /// Turns a configuration into what the core must be told.
-    #[must_use]
-    pub fn settings(&self, config: &Config, incarnation: u64) -> Settings {
-        let path = |plan: &crate::config::PathPlan| {
-            let rule = config.settings.path(plan.same_subnet);
-            PathSpec {
-                node: NodeId(plan.peer_node),
-                network: NetworkId(plan.network),
-                local: plan.local,
-                peer: plan.peer,
-                settings: PathSettings {
-                    delay: rule.delay,
-                    threshold: rule.threshold,
-                    lost: rule.lost,
-                    unreachable: rule.unreachable,
-                    failed: rule.failed,
-                },
-            }
-        };
-        let peers = config.nodes.iter().filter(|node| node.id != self.own);
-        Settings {
-            incarnation,
-            hash: settings_hash(config),
-            nodes: peers.map(|node| NodeSpec { id: NodeId(node.id), name: node.name.clone() }).collect(),
-            networks: config
-                .networks
-                .iter()
-                .map(|network| NetworkSpec { id: NetworkId(network.id), name: network.name.clone() })
-                .collect(),
-            paths: self.paths.iter().map(path).collect(),
-            stall_limit: config.settings.stall_limit,
-            hang_limit: config.settings.hang_limit,
-            lateness_budget: config.settings.lateness_budget,
-        }
-    }
-}
-
-impl Orders {
-    /// Tells it that this node runs under a new incarnation.
-    pub fn incarnation(&self, own: u64) {
-        let _ = self.queue.send(Order::Incarnation(own));
-    }
-
-    /// Puts new settings and keys into force.
-    pub fn settings(&self, config: &Config, keys: KeyRing) {
-        // The core keeps its own incarnation; the number here is replaced by it.
-        let _ = self.queue.send(Order::Settings(Box::new(self.plan.settings(config, 0))));
-        let _ = self.queue.send(Order::Terms(Box::new((terms(config), keys))));
-    }
-
-    /// Tells it where the keeper takes orders.
-    pub fn keeper(&self, keeper: SyncSender<keeper::Order>) {
-        let _ = self.queue.send(Order::Keeper(keeper));
-    }
-
-    /// Gives it the agreement to drive.
-    pub fn agreement(&self, hands: Box<Hands>) {
-        let _ = self.queue.send(Order::Agreement(hands));
-    }
-
-    /// Wakes it: messages have come. Waits for nothing; if its queue is full it is awake.
-    pub fn wake(&self) {
-        let _ = self.queue.try_send(Order::Wake);
-    }
-
-    /// Tells it how a write of the agreement's state ended.
-    pub fn wrote(&self, report: Report) {
-        let _ = self.queue.send(Order::Wrote(report));
-    }
-
-    /// Tells it that all that this node runs has stopped or, not `stopped`, that this was waited for in vain.
-    pub fn services_stopped(&self, stopped: bool) {
-        let _ = self.queue.send(Order::ServicesStopped(stopped));
-    }
-
-    /// Asks the agreement for something, and waits at most `limit` for what becomes of it. `None`: no word of it.
-    #[must_use]
-    pub fn request(&self, request: Request, limit: Duration) -> Option<Outcome> {
-        let (answer, wait) = sync_channel(1);
-        self.queue.try_send(Order::Request(request, answer)).ok()?;
-        wait.recv_timeout(limit).ok()
-    }
-
-    /// Asks how the agreement stands, and waits at most `limit`. `None`: there is none, or no answer.
-    #[must_use]
-    pub fn view(&self, limit: Duration) -> Option<Status> {
-        let (answer, wait) = sync_channel(1);
-        self.queue.try_send(Order::View(answer)).ok()?;
-        wait.recv_timeout(limit).ok()
-    }
-
-    /// Asks for a picture of everything, and waits at most `limit`: a loop that makes no progress does not answer.
-    #[must_use]
-    pub fn show(&self, limit: Duration) -> Option<Snapshot> {
-        let (answer, wait) = sync_channel(1);
-        self.queue.try_send(Order::Show(answer)).ok()?;
-        wait.recv_timeout(limit).ok()
-    }
 }
 
 /// What the deciding thread is made of.
@@ -201,6 +69,9 @@ pub struct DeciderSetup {
     pub priority: u8,
     /// Where it says that this node's part in the cluster is over.
     pub ended: tokio::sync::watch::Sender<Option<Over>>,
+    /// An agreement is to come by [`Orders::agreement`]: until then no newer incarnation is taken, which only it can be
+    /// asked about, and which it would begin without.
+    pub agrees: bool,
 }
 
 /// The deciding thread.
@@ -253,6 +124,8 @@ struct Worker {
     lateness: Arc<LatenessRecord>,
     keeper: Option<SyncSender<keeper::Order>>,
     hands: Option<Box<Hands>>,
+    /// They are still to come.
+    agrees: bool,
     /// The way to this thread, for whom it asks something of.
     orders: Orders,
     ended: tokio::sync::watch::Sender<Option<Over>>,
@@ -273,45 +146,6 @@ struct Peer {
     bursts: Bursts,
 }
 
-/// The newest burst on a path.
-#[derive(Clone, Copy)]
-struct PathBurst {
-    /// When it was tried.
-    tried: u64,
-    /// When the kernel last took one.
-    taken: u64,
-    /// The path can be used.
-    usable: bool,
-}
-
-/// Which of a peer's bursts count as asked.
-#[derive(Default)]
-struct Bursts {
-    /// The newest one looked at.
-    seen: u64,
-    /// How many before it the kernel refused, in a row.
-    refused: u32,
-}
-
-impl Bursts {
-    /// Returns when a burst went out that was not reported yet: tried on every path, and taken by the kernel on every
-    /// path that can be used.
-    fn news(&mut self, paths: impl Iterator<Item = PathBurst> + Clone) -> Option<u64> {
-        let tried = paths.clone().map(|path| path.tried).min().unwrap_or(0);
-        if tried <= self.seen {
-            return None;
-        }
-        self.seen = tried;
-        let refused = paths.clone().any(|path| path.usable && path.taken < path.tried);
-        if refused && self.refused < REFUSALS_MAX {
-            self.refused += 1;
-            return None;
-        }
-        self.refused = 0;
-        Some(tried)
-    }
-}
-
 impl Worker {
     fn new(setup: DeciderSetup, lateness: Arc<LatenessRecord>, orders: Orders) -> Self {
         let paths = setup.plan.paths.len();
@@ -330,6 +164,7 @@ impl Worker {
             lateness,
             keeper: None,
             hands: None,
+            agrees: setup.agrees,
             orders,
             ended: setup.ended,
             outrun: None,
@@ -416,10 +251,12 @@ impl Worker {
     }
 
     /// Takes a newer incarnation: at once where there is no view to be a part of, once the disk holds what was promised
-    /// where this node is no member. A member ends: a newer incarnation proves to others that what the older one ran has
+    /// where this node is no member. While it starts, the agreement is waited for, which is made for the older one: it says
+    /// which of these it is. A member ends: a newer incarnation proves to others that what the older one ran has
     /// stopped, and it has first to be so.
     fn reincarnate(&mut self, above: u64) {
         match &self.hands {
+            None if self.agrees => self.outrun = self.outrun.max(Some(above)),
             None => self.hold_back(keeper::Order::Reincarnate(above)),
             Some(hands) if hands.is_bound() => {
                 self.shared.page().close();
@@ -433,9 +270,9 @@ impl Worker {
         let errands = self.hands.as_mut().map(|hands| hands.errands()).unwrap_or_default();
         for errand in errands {
             match errand {
-                Errand::Announce(announced, view) => {
+                Errand::Announce(announced, view, number) => {
                     let orders = self.orders.clone();
-                    let told = move |done| drop(orders.queue.send(Order::Announced(view, done)));
+                    let told = move |done| drop(orders.queue.send(Order::Announced(view, done, number)));
                     self.hold_back(keeper::Order::Announce(announced, Box::new(told)));
                 }
                 Errand::End(ending) => drop(self.ended.send_replace(Some(Over::Agreement(ending)))),
@@ -532,13 +369,29 @@ impl Worker {
                 self.controller.reconfigure(*settings, clock::now());
             }
             Order::Keeper(keeper) => self.keeper = Some(keeper),
-            Order::Agreement(hands) => self.hands = Some(hands),
+            Order::Agreement(hands) => {
+                (self.hands, self.agrees) = (Some(hands), false);
+                // What was heard while this node started is judged now.
+                if let Some(above) = self.outrun.take() {
+                    self.reincarnate(above);
+                }
+            }
             Order::Wrote(report) => self.with_hands(|hands| hands.wrote(report)),
-            Order::Announced(view, done) => self.with_hands(|hands| hands.announced(view, done)),
+            Order::Announced(view, done, number) => self.with_hands(|hands| hands.announced(view, done, number)),
+            Order::Retime(limit, answer) => {
+                let retimed = self.hands.as_mut().map_or(Ok(()), |hands| hands.retime(limit));
+                let _ = answer.try_send(retimed);
+            }
+            Order::Gated(gated, done) if self.hands.is_some() => self.with_hands(|hands| hands.gate(gated, done)),
+            // Where there is no agreement nothing is claimed.
+            Order::Gated(_, done) => {
+                let _ = done.send(());
+            }
             Order::ServicesStopped(stopped) => self.with_hands(|hands| hands.services_stopped(stopped)),
+            Order::Disarm => self.with_hands(Hands::disarm),
             Order::Terms(terms) => {
-                let (terms, keys) = *terms;
-                self.with_hands(|hands| hands.reconfigure(terms, keys));
+                let (terms, keys, fences) = *terms;
+                self.with_hands(|hands| hands.reconfigure(terms, keys, fences));
             }
             Order::Request(request, answer) => self.with_hands(|hands| hands.request(request, answer)),
             Order::View(answer) => self.with_hands(|hands| drop(answer.try_send(hands.status()))),
@@ -552,69 +405,5 @@ impl Worker {
             hands.tell(&self.controller);
         }
         self.run_errands();
-    }
-
-    fn picture(&self) -> Snapshot {
-        let now = clock::now();
-        let node = |(id, node): (NodeId, &crate::core::node::Node)| NodeView {
-            id,
-            name: node.name().node.clone(),
-            verdict: node.verdict(),
-            since: node.since(),
-            reason: self.controller.reason(id),
-            said: node.said(),
-            settings_agree: node.settings_agree(),
-            heard: node.heard(),
-        };
-        let path = |(id, spec, path): (PathId, &PathSpec, &crate::core::path::Path)| PathView {
-            id,
-            node: spec.node,
-            rule: path.rule(),
-            state: path.state(),
-            since: path.since(),
-            misses: path.misses(),
-            unsent: path.unsent(),
-            tick: *self.looks[id.index()].tick(),
-            histogram: self.shared.histogram(id.0),
-            sent: self.pacer.record.sent(id.index()),
-        };
-        Snapshot {
-            now,
-            incarnation: self.controller.settings().incarnation,
-            isolated: self.controller.isolated_from().is_some(),
-            stall_limit: self.controller.settings().stall_limit,
-            hang_limit: self.controller.settings().hang_limit,
-            nodes: self.controller.nodes().map(node).collect(),
-            paths: self.controller.paths().map(path).collect(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const fn burst(tried: u64, taken: u64, usable: bool) -> PathBurst {
-        PathBurst { tried, taken, usable }
-    }
-
-    #[test]
-    fn a_burst_counts_when_it_was_taken_on_every_path() {
-        let mut bursts = Bursts::default();
-        let mut news = |a, b| bursts.news([a, b].into_iter());
-        assert_eq!(news(burst(0, 0, true), burst(0, 0, true)), None);
-        assert_eq!(news(burst(10, 10, true), burst(0, 0, true)), None, "not tried on the second path yet");
-        assert_eq!(news(burst(10, 10, true), burst(10, 10, true)), Some(10));
-        assert_eq!(news(burst(10, 10, true), burst(10, 10, true)), None, "reported once");
-        assert_eq!(news(burst(20, 20, true), burst(20, 10, false)), Some(20), "an unusable path holds nothing up");
-    }
-
-    #[test]
-    fn a_refused_burst_is_not_believed_but_hides_no_death_for_ever() {
-        let mut bursts = Bursts::default();
-        let mut refused = |at| bursts.news([burst(at, at, true), burst(at, 0, true)].into_iter());
-        let told: Vec<_> = (1..=6).map(|at| refused(at * 10)).collect();
-        assert_eq!(told, [None, None, Some(30), None, None, Some(60)]);
-        assert_eq!(refused(60), None, "one burst is looked at once");
     }
 }

@@ -128,7 +128,7 @@ fn say_goodbye(pins: &PinDir, config: Option<&Config>) -> String {
 }
 
 /// Takes every program off and removes every pin and the directories, whatever the map layout. Returns what was removed.
-fn take_off(pins: &PinDir) -> anyhow::Result<Vec<PathBuf>> {
+pub(super) fn take_off(pins: &PinDir) -> anyhow::Result<Vec<PathBuf>> {
     let directories = pins.versions()?;
     let mut removed = Vec::new();
     // Links first, in all of them: no program outlives the names of its maps.

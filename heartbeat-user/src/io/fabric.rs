@@ -10,6 +10,7 @@ mod repair;
 use crate::config::{Config, FastPath};
 use crate::core::event::{EchoMode, EventBody};
 use crate::io::attach::{LinkHealth, Mode};
+use crate::io::conflict::Held;
 use crate::io::egress::Egress;
 use crate::io::interfaces::{self, Interface};
 use crate::io::journal::EventSink;
@@ -46,6 +47,8 @@ pub struct Fabric {
     pacer: Arc<Pacer>,
     responder: Responder,
     sink: EventSink,
+    /// Addresses that another machine may have, from which nothing is said yet.
+    held: Held,
     /// What was last said of interfaces that cannot be brought up.
     failing: BTreeMap<u32, String>,
     /// What was counted of each path's probes when it was last looked whether departures are stamped.
@@ -78,6 +81,8 @@ pub struct FabricSetup {
     pub responder: Responder,
     /// Where events go.
     pub sink: EventSink,
+    /// Addresses that are held back.
+    pub held: Held,
 }
 
 impl Fabric {
@@ -98,13 +103,14 @@ impl Fabric {
             pacer: setup.pacer,
             responder: setup.responder,
             sink: setup.sink,
+            held: setup.held,
             failing: BTreeMap::new(),
             stamps: departures::Stamps::default(),
             pins_lost: None,
         }
     }
 
-    /// Brings every interface up that has one of our addresses, and down every one that has none left; addresses that
+    /// Brings every interface up that has one of our addresses which is not held back, and down every one that has none left; addresses that
     /// come and go on an interface in use are opened and closed without touching its program. With `strict`, as at
     /// start, what cannot be had as configured is an error; later it is logged once and tried again.
     ///
@@ -113,7 +119,7 @@ impl Fabric {
     pub fn scan(&mut self, strict: bool) -> anyhow::Result<()> {
         let present = interfaces::by_address()?;
         let mut wanted: BTreeMap<u32, (Interface, Vec<IpAddr>)> = BTreeMap::new();
-        for local in self.paths.locals() {
+        for local in self.paths.locals().iter().filter(|local| !self.held.contains(**local)) {
             if let Some(interface) = present.get(local) {
                 wanted.entry(interface.ifindex).or_insert_with(|| (interface.clone(), Vec::new())).1.push(*local);
             }

@@ -27,10 +27,10 @@ use group::Fold;
 use launch::{Launch, launch};
 use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::Pid;
+use nix::unistd::{AccessFlags, Pid, access};
 use std::ffi::CString;
 use std::io::{self, PipeReader, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -385,11 +385,48 @@ fn environment(node: &str, happened: &Happened, token: Option<Token>) -> io::Res
     ])
 }
 
-/// Returns what keeps a program from being run as a hook, for `heartbeatd check`.
+/// Looks for what keeps a program from being run as a hook by this user, for `heartbeatd check`.
 ///
 /// # Errors
 /// [`ChainError`].
 pub fn check(path: &Path) -> Result<(), ChainError> {
     let (root, owner) = Settings::root().map_err(|source| ChainError::Io { path: "/".into(), source })?;
-    walk(root.as_fd(), path, owner).map(drop)
+    check_below(&(root, owner), path)
+}
+
+fn check_below((root, owner): &(OwnedFd, u32), path: &Path) -> Result<(), ChainError> {
+    let program = walk(root.as_fd(), path, *owner)?;
+    // The very file, asked for as the kernel will be: some user may run it, and this one has to.
+    let same = format!("/proc/self/fd/{}", program.as_raw_fd());
+    access(same.as_str(), AccessFlags::X_OK)
+        .map_err(|errno| ChainError::Io { path: path.to_owned(), source: errno.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_hook_that_could_not_be_run_is_found_by_the_check() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let trusted = || (std::fs::File::open(root.path()).unwrap().into(), nix::unistd::geteuid().as_raw());
+        let hook = root.path().join("hook");
+        let judged = |mode: u32| {
+            std::fs::write(&hook, "#!/bin/sh\n").unwrap();
+            std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(mode)).unwrap();
+            check_below(&trusted(), Path::new("/hook")).map_err(|error| error.to_string())
+        };
+        assert_eq!(judged(0o755), Ok(()));
+        assert_eq!(judged(0o644), Err("/hook: is no file that can be run".to_owned()));
+        assert_eq!(judged(0o775), Err("/hook: can be written by others (mode 0775)".to_owned()));
+        let missing = check_below(&trusted(), Path::new("/none")).unwrap_err().to_string();
+        assert!(missing.starts_with("/none: No such file"), "{missing}");
+        assert!(matches!(check(Path::new("hook")), Err(ChainError::Path(_))));
+        std::fs::create_dir(root.path().join("directory")).unwrap();
+        assert!(check_below(&trusted(), Path::new("/directory")).is_err());
+        std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(judged(0o755), Err("/: can be written by others (mode 0777)".to_owned()));
+    }
 }

@@ -41,6 +41,31 @@ pub fn by_address() -> anyhow::Result<BTreeMap<IpAddr, Interface>> {
     Ok(found)
 }
 
+/// What an interface is to its link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Kind of hardware, as ARP numbers it.
+    pub hardware: u16,
+    /// Link-layer address; of hardware with longer ones, the first six bytes.
+    pub address: [u8; 6],
+    /// `IFF_NOARP`, `IFF_LOOPBACK`, `IFF_POINTOPOINT` and others.
+    pub flags: InterfaceFlags,
+}
+
+/// Returns the link of each interface, by its index.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn links() -> anyhow::Result<BTreeMap<u32, Link>> {
+    let mut found = BTreeMap::new();
+    for entry in getifaddrs().context("list the links of this host")? {
+        let Some(link) = entry.address.as_ref().and_then(|address| address.as_link_addr()) else { continue };
+        let (Ok(index), Some(address)) = (u32::try_from(link.ifindex()), link.addr()) else { continue };
+        found.insert(index, Link { hardware: link.hatype(), address, flags: entry.flags });
+    }
+    Ok(found)
+}
+
 /// Says whether an interface processes received packets in kernel threads rather than softirqs, which a realtime task
 /// can starve; `None` if the kernel does not say.
 #[must_use]

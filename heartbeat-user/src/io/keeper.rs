@@ -328,12 +328,29 @@ impl Worker {
             fresh.settings.hang_limit.as_secs(),
         );
         let fresh = Arc::new(fresh);
-        kept.fabric.reload(fresh.clone(), ring.clone())?;
+        // The device is never quicker than the hang limit in force: a longer limit is first asked of it, a shorter one last.
+        let (limit, former) = (fresh.settings.hang_limit, old.settings.hang_limit);
+        if limit > former {
+            kept.decider.retime(limit, former).map_err(|why| anyhow::anyhow!("hang_limit_s: {why}"))?;
+        }
+        if let Err(error) = kept.fabric.reload(fresh.clone(), ring.clone()) {
+            if limit > former
+                && let Err(why) = kept.decider.retime(former, former)
+            {
+                log::error!("the watchdog device keeps the time-out of what was refused: {why}");
+            }
+            return Err(error);
+        }
         *kept.current.write().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
         kept.pacer.tell(PacerCommand::Signers(kept.fabric.paths.signers()));
         let budget = fresh.settings.lateness_budget.as_nanos() as u64;
         kept.pacer.tell(PacerCommand::Delays(kept.fabric.paths.delays(), budget));
-        kept.decider.settings(&fresh, ring);
+        kept.decider.settings(&fresh, ring, kept.fabric.paths.fence_signers());
+        if limit < former
+            && let Err(why) = kept.decider.retime(limit, former)
+        {
+            log::warn!("the watchdog device keeps its longer time-out: {why}");
+        }
         Ok(if fresh.settings == old.settings { "the key file alone was read again".to_owned() } else { changes })
     }
 

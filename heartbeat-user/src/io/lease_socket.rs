@@ -73,26 +73,22 @@ impl Shown {
     }
 }
 
-/// The open socket; its file goes with it.
+/// A socket of the run directory that is open to every user; its file goes with it.
 #[derive(Debug)]
-pub struct LeaseSocket {
+pub(super) struct OpenSocket {
     socket: UnixListener,
     path: PathBuf,
     inode: (u64, u64),
 }
 
-impl LeaseSocket {
-    /// Opens the socket at `path`, open to every user. Whoever calls holds the lock of this controller and has checked
-    /// the directory, which is the control socket's: a socket that is there is a dead controller's.
+impl OpenSocket {
+    /// Opens the socket at `path`. Whoever calls holds the lock of this controller and has checked the directory, which is
+    /// the control socket's: a socket that is there is a dead controller's.
     ///
     /// # Errors
     /// If something that is no socket is there, or the system refuses; nothing was changed then but a dead one's socket
     /// removed.
     pub fn bind_at(path: &Path) -> anyhow::Result<Self> {
-        Self::open(path).with_context(|| format!("open the lease socket {}", path.display()))
-    }
-
-    fn open(path: &Path) -> anyhow::Result<Self> {
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Ok(found) if found.file_type().is_socket() => fs::remove_file(path).context("remove a dead one's")?,
@@ -101,21 +97,57 @@ impl LeaseSocket {
         }
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        // Whoever finds it may use it: it gets its name last.
+        let unready = path.with_extension("new");
+        let _ = fs::remove_file(&unready);
+        bind(socket.as_raw_fd(), &UnixAddr::new(&unready)?)?;
         let opened = || -> anyhow::Result<(u64, u64)> {
             // Connecting takes the right to write.
-            fs::set_permissions(path, Permissions::from_mode(0o666))?;
-            let found = fs::symlink_metadata(path)?;
+            fs::set_permissions(&unready, Permissions::from_mode(0o666))?;
+            let found = fs::symlink_metadata(&unready)?;
             listen(&socket, Backlog::new(BACKLOG)?)?;
+            fs::rename(&unready, path)?;
             Ok((found.dev(), found.ino()))
         };
         match opened() {
             Ok(inode) => Ok(Self { socket: socket.into(), path: path.to_owned(), inode }),
             Err(error) => {
-                let _ = fs::remove_file(path);
+                let _ = fs::remove_file(&unready);
                 Err(error)
             }
         }
+    }
+
+    /// Returns what accepts its connections, on the runtime of this thread.
+    ///
+    /// # Errors
+    /// If the socket cannot be waited on.
+    pub fn listener(&self) -> io::Result<tokio::net::UnixListener> {
+        tokio::net::UnixListener::from_std(self.socket.try_clone()?)
+    }
+}
+
+impl Drop for OpenSocket {
+    fn drop(&mut self) {
+        // A successor may have put its own socket there.
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The socket that hands out the page.
+#[derive(Debug)]
+pub struct LeaseSocket(OpenSocket);
+
+impl LeaseSocket {
+    /// Opens the socket at `path`, open to every user. Whoever calls holds the lock of this controller and has checked
+    /// the directory.
+    ///
+    /// # Errors
+    /// If something that is no socket is there, or the system refuses.
+    pub fn bind_at(path: &Path) -> anyhow::Result<Self> {
+        OpenSocket::bind_at(path).map(Self).with_context(|| format!("open the lease socket {}", path.display()))
     }
 
     /// Serves whoever connects, until it is dropped. To be run on the runtime's thread, never on one that must be on
@@ -124,8 +156,7 @@ impl LeaseSocket {
     /// # Errors
     /// If the socket cannot be waited on.
     pub async fn serve(self, shown: Shown) -> anyhow::Result<()> {
-        let listener =
-            tokio::net::UnixListener::from_std(self.socket.try_clone()?).context("watch the lease socket")?;
+        let listener = self.0.listener().context("watch the lease socket")?;
         let (mut served, mut failing) = (0, false);
         loop {
             match listener.accept().await {
@@ -149,15 +180,6 @@ impl LeaseSocket {
                 served = 0;
                 tokio::time::sleep(REST).await;
             }
-        }
-    }
-}
-
-impl Drop for LeaseSocket {
-    fn drop(&mut self) {
-        // A successor may have put its own socket there.
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.inode) {
-            let _ = fs::remove_file(&self.path);
         }
     }
 }

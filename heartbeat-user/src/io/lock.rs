@@ -90,13 +90,22 @@ impl Locks {
     pub fn take_left_pins(&mut self, root: &Path, patience: Duration) -> Result<Option<PinDir>, LockError> {
         // What this start took before it gave the kernel up is not to be had a second time.
         if self.pins.is_none() {
-            self.pins = in_time(root, patience, || match PinDir::open_left(root)? {
-                Some(pins) => Ok(pins.hold_left()?.then_some(Some(pins))),
-                None => Ok(Some(None)),
-            })?;
+            self.pins = take_former_pins(root, patience)?;
         }
         Ok(self.pins.clone())
     }
+}
+
+/// Takes a pin directory that this node used before and does not use any more, where there is one, within `patience`. It is
+/// held as long as any copy of what is returned lives. Nothing is made.
+///
+/// # Errors
+/// If another controller holds it, or it is not ours alone.
+pub fn take_former_pins(root: &Path, patience: Duration) -> Result<Option<PinDir>, LockError> {
+    in_time(root, patience, || match PinDir::open_left(root)? {
+        Some(pins) => Ok(pins.hold_left()?.then_some(Some(pins))),
+        None => Ok(Some(None)),
+    })
 }
 
 /// Tries until the pin directory is had or `patience` has passed. `attempt` gives nothing while another has it.

@@ -94,7 +94,9 @@ pub(super) fn mark(pin: &Path) -> anyhow::Result<bool> {
     let stop_time = page::close_pinned(&pin.with_file_name(maps::LEASE))?;
     shared.set_flags(shared.flags() | FLAG_LEAVING);
     let ran = Ran::new(stop_time, Shelter::find());
-    let stopped = ran.wait_for_earlier();
+    // The service manager would end this sooner than what runs, where that may take long to stop.
+    manager::extend(ran.longest() * 2);
+    let stopped = ran.wait_for_earlier(false);
     match &stopped {
         Ok(()) => shared.set_flags(shared.flags() | FLAG_LEAVING | FLAG_STOPPED),
         Err(what) => eprintln!("heartbeatd: {what}"),

@@ -101,6 +101,17 @@ impl Page {
         self.clear(word::GRANTING);
     }
 
+    /// Ends the page as that of an earlier incarnation, if it is one. True: whatever that incarnation ran acts no more by
+    /// any page. False: it had another one, in its own memory or in maps whose pins are gone, which nobody can end; that is
+    /// over when its lease is.
+    pub fn end_earlier(&self, incarnation: u64) -> bool {
+        if self.get(word::MAGIC) != lease::MAGIC {
+            return false;
+        }
+        self.close();
+        self.get(word::INCARNATION) == incarnation
+    }
+
     /// Clears all grants of the own vote. When this returns, none is given any more by anybody, and bytes that are
     /// written afterwards were written after that. `now` is CLOCK_MONOTONIC ns, read before.
     pub fn clear_grants(&self, now: u64) {

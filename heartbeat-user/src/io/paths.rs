@@ -45,7 +45,9 @@ pub struct Use {
 }
 
 impl Usable {
-    fn new(paths: usize) -> Self {
+    /// Begins with nothing that can be used.
+    #[must_use]
+    pub fn new(paths: usize) -> Self {
         let flags = || (0..paths).map(|_| AtomicBool::new(false)).collect();
         Self { usable: flags(), mute: flags(), in_kernel: flags() }
     }

@@ -4,16 +4,17 @@
 
 use crate::config::Config;
 use crate::core::event::{EventBody, ViewEvent};
+use crate::io::decider::Orders;
 use crate::io::failure::Failure;
-use crate::io::hooks::{Happened, Hooks, Report, Settings};
+use crate::io::gating::Gating;
+use crate::io::hooks::{self, Happened, Hooks, Report, Settings};
 use crate::io::journal::{EventSink, Journal};
 use crate::io::lease_socket::{LeaseSocket, Readable, Shown};
-use crate::io::manager;
 use crate::io::memory::Shared;
 use crate::io::page::pin;
 use crate::io::pins::PinDir;
 use crate::io::ran::Ran;
-use crate::io::watchdog_device::{Device, Feeder};
+use crate::io::watchdog_device::{self, Feeder, Watchdog};
 use crate::lease::{self, Gate, Refused, Token};
 use anyhow::Context;
 use heartbeat_common::maps;
@@ -26,8 +27,6 @@ use tokio::task::JoinHandle;
 
 /// How long hooks may take to be gone once they were killed.
 const HOOKS_END: Duration = Duration::from_secs(5);
-/// What units are bound to.
-const HOLDER: &str = "heartbeat-quorate.service";
 
 /// The page of this very process, for hooks.
 struct OwnPage(Arc<Shared>);
@@ -40,21 +39,21 @@ impl Gate for OwnPage {
 
 /// All of them, ready to be served.
 pub struct Services {
-    /// Whatever this node runs asks the page before each act: there are no hooks, and no units that stop in their time.
-    pub gated: bool,
     /// What a person should know.
     pub warnings: Vec<String>,
     /// What feeds the watchdog device, if one is configured.
-    pub feeder: Option<Feeder<Device>>,
+    pub feeder: Option<Feeder<Box<dyn Watchdog>>>,
     socket: LeaseSocket,
     shown: Shown,
+    gating: Gating,
     hooks: Option<(Hooks, broadcast::Receiver<Value>)>,
     pin: PathBuf,
     ran: Arc<Ran>,
 }
 
 impl Services {
-    /// Opens and starts them. The page is this incarnation's already.
+    /// Opens and starts them. The page is this incarnation's already; `adopted`: it was an earlier controller's, and goes
+    /// on.
     ///
     /// # Errors
     /// If the lease socket cannot be opened, the watchdog device does not suit, or a thread cannot be made.
@@ -65,6 +64,7 @@ impl Services {
         shared: &Arc<Shared>,
         pins: Option<&PinDir>,
         ran: Arc<Ran>,
+        adopted: bool,
     ) -> Result<Self, Failure> {
         let mut warnings = Vec::new();
         let socket = LeaseSocket::bind_at(&config.daemon.run_dir.join("lease.sock")).map_err(Failure::host)?;
@@ -80,24 +80,34 @@ impl Services {
             warnings.push(format!("the page of the lease is handed out by its socket alone: {error:#}"));
         }
         let hooks = hooks(config, node, journal, shared, &ran).map_err(Failure::host)?;
-        let feeder = feeder(config).map_err(Failure::config)?;
-        let gated = config.daemon.hooks.programs.is_empty() && !units_in_use();
-        Ok(Self { gated, warnings, feeder, socket, shown, hooks, pin: lease_pin, ran })
+        let acting = OwnPage(shared.clone()).acting().is_ok();
+        let feeder = feeder(config, adopted, acting).map_err(Failure::config)?;
+        for (program, error) in config.daemon.hooks.programs.iter().filter_map(|p| Some((p, hooks::check(p).err()?))) {
+            warnings.push(format!("hook {} cannot be run: {error}", program.display()));
+        }
+        let gating = Gating::open(&config.daemon.run_dir, !config.daemon.hooks.programs.is_empty());
+        let gating = gating.map_err(Failure::host)?;
+        Ok(Self { gating, warnings, feeder, socket, shown, hooks, pin: lease_pin, ran })
     }
 
-    /// Serves them on this runtime until they are ended.
+    /// Serves them on this runtime until they are ended. What this node claims of them goes to the deciding thread.
     #[must_use]
-    pub fn serve(self) -> Serving {
-        let Self { socket, shown, hooks, pin, ran, .. } = self;
+    pub fn serve(self, decider: Orders) -> Serving {
+        let Self { socket, shown, gating, hooks, pin, ran, .. } = self;
         let page = shown.clone();
         let socket = tokio::spawn(async move {
             if let Err(error) = socket.serve(page).await {
                 log::error!("the lease socket cannot be served: {error:#}");
             }
         });
+        let gating = tokio::spawn(async move {
+            if let Err(error) = gating.serve(decider).await {
+                log::error!("holders cannot be served: {error:#}");
+            }
+        });
         let (end, ended) = oneshot::channel();
         let hooks = hooks.map(|(hooks, events)| tokio::spawn(offer(hooks, events, ended)));
-        Serving { socket, shown, hooks, end, pin, ran }
+        Serving { socket, shown, gating, hooks, end, pin, ran }
     }
 }
 
@@ -105,6 +115,7 @@ impl Services {
 pub struct Serving {
     socket: JoinHandle<()>,
     shown: Shown,
+    gating: JoinHandle<()>,
     hooks: Option<JoinHandle<Hooks>>,
     end: oneshot::Sender<()>,
     pin: PathBuf,
@@ -149,8 +160,10 @@ impl Serving {
                 log::warn!("{error:#}");
             }
         }
-        self.socket.abort();
-        let _ = self.socket.await;
+        for task in [self.socket, self.gating] {
+            task.abort();
+            let _ = task.await;
+        }
         stopped
     }
 }
@@ -231,21 +244,13 @@ fn tell(report: &Report, sink: &EventSink) {
     sink.now(ViewEvent::HookFailed { hook, event_id, reason }.into());
 }
 
-fn feeder(config: &Config) -> anyhow::Result<Option<Feeder<Device>>> {
+fn feeder(config: &Config, adopted: bool, acting: bool) -> anyhow::Result<Option<Feeder<Box<dyn Watchdog>>>> {
     let Some(path) = config.daemon.watchdog_device.clone() else { return Ok(None) };
     let mut feeder = Feeder::of(path.clone(), config.settings.hang_limit);
-    feeder.probe().with_context(|| path.display().to_string())?;
+    // Under a new incarnation all that the device guarded has stopped.
+    let tried = if adopted { feeder.take_over(acting, || watchdog_device::runs(&path)) } else { feeder.probe() };
+    tried.with_context(|| path.display().to_string())?;
     Ok(Some(feeder))
-}
-
-/// Says whether units may be bound to the target here: what is up takes its time to stop.
-fn units_in_use() -> bool {
-    let is = |property, wanted: &[&str]| {
-        manager::of_unit(property, HOLDER).is_some_and(|found| wanted.contains(&found.as_str()))
-    };
-    manager::is_there()
-        && (is("UnitFileState", &["enabled", "enabled-runtime", "static"])
-            || is("ActiveState", &["active", "activating", "deactivating"]))
 }
 
 #[cfg(test)]

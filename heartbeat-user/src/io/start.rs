@@ -1,18 +1,17 @@
 //! The start, step by step, in the order that safety asks for: locks, identity on disk, tables, sockets, programs. It
-//! ends with every thread running, or with everything undone and the reason.
+//! ends with every thread running, or with everything undone and the reason. It judges no peer.
 
 use crate::cli::{ExitCode, Watchdog, check_watchdog};
-use crate::config::{Config, FastPath, find_self, load};
+use crate::config::{Config, find_self, load};
 use crate::control::{ListenError, Listener};
 use crate::core::agreement::document::Member;
 use crate::core::event::{EventBody, NodeName};
-use crate::core::identity::{self, Disk, Found, Identity, Kept as KeptIdentity, Reason};
+use crate::core::identity::{Identity, Reason};
 use crate::core::ids::NodeId;
-use crate::core::time::MonoTime;
 use crate::io::agreement::begin::{self, Beginning, World};
 use crate::io::agreement::door::Door;
-use crate::io::decider::{Decider, DeciderSetup, Over, Plan};
-use crate::io::disk::{AgreementFile, Owner, TakenUp, exits};
+use crate::io::decider::{Decider, DeciderSetup, Orders, Over, Plan};
+use crate::io::disk::exits;
 use crate::io::fabric::{Fabric, FabricSetup};
 use crate::io::failure::Failure;
 use crate::io::hooks::Shelter;
@@ -23,23 +22,25 @@ use crate::io::memory::Shared;
 use crate::io::object::Object;
 use crate::io::pacer::{Pacer, PacerSetup};
 use crate::io::paths::{Paths, Who, vote_slot};
-use crate::io::pins::PinDir;
 use crate::io::ran::Ran;
 use crate::io::responder::Responder;
 use crate::io::services::Services;
-use crate::io::state::{State, StateDir, random};
-use crate::io::{attach, clock, detach, interfaces, page, realtime};
+use crate::io::state::{State, StateDir};
+use crate::io::{attach, clock, conflict, interfaces, realtime};
 use crate::keys::{KeyRing, Keys};
 use anyhow::Context;
-use heartbeat_common::frame::{FLAG_FENCED, FLAG_LEAVING, FLAG_STOPPED};
-use heartbeat_common::lease::{self, Remembered, Words as _, word};
-use heartbeat_common::maps::{self, Own};
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::sync::watch;
+
+mod kernel;
+mod life;
+
+use kernel::{Undo, holds_anything, kernel_side, leave_former_pins, take_on, take_over_ticks};
+use life::{end_earlier, identify};
 
 /// A running daemon's parts, ended in this order.
 pub struct Running {
@@ -75,9 +76,6 @@ pub struct Running {
     pub locks: Locks,
 }
 
-/// The kernel side, or why there is none.
-type Kernel = Result<(Object, PinDir), String>;
-
 /// Reads the configuration, and finds this node in it.
 ///
 /// # Errors
@@ -107,43 +105,6 @@ pub fn key_ring(config: &Config) -> Result<KeyRing, Failure> {
     Ok(keys.ring(config.cluster.id))
 }
 
-/// Takes back what a start that fails has put into the kernel; what an earlier controller left for its successor stays
-/// as it is.
-struct Undo {
-    pins: Option<PinDir>,
-    /// The second pin of the lease's page.
-    lease_pin: Option<PathBuf>,
-}
-
-impl Undo {
-    fn new(kernel: &Kernel, adopt: bool) -> Self {
-        let pins = if adopt { None } else { kernel.as_ref().ok().map(|(_, pins)| pins.clone()) };
-        Self { pins, lease_pin: None }
-    }
-
-    /// The start did not fail.
-    fn keep(&mut self) {
-        (self.pins, self.lease_pin) = (None, None);
-    }
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        if let Some(Err(error)) = self.lease_pin.take().map(|pin| page::pin::remove(&pin)) {
-            log::error!("not everything could be taken back: {error:#}");
-        }
-        if let Some(pins) = self.pins.take() {
-            let undone = pins.hold().and_then(|ours| match ours {
-                true => attach::remove_other_links(&pins, &[]).and_then(|()| pins.remove_all()),
-                false => Ok(()),
-            });
-            if let Err(error) = undone {
-                log::error!("not everything could be taken back: {error:#}");
-            }
-        }
-    }
-}
-
 /// Starts everything. `watchdog` is the one that the service manager holds over this process; with `join_only` this node
 /// forms no view, and joins one.
 ///
@@ -167,10 +128,16 @@ pub fn start(
     prepare_run_dir(&config.daemon.run_dir).map_err(Failure::host)?;
     let listener = open_control(&config)?;
     let state_dir = StateDir::open(&config.daemon.state_dir).map_err(Failure::host)?;
+    // Before the note is written anew: a start that is killed in between leaves it to the next.
+    let noted = StateDir::noted_pins(&config.daemon.state_dir).unwrap_or_else(|error| {
+        log::warn!("{error:#}: whether pin_dir was another one before is not known");
+        None
+    });
+    let moved = leave_former_pins(&config, noted.as_deref())?;
     state_dir.note_pins(&config.daemon.pin_dir).map_err(Failure::host)?;
 
     // Whatever the layout: pins are a trace of an earlier life.
-    let lived = state_dir.was_used() || holds_anything(&config.daemon.pin_dir);
+    let lived = moved || state_dir.was_used() || holds_anything(&config.daemon.pin_dir);
     let (kernel, made) = kernel_side(&config, own, bpf_object, &mut locks)?;
     // Until it is known whether somebody's program is to be taken over, only what was made here is taken back.
     let mut undo = Undo::new(&kernel, !made);
@@ -185,6 +152,7 @@ pub fn start(
     let life = identify(&config, own, &state_dir, &shared, kernel.is_ok(), paths.digest(), lived)?;
     let (identity, state) = (life.identity, life.state);
     undo.pins = Undo::new(&kernel, identity.adopt).pins.take();
+    let asked = conflict::ask(&config, own, !identity.adopt);
     let ran = Arc::new(Ran::new(config.settings.quorum.stop_time, Shelter::find()));
     if identity.adopt {
         // Of a controller that died: nobody waits for its hooks any more.
@@ -200,15 +168,22 @@ pub fn start(
     let mut warnings: Vec<String> = listener.warning().map(str::to_owned).into_iter().collect();
     let memory_locked = lock_memory(&config, &mut warnings);
     let node = config.node(own).map_or_else(String::new, |node| node.name.clone());
-    let journal = Journal::start(JournalSetup {
+    let mut journal = Journal::start(JournalSetup {
         file: config.daemon.event_log.clone(),
         bytes_max: config.daemon.event_log_max_kib * 1024,
         files: config.daemon.event_log_files,
         node: node.clone(),
     })
     .map_err(Failure::host)?;
-    let mut services =
-        Services::start(&config, node, &journal, &shared, kernel.as_ref().ok().map(|(_, pins)| pins), ran.clone())?;
+    let mut services = Services::start(
+        &config,
+        node,
+        &journal,
+        &shared,
+        kernel.as_ref().ok().map(|(_, pins)| pins),
+        ran.clone(),
+        adopted,
+    )?;
     warnings.extend(services.warnings.iter().cloned());
     let plan = Arc::new(Plan { own, paths: paths.plans().to_vec() });
     let pacer = Pacer::start(PacerSetup {
@@ -223,6 +198,10 @@ pub fn start(
         Responder::start(shared.clone(), paths.confs.clone(), config.daemon.realtime_priority.saturating_sub(1))?;
     let (usable, fences) = (paths.usable.clone(), paths.fence_signers());
 
+    // Nothing has been said under a new incarnation yet: it must not displace another machine's.
+    let free = asked.refuse(&config, own, &mut journal)?;
+    warnings.extend(free.warnings);
+    let held = free.held;
     tell_start(&journal, &config, own, &identity, &state);
     report_refusals(&journal, &pacer, &config, memory_locked, &mut warnings);
     let begun = begin::begin(Beginning {
@@ -233,8 +212,8 @@ pub fn start(
         remembered: life.remembered,
         own_ends: life.own_ends,
         adopted,
+        progress_ns: shared.progress(),
         join_only,
-        gated: services.gated,
         page: shared.page(),
     })
     .map_err(Failure::host)?;
@@ -243,7 +222,15 @@ pub fn start(
         paths.announce::<Object>(None, announced).map_err(Failure::host)?;
     }
     let sink = journal.sink.clone();
-    let setup = FabricSetup { config: config.clone(), paths, kernel, pacer: pacer.clone(), responder, sink };
+    let setup = FabricSetup {
+        config: config.clone(),
+        paths,
+        kernel,
+        pacer: pacer.clone(),
+        responder,
+        sink,
+        held: held.clone(),
+    };
     let mut fabric = Fabric::new(setup);
     fabric.scan(true).map_err(Failure::host)?;
     drop_other_links(&fabric).map_err(Failure::host)?;
@@ -257,6 +244,7 @@ pub fn start(
         sink: journal.sink.clone(),
         priority: config.daemon.realtime_priority.saturating_sub(1),
         ended: ending,
+        agrees: begun.is_some(),
     })?;
     let current = Arc::new(RwLock::new(config.clone()));
     let keeper = Keeper::start(Kept {
@@ -284,6 +272,7 @@ pub fn start(
             shared: shared.clone(),
             pacer: pacer.clone(),
             sink: journal.sink.clone(),
+            held,
             ran,
             feeder: services.feeder.take(),
         };
@@ -311,7 +300,7 @@ pub fn start(
     })
 }
 
-fn door(config: &Config, own: u16, orders: crate::io::decider::Orders, shared: &Arc<Shared>) -> Arc<Door> {
+fn door(config: &Config, own: u16, orders: Orders, shared: &Arc<Shared>) -> Arc<Door> {
     let peers = config.nodes.iter().filter(|node| node.id != own);
     let slots = peers.filter_map(|node| Some((vote_slot(config, node.id)? as usize, NodeId(node.id)))).collect();
     Arc::new(Door { orders, shared: shared.clone(), slots })
@@ -330,15 +319,6 @@ fn open_control(config: &Config) -> Result<Listener, Failure> {
     })
 }
 
-/// Mends what an earlier controller may have left in the ticks: locks it was killed under, and MAC states of its keys.
-fn take_over_ticks(shared: &Shared) {
-    let locks = shared.repair_locks();
-    if locks > 0 {
-        log::warn!("{locks} ticks were left locked by an earlier controller that was killed; freed");
-    }
-    shared.forget_mac_states();
-}
-
 fn prepare_run_dir(directory: &Path) -> anyhow::Result<()> {
     if directory.is_dir() {
         return Ok(());
@@ -348,204 +328,6 @@ fn prepare_run_dir(directory: &Path) -> anyhow::Result<()> {
         .recursive(true)
         .create(directory)
         .with_context(|| format!("make the run directory {}", directory.display()))
-}
-
-/// Loads the object and opens the pins, where any interface is to be answered in the kernel. Says too whether the pins
-/// were made here: until the lock is had, whoever has it may still remove those that were there.
-fn kernel_side(config: &Config, own: u16, file: Option<&Path>, locks: &mut Locks) -> Result<(Kernel, bool), Failure> {
-    let mine: Vec<IpAddr> =
-        config.node(own).map_or_else(Vec::new, |node| node.addresses.iter().map(|(_, a)| *a).collect());
-    let names: Vec<String> = interfaces::by_address()
-        .map_err(Failure::host)?
-        .into_iter()
-        .filter(|(address, _)| mine.contains(address))
-        .map(|(_, interface)| interface.name)
-        .collect();
-    let wanted: Vec<FastPath> =
-        names.iter().map(|name| config.fast_path(name)).chain([config.daemon.fast_path]).collect();
-    if wanted.iter().all(|wanted| *wanted == FastPath::Off) {
-        return Ok((without_kernel(config, locks, "fast_path = \"off\"".to_owned())?, false));
-    }
-    let must = wanted.iter().any(|wanted| matches!(wanted, FastPath::Native | FastPath::Generic));
-    let root = &config.daemon.pin_dir;
-    let mut made = false;
-    let mut open = || -> Result<(Object, PinDir), Failure> {
-        let pins = PinDir::open(root).map_err(Failure::host)?;
-        locks.take_pins(&pins, patience(config))?;
-        for other in pins.remove_foreign_versions().map_err(Failure::host)? {
-            log::warn!("{other}: pins of another map layout were removed");
-        }
-        if let Err(error) = pins.check_maps() {
-            log::warn!("{error:#}: all pins are made anew");
-            pins.clear().map_err(Failure::host)?;
-        }
-        made = !pins.map(maps::OWN).exists();
-        let object = Object::load(file, &pins).map_err(Failure::host)?;
-        Ok((object, pins))
-    };
-    match open() {
-        Ok(kernel) => Ok((Ok(kernel), made)),
-        // A directory that somebody else made is refused whatever was asked for, and so is a second controller.
-        Err(failure) if must || failure.code == ExitCode::AnotherInstance || is_squatted(root) => Err(failure),
-        Err(failure) => Ok((without_kernel(config, locks, format!("{failure}"))?, false)),
-    }
-}
-
-/// Goes without the kernel. A program that an earlier controller left would go on answering, and swallow what is meant
-/// for us; that of one that runs is its own.
-fn without_kernel(config: &Config, locks: &mut Locks, reason: String) -> Result<Kernel, Failure> {
-    if let Some(pins) = locks.take_left_pins(&config.daemon.pin_dir, patience(config))? {
-        pins.remove_links().map_err(Failure::host)?;
-        // Nobody renews or ends that page any more, and an own grant in it would stand for ever.
-        page::close_pinned(&pins.map(maps::LEASE)).map_err(Failure::host)?;
-    }
-    Ok(Err(reason))
-}
-
-/// How long the pin directory is tried for: a `heartbeatctl detach` that came into the gap of a restart is over by then.
-fn patience(config: &Config) -> Duration {
-    detach::goodbye(Some(config)) + Duration::from_secs(3)
-}
-
-/// Says whether the pin directory is there but not ours alone.
-fn is_squatted(root: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::symlink_metadata(root)
-        .is_ok_and(|found| found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o077 != 0)
-}
-
-/// Says whether a directory is there and not empty.
-fn holds_anything(directory: &Path) -> bool {
-    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
-}
-
-/// Who this node is, and what is on its disk.
-struct Life {
-    identity: Identity,
-    state: State,
-    /// The agreement's file, and what it held.
-    file: AgreementFile,
-    taken: TakenUp,
-    /// What the page remembered of it.
-    remembered: Remembered,
-    /// Runs of this node that ended badly of late.
-    own_ends: u8,
-    /// What an earlier incarnation ran may run still: it was of this machine start, and did not say that it had stopped.
-    may_run: bool,
-}
-
-/// Decides who this node is, and puts it on disk. `lived` says that this node was here before, whatever is left of it.
-fn identify(
-    config: &Config,
-    own: u16,
-    dir: &StateDir,
-    shared: &Shared,
-    kernel: bool,
-    plan: u64,
-    lived: bool,
-) -> Result<Life, Failure> {
-    let boot = clock::boot_id().map_err(Failure::host)?;
-    let seed = random().map_err(Failure::host)? as u32;
-    let read = dir.read().map_err(Failure::host)?;
-    if let Err(reason) = &read {
-        let level = if lived { log::Level::Warn } else { log::Level::Info };
-        log::log!(level, "{reason}: this node takes a new incarnation");
-    }
-    let disk = read.ok();
-    let fresh = StateDir::fresh(1, 1, boot).map_err(Failure::host)?;
-    let state_id = disk.map_or(fresh.state_id, |state| state.state_id);
-    let file = AgreementFile::new(&config.daemon.state_dir, Owner { node: NodeId(own), state_id });
-    let remembered = lease::remembered(shared.page(), boot);
-    let (learnt, taken) = votes(&file, remembered)?;
-    let mark = shared.own();
-    let pinned = (kernel && mark.abi == u64::from(maps::ABI)).then_some(KeptIdentity {
-        incarnation: mark.incarnation,
-        generation: mark.generation as u32,
-        // Ticks of other paths are worth nothing: as if the pins were of another run.
-        state_id: if mark.plan == plan { mark.state_id } else { 0 },
-        boot: mark.boot,
-    });
-    let kept = |state: &State| KeptIdentity {
-        incarnation: state.incarnation,
-        generation: state.generation as u32,
-        state_id: state.state_id,
-        boot: state.boot,
-    };
-    // What the kernel has told the peers counts like what the disk says: an incarnation that said so is over.
-    let told_left = pinned.is_some() && mark.flags & u64::from(FLAG_LEAVING | FLAG_STOPPED | FLAG_FENCED) != 0;
-    let disk_left = |state: &State| Disk { kept: kept(state), left: state.left || told_left };
-    let vote_lost = matches!(taken, TakenUp::Lost { .. });
-    let found = Found { disk: disk.as_ref().map(disk_left), pins: pinned, boot, learnt, vote_lost, seed };
-    let identity = identity::decide(&found).map_err(Failure::host)?;
-    let state = State { state_id, incarnation: identity.incarnation, generation: identity.generation.into(), ..fresh };
-    dir.write(&state).map_err(Failure::host)?;
-    let may_run = disk.is_some_and(|state| state.boot == boot && !state.left);
-    let own_ends = exits::before(&config.daemon.state_dir, identity.incarnation, boot);
-    Ok(Life { identity, state, file, taken, remembered, own_ends, may_run })
-}
-
-/// Reads the agreement's file: the newest incarnation of this node that a view in it admitted, and what the vote goes on
-/// with. A node that was let in under an incarnation that its own state has forgotten must not come as an older one:
-/// each would be told that it was left out, one after the other.
-fn votes(file: &AgreementFile, remembered: Remembered) -> Result<(u64, TakenUp), Failure> {
-    let learnt = file.admitted().map_err(Failure::host)?;
-    let taken = file.take_up(remembered).map_err(Failure::host)?;
-    if let TakenUp::Lost { why, aside } = &taken {
-        let aside =
-            aside.as_ref().map_or_else(String::new, |path| format!("; what was there is now {}", path.display()));
-        log::error!("{}: {why}: this node has no vote until a view names a new one{aside}", file.path().display());
-    }
-    Ok((learnt, taken))
-}
-
-/// Ends what the incarnation before ran, and waits until it has stopped: that the new one is heard proves it to others.
-fn end_earlier(ran: &Ran, shared: &Shared, life: &Life) -> Result<(), Failure> {
-    let page = shared.page();
-    if page.get(word::MAGIC) == lease::MAGIC {
-        page.close();
-    }
-    if let (TakenUp::Resumed(state), true) = (&life.taken, life.may_run) {
-        ran.stop_time_is(state.installed.lease.stop_ms);
-        if !page.in_kernel() {
-            // Its own page went with it, and is over one lease later at the latest.
-            std::thread::sleep(Duration::from_millis(state.installed.lease.lease_ms.into()));
-        }
-    }
-    ran.over_since(if life.may_run { clock::now() } else { MonoTime::ZERO });
-    ran.wait_for_earlier().map_err(|what| {
-        Failure::host(anyhow::anyhow!(
-            "what this node ran under its last incarnation has not stopped ({what}): a new one would prove to others that \
-             it had"
-        ))
-    })
-}
-
-/// Makes the kernel's records those of this identity. A new incarnation begins only after the program of the old one
-/// was taken off: that it is heard proves that the old one has stopped. Says whether the page of the lease is kept.
-fn take_on(kernel: &Kernel, shared: &Shared, identity: &Identity, state: &State, plan: u64) -> Result<bool, Failure> {
-    if !identity.adopt {
-        if let Ok((_, pins)) = kernel {
-            attach::remove_other_links(pins, &[]).map_err(Failure::host)?;
-        }
-        for path in 0..shared.paths() {
-            shared.clear_tick(path);
-        }
-    }
-    let kept = shared.page().take_on(identity.incarnation, state.boot, identity.adopt);
-    // Only the deciding loop proves progress: an adopted program goes on showing the age that it had. A new incarnation
-    // begins fresh, so that its first echoes do not show a controller that never made progress.
-    let progress_ns = if identity.adopt { shared.progress() } else { clock::now().0 };
-    shared.set_own(&Own {
-        abi: maps::ABI.into(),
-        progress_ns,
-        flags: 0,
-        incarnation: identity.incarnation,
-        generation: identity.generation.into(),
-        boot: state.boot,
-        state_id: state.state_id,
-        plan,
-    });
-    Ok(kept)
 }
 
 fn lock_memory(config: &Config, warnings: &mut Vec<String>) -> bool {

@@ -206,6 +206,32 @@ pub fn link_detach(fd: BorrowedFd<'_>) -> io::Result<()> {
     bpf(BPF_LINK_DETACH, &mut attribute).map(|_| ())
 }
 
+/// Gives up a capability of the calling thread, for good, and with it that of every thread and process that it makes
+/// from then on. One that it does not have is no error.
+///
+/// # Errors
+/// As capset(2).
+pub fn give_up_capability(number: u32) -> io::Result<()> {
+    /// `_LINUX_CAPABILITY_VERSION_3`, from linux/capability.h: two words of 32 bits of each kind.
+    const VERSION: u32 = 0x2008_0522;
+    // The version, and the thread: 0 is the calling one.
+    let mut header = [VERSION, 0];
+    // Effective, permitted and inheritable; the lower words first.
+    let mut sets = [[0_u32; 3]; 2];
+    // SAFETY: the kernel reads the header and writes two triples, which both live through the call.
+    if unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if let Some(set) = sets.get_mut(number as usize / 32) {
+        set.iter_mut().for_each(|word| *word &= !(1 << (number % 32)));
+    }
+    // SAFETY: the kernel reads the header and two triples, which both live through the call.
+    if unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Says whether `path` lies on a bpffs.
 ///
 /// # Errors

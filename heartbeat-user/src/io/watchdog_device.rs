@@ -8,11 +8,13 @@
 //!    `----- everything stopped: 'V', close ---'
 //! ```
 //!
-//! A daemon that ends without having disarmed it, be it by a crash or by a handover, leaves it armed: its successor opens
-//! it again within the time-out, or the machine is reset.
+//! Each end of the daemon by which it says that it has stopped disarms it: when it was told to stop or to leave, when a view
+//! left it out, when a newer incarnation of it is known, and when its disk failed. It stays armed where something still
+//! runs, at a handover and at a crash: its successor takes it over as it is within the time-out, or the machine is reset.
 
 use crate::lease::{Refused, Token};
 use anyhow::{Context, bail};
+use nix::unistd::{AccessFlags, access};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
@@ -24,6 +26,8 @@ use std::time::Duration;
 const MAGIC_CLOSE: u32 = 0x100;
 /// The byte that says that the close to come is meant.
 const MAGIC: &[u8] = b"V";
+
+const NO_WATCHDOG: &str = "is no watchdog device";
 
 /// `struct watchdog_info`, from linux/watchdog.h.
 #[repr(C)]
@@ -38,7 +42,7 @@ pub struct Info {
 }
 
 /// An open watchdog: it runs.
-pub trait Watchdog {
+pub trait Watchdog: Send {
     /// Returns what it can.
     ///
     /// # Errors
@@ -122,6 +126,28 @@ impl Watchdog for Device {
     }
 }
 
+impl<W: Watchdog + ?Sized> Watchdog for Box<W> {
+    fn info(&mut self) -> io::Result<Info> {
+        (**self).info()
+    }
+
+    fn set_timeout(&mut self, seconds: u32) -> io::Result<()> {
+        (**self).set_timeout(seconds)
+    }
+
+    fn timeout(&mut self) -> io::Result<u32> {
+        (**self).timeout()
+    }
+
+    fn feed(&mut self) -> io::Result<()> {
+        (**self).feed()
+    }
+
+    fn announce_close(&mut self) -> io::Result<()> {
+        (**self).announce_close()
+    }
+}
+
 /// Opens a watchdog; [`Device::open`] in earnest.
 pub type Open<W> = Box<dyn FnMut() -> io::Result<W> + Send>;
 
@@ -133,11 +159,11 @@ pub struct Feeder<W> {
     hang_limit: Duration,
 }
 
-impl Feeder<Device> {
+impl Feeder<Box<dyn Watchdog>> {
     /// Makes the feeder of the device at `path`; it is opened when this node first acts.
     #[must_use]
     pub fn of(path: PathBuf, hang_limit: Duration) -> Self {
-        Self::new(Box::new(move || Device::open(&path)), hang_limit)
+        Self::new(Box::new(move || Ok(Box::new(Device::open(&path)?) as Box<dyn Watchdog>)), hang_limit)
     }
 }
 
@@ -165,6 +191,42 @@ impl<W: Watchdog> Feeder<W> {
             watchdog.announce_close().context("disarm the watchdog device")?;
         }
         Ok(())
+    }
+
+    /// Takes over what an earlier controller of the same incarnation may have left armed, and what it guarded runs on: it
+    /// is opened, which feeds it, and stays armed from there on. `acting`: this node may act just now. Where it may not,
+    /// and the device is not known to run, it is tried as at any other start.
+    ///
+    /// # Errors
+    /// As [`Self::probe`].
+    pub fn take_over(&mut self, acting: bool, runs: impl FnOnce() -> bool) -> anyhow::Result<()> {
+        if !acting && !runs() {
+            return self.probe();
+        }
+        if self.armed.is_none() {
+            self.armed = Some(self.ready()?);
+        }
+        Ok(())
+    }
+
+    /// Puts another hang limit into force: the time-out becomes that long, without a moment in which the device does not
+    /// run if it does. To be called before a longer limit is in force, and after a shorter one is.
+    ///
+    /// # Errors
+    /// If the device cannot have it: the former limit and time-out stay.
+    pub fn retime(&mut self, hang_limit: Duration) -> anyhow::Result<()> {
+        let before = std::mem::replace(&mut self.hang_limit, hang_limit);
+        let tried = match &mut self.armed {
+            Some(watchdog) => suits(watchdog, hang_limit),
+            None => self.probe(),
+        };
+        if tried.is_err() {
+            self.hang_limit = before;
+            if let Some(watchdog) = &mut self.armed {
+                suits(watchdog, before).context("put the former time-out back")?;
+            }
+        }
+        tried
     }
 
     /// Takes what the page has just said: arms the device when this node begins to act, feeds it while it may, and lets
@@ -232,27 +294,46 @@ fn suits<W: Watchdog>(watchdog: &mut W, hang_limit: Duration) -> anyhow::Result<
     )
 }
 
-/// Looks at the device without opening it, which would arm it, for `heartbeatd check`.
-///
-/// # Errors
-/// If it is no device, if its driver or the kernel's command line forbids disarming it, or if it is known to have no
-/// time-out as long as the hang limit.
-pub fn check(path: &Path, hang_limit: Duration) -> anyhow::Result<()> {
-    let found = std::fs::metadata(path).with_context(|| path.display().to_string())?;
-    if !found.file_type().is_char_device() {
-        bail!("{}: is no watchdog device", path.display());
-    }
+/// Says whether the kernel knows that the device at `path` runs: some do not tell, and count as one that does not.
+#[must_use]
+pub fn runs(path: &Path) -> bool {
+    entry_of(path).is_some_and(|entry| state_of(&entry))
+}
+
+fn state_of(entry: &Path) -> bool {
+    std::fs::read_to_string(entry.join("state")).is_ok_and(|state| state.trim() == "active")
+}
+
+/// Returns what the kernel says of a device; `None` if `path` is none.
+fn entry_of(path: &Path) -> Option<PathBuf> {
+    let found = std::fs::metadata(path).ok().filter(|found| found.file_type().is_char_device())?;
     let (major, minor) = (nix::sys::stat::major(found.rdev()), nix::sys::stat::minor(found.rdev()));
     // Miscellaneous device 130 is the first watchdog under its old name, which has no entry of its own.
-    let entry = if (major, minor) == (10, 130) {
+    Some(if (major, minor) == (10, 130) {
         PathBuf::from("/sys/class/watchdog/watchdog0")
     } else {
         PathBuf::from(format!("/sys/dev/char/{major}:{minor}"))
-    };
-    check_entry(&entry, hang_limit).with_context(|| path.display().to_string())
+    })
+}
+
+/// Looks at the device without opening it, which would arm it, for `heartbeatd check`.
+///
+/// # Errors
+/// If it is no watchdog device, if this user may not write to it, if its driver or the kernel's command line forbids
+/// disarming it, or if it is known to have no time-out as long as the hang limit.
+pub fn check(path: &Path, hang_limit: Duration) -> anyhow::Result<()> {
+    std::fs::metadata(path).with_context(|| path.display().to_string())?;
+    let Some(entry) = entry_of(path) else { bail!("{}: {NO_WATCHDOG}", path.display()) };
+    check_entry(&entry, hang_limit).with_context(|| path.display().to_string())?;
+    access(path, AccessFlags::W_OK).with_context(|| format!("{}: cannot be written by this user", path.display()))
 }
 
 fn check_entry(entry: &Path, hang_limit: Duration) -> anyhow::Result<()> {
+    if let Ok(class) = std::fs::read_link(entry.join("subsystem"))
+        && class.file_name() != Some("watchdog".as_ref())
+    {
+        bail!("{NO_WATCHDOG}");
+    }
     // A kernel that does not say leaves it to the start, which asks the device.
     let number = |name: &str| std::fs::read_to_string(entry.join(name)).ok()?.trim().parse::<u64>().ok();
     if number("nowayout") == Some(1) {

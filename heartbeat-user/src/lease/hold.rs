@@ -1,6 +1,8 @@
 //! Holds on to the lease: waits until this node may act, says so, and ends when it may no more. The steps are pure; the
-//! loop around them looks at the page and sleeps, and asks nothing of heartbeatd but the page.
+//! loop around them looks at the page and sleeps, and asks nothing of heartbeatd but the page and, once in the life of a
+//! node, to take note of holders.
 
+use super::note::{is_noted, note};
 use super::{Lease, OpenError, Places, Refused, Token, now, reason, text};
 use crate::io::manager;
 use nix::sys::time::TimeSpec;
@@ -45,6 +47,12 @@ pub struct Holder {
 }
 
 impl Holder {
+    /// Says whether it holds on to the lease.
+    #[must_use]
+    pub const fn holds(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// Takes what the page said at `now`, and `end`, until when its dates hold, both CLOCK_BOOTTIME ns.
     #[must_use]
     pub fn step(&mut self, judged: Result<Token, Refused>, end: u64, now: u64) -> Move {
@@ -63,25 +71,39 @@ impl Holder {
     }
 }
 
-/// Holds on: tells the service manager that it is ready when this node may act, and returns why it may no more.
+/// Holds on: tells the service manager that it is ready when this node may act, and returns why it may no more. It is not
+/// ready before heartbeatd has taken note of holders: until then this node's kernel may say that it stops at once.
 ///
 /// # Errors
 /// If the page that is there cannot be used; one that is not there is waited for.
 pub fn hold(places: &Places) -> Result<Ended, OpenError> {
     let mut holder = Holder::default();
+    // What the manager was told that it waits for; `None` within: for heartbeatd to take note.
     let mut told = None;
     let mut lease = opened(places)?;
     let newer = asked_again(places);
     loop {
         lease = newer.try_recv().unwrap_or(lease);
+        let noted = holder.holds() || is_noted(places) || {
+            note(places);
+            is_noted(places)
+        };
         let judged = lease.acting();
+        if !noted && judged.is_ok() {
+            if told != Some(None) {
+                manager::status("waits: heartbeatd has to take note first that something holds on to the lease");
+                told = Some(None);
+            }
+            sleep_until(next(LOOK, None));
+            continue;
+        }
         match holder.step(judged, lease.end(), now()) {
             Move::LookAt(at) => {
                 if let Err(refused) = judged
-                    && told != Some(refused)
+                    && told != Some(Some(refused))
                 {
                     manager::status(&format!("waits: {}", reason(refused)));
-                    told = Some(refused);
+                    told = Some(Some(refused));
                 }
                 sleep_until(at);
             }
@@ -118,7 +140,9 @@ pub fn wait(places: &Places, limit: Option<Duration>) -> Result<Token, Waited> {
     loop {
         match Lease::open(places) {
             Ok(newer) => lease = Some(newer),
-            Err(error) if lease.is_none() && (!error.passes() || over(now())) => return Err(Waited::NoPage(error)),
+            Err(error) if lease.is_none() && (!error.passes() || error.is_denied() || over(now())) => {
+                return Err(Waited::NoPage(error));
+            }
             // A page that was handed out is judged on, whatever became of who did so.
             Err(_) => {}
         }

@@ -20,6 +20,7 @@ pub const SERVICE_USER: &str = "heartbeatd";
 const PATIENCE_S: i64 = 1;
 /// `SCM_MAX_FD`, from net/scm.h: descriptors that one message can carry.
 const DESCRIPTORS_MAX: usize = 253;
+const CONNECT: &str = "connect to the lease socket";
 
 /// Whose page is believed, besides root's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -36,7 +37,7 @@ pub enum Owner {
 pub struct Places {
     /// heartbeatd's lease socket.
     pub socket: PathBuf,
-    /// The pin that is tried where nobody listens there; `None`: none is.
+    /// The pin that is tried where nobody listens there, or nobody answers in time; `None`: none is.
     pub pin: Option<PathBuf>,
     /// Whose page is believed.
     pub owner: Owner,
@@ -113,12 +114,29 @@ impl OpenError {
     pub fn passes(&self) -> bool {
         matches!(self, Self::Nowhere { .. } | Self::NobodyListens(_) | Self::NotYet(_) | Self::Io { .. })
     }
+
+    /// Says that heartbeatd listens and does not answer in time.
+    fn is_late(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Says that somebody listens, or could, where this user may not connect: waiting does not change that. A pin that may
+    /// not be opened is another matter: the socket may be had a moment later.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Io { what: CONNECT, source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
 }
 
 pub(super) fn open(places: &Places) -> Result<Lease, OpenError> {
     refuse_shifted(Path::new("/proc/self"))?;
     let (fd, from) = match (by_socket(places), &places.pin) {
         (Err(OpenError::NobodyListens(socket)), Some(pin)) => (by_pin(pin, &socket, places.owner)?, pin),
+        // One that stands still hands nothing out, and its kernel goes on.
+        (Err(error), Some(pin)) if error.is_late() => match by_pin(pin, &places.socket, places.owner) {
+            Err(OpenError::Nowhere { .. }) => return Err(error),
+            pinned => (pinned?, pin),
+        },
         (asked, _) => (asked?, &places.socket),
     };
     let page = Page::open(fd.as_fd()).map_err(|source| OpenError::NoPage { path: from.clone(), source })?;
@@ -141,7 +159,7 @@ pub(super) fn refuse_shifted(process: &Path) -> Result<(), OpenError> {
     }
 }
 
-fn believed(uid: u32, owner: Owner) -> bool {
+pub(super) fn believed(uid: u32, owner: Owner) -> bool {
     let service = || User::from_name(SERVICE_USER).ok().flatten().is_some_and(|user| user.uid.as_raw() == uid);
     match owner {
         _ if uid == 0 => true,
@@ -165,7 +183,7 @@ fn by_socket(places: &Places) -> Result<OwnedFd, OpenError> {
     let address = UnixAddr::new(path).map_err(io("name the socket"))?;
     match connect(stream.as_raw_fd(), &address) {
         Err(nix::Error::ENOENT | nix::Error::ECONNREFUSED) => return Err(OpenError::NobodyListens(path.clone())),
-        connected => connected.map_err(io("connect to the lease socket"))?,
+        connected => connected.map_err(io(CONNECT))?,
     }
     let peer = getsockopt(&stream, sockopt::PeerCredentials).map_err(io("ask who listens"))?;
     if !believed(peer.uid(), places.owner) {

@@ -3,9 +3,11 @@
 
 use clap::Parser;
 use heartbeat_tests::sim::plan::{NODES_MAX, Plan};
+use heartbeat_tests::sim::record::{self, Part};
 use heartbeat_tests::sim::run::{self, Failure, Outcome, Progress};
-use heartbeat_tests::sim::stats::{Count, Stats};
-use heartbeat_tests::sim::{faults, world};
+use heartbeat_tests::sim::stats::{Count, Stats, TIMES};
+use heartbeat_tests::sim::{faults, phases, world};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Seeds from which on everything that is counted must have happened.
@@ -17,13 +19,14 @@ const MANY: u64 = 10_000;
 /// machines. First come faults: loss, delay, doubled and damaged frames, cuts, starved and killed daemons, machines that
 /// sleep, fall or are paused, disks that fail, hang, are lost or put back, clocks that run wrong, forged and replayed
 /// frames, operators who ask for changes. Then everything heals, and within a bounded time every node has to be a member
-/// that acts. One seed is one run, to the last event.
+/// that acts. Then one fault comes alone, and what it leads to has a bound too. One seed is one run, to the last event.
 ///
 /// Examples:
 ///   heartbeat-sim --seeds 10000              ten thousand worlds, and what they went through
 ///   heartbeat-sim --seed 77 --trace          one world, with all that happens in it
 ///   heartbeat-sim --seed 77 --without loss,sleep   the same with two kinds of faults left out
 ///   heartbeat-sim --seeds 200 --nodes 5      worlds of five nodes, for their speed
+///   heartbeat-sim --seed 50000 --seeds 50000 --record FILE   one part of a long run, and a line for it
 ///
 /// It ends with 1 if a rule was broken; each failing seed is printed with the rule, the time, and the command that plays
 /// it again with no more faults than it needs.
@@ -54,6 +57,9 @@ struct Options {
     /// Stop after so many worlds that broke a rule
     #[arg(long, value_name = "N", default_value_t = 8)]
     failures: usize,
+    /// Add a line to this file: which program played which seeds, and what came of them
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     /// Fail if fewer seconds than this are simulated in a second
     #[arg(long, value_name = "RATE", default_value_t = 0)]
     at_least: u64,
@@ -90,7 +96,7 @@ fn main() -> ExitCode {
 fn one(options: &Options, plan: &Plan) -> ExitCode {
     println!("{plan:?}");
     println!("faults: {}", named(plan));
-    let world = run::play(plan, options.trace);
+    let world = phases::play(plan, options.trace);
     let at = (world.now - world::START) as f64 / 1e9;
     match world.violation {
         None => {
@@ -115,12 +121,28 @@ fn many(options: &Options, first: u64, count: u64, draw: &(dyn Fn(u64) -> Plan +
         print_failure(options, &run::shrink(failure));
     }
     let slow = print_speed(options, &outcome);
+    let recorded = recorded(options, first, count, &outcome);
     let whole = count >= MANY && outcome.failures.is_empty() && options.without.is_empty();
     let missing = if whole { never(&outcome.stats) } else { Vec::new() };
     for name in &missing {
         println!("never happened in {count} worlds: {name}");
     }
-    if outcome.failures.is_empty() && missing.is_empty() && !slow { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if outcome.failures.is_empty() && missing.is_empty() && !slow && recorded {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Adds what was played to the record, if one is kept. Says whether that is done.
+fn recorded(options: &Options, first: u64, count: u64, outcome: &Outcome) -> bool {
+    let Some(path) = &options.record else { return true };
+    let added = record::program().and_then(|program| {
+        let part = Part::of(program, first, count, outcome);
+        println!("recorded: {}", part.line());
+        record::append(path, &part)
+    });
+    added.inspect_err(|error| eprintln!("heartbeat-sim: {}: {error}", path.display())).is_ok()
 }
 
 fn print_progress(progress: &Progress) {
@@ -139,6 +161,18 @@ fn print_stats(stats: &Stats) {
     stats.faults_by_name().for_each(line);
     heading("what came of it");
     stats.counts_by_name().for_each(line);
+    heading("times taken, mean and longest, ms");
+    for (name, taken) in TIMES.iter().zip(&stats.times) {
+        let (mean, most) = (taken.sum_ns / taken.count.max(1), taken.most_ns);
+        println!("  {name:<38} {:>14} {:>7}", mean / 1_000_000, most / 1_000_000);
+    }
+    heading("rules, and how often each had something to judge");
+    for (name, says, judged) in stats.rules() {
+        match judged {
+            Some(count) => println!("  {name:<9}{count:>12}  {says}"),
+            None => println!("  {name:<9}{:>12}  {says}: there is no witness yet", "not judged"),
+        }
+    }
     heading("frames, by their end");
     stats.frames_by_name().filter(|(_, count)| *count > 0).for_each(line);
 }
@@ -148,6 +182,7 @@ fn never(stats: &Stats) -> Vec<String> {
     stats
         .faults_by_name()
         .chain(stats.counts_by_name())
+        .chain(stats.rules().filter_map(|(name, _, judged)| Some((format!("rule {name}"), judged?))))
         .filter(|(_, count)| *count == 0)
         .map(|(name, _)| name)
         .collect()

@@ -188,7 +188,13 @@ impl Run<'_> {
                 let acting = self.node.kernel.acting(self.node.incarnation, self.dates, self.now);
                 let acting = acting.map(|order| Token { order: order.0, incarnation: self.node.incarnation });
                 let fenced = self.node.kernel.fenced;
-                self.feed(Input::Page(PageView { acting, fenced, fenced_by: None }));
+                self.feed(Input::Page(PageView {
+                    acting,
+                    lease_until_ns: 0,
+                    fenced,
+                    fenced_by: None,
+                    fenced_at: MonoTime::ZERO,
+                }));
                 self.feed(Input::Tick);
             }
             Step::Deliver(from, load) => {
@@ -236,7 +242,9 @@ impl Run<'_> {
             bank: (kernel.view.order.0, kernel.view.digest[0]),
             in_force: kernel.in_force,
             cleared: kernel.cleared,
+            member: kernel.member,
             slept: false,
+            acting: false,
         });
         if adopts {
             self.node.generation += 1;

@@ -14,6 +14,7 @@ use heartbeat_user::core::event::{EventBody, LateSource};
 use heartbeat_user::core::facts::PeerLook;
 use heartbeat_user::core::path::PathInput;
 use heartbeat_user::core::time::{MonoTime, nanos};
+use heartbeat_user::io::agreement::page;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ impl World {
             return;
         }
         if let Some(until) = node.held(Thread::Decider, now) {
-            return self.heap.at(until, Event::Wake(place as u8, Thread::Decider, life));
+            return self.heap.hold(until, Event::Wake(place as u8, Thread::Decider, life));
         }
         let times = self.times(place);
         let Some(process) = node.process.as_ref() else { return };
@@ -64,6 +65,8 @@ impl World {
         let Some(process) = node.process.as_mut() else { return };
         if due {
             node.kernel.progress_ns = times.mono.0;
+            node.ran = times.mono.0;
+            node.gap.looked = true;
             process.due = (times.mono + round).0;
         }
         let earliest = times.mono + ROUND_MIN;
@@ -101,12 +104,15 @@ impl World {
 
     fn note_lateness(&mut self, place: usize, times: Times) -> bool {
         let budget = Duration::from_millis(25);
+        let delay = self.plan.rule.delay;
         let node = &mut self.nodes[place];
         let Some(process) = node.process.as_mut() else { return false };
         let mut note = |source, due: MonoTime, ran: MonoTime| {
             process.controller.handle(controller::Input::Late { source, due, ran }, times.mono);
             ran.since(due) > budget
         };
+        // Longer than a delay without a round: a gap, whatever the machine's clocks say of it.
+        node.gap.open |= times.mono.since(MonoTime(process.due)) > delay;
         let late = note(LateSource::Decider, MonoTime(process.due), times.mono);
         let paced = process.pacer.late.take();
         if let Some((due, ran)) = paced {
@@ -205,6 +211,7 @@ impl World {
         for (peer, incarnation) in newest {
             self.heard(place, peer, incarnation);
         }
+        self.believes(place);
         self.feed(place, Input::Facts(all), times);
     }
 
@@ -224,7 +231,13 @@ impl World {
         let acting = lease::acting(&kernel.page, times.boot_ns);
         let quorate = if acting.is_ok() { frame::FLAG_QUORATE } else { 0 };
         kernel.flags = kernel.flags & !frame::FLAG_QUORATE | quorate;
-        let view = PageView { acting, fenced: kernel.page.get(word::FENCED), fenced_by: None };
+        let view = PageView {
+            acting,
+            lease_until_ns: page::lease_until(&kernel.page),
+            fenced: kernel.page.get(word::FENCED),
+            fenced_by: None,
+            fenced_at: MonoTime::ZERO,
+        };
         self.feed(place, Input::Page(view), times);
     }
 

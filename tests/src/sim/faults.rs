@@ -76,6 +76,13 @@ classes! {
     SNAPSHOT = "snapshot_restored",
     /// An older copy of the disk comes back, and nobody can know it: likewise.
     UNSEEN = "disk_put_back_unseen",
+    /// A daemon is stopped in good order, its kernel goes on, and the next one takes over.
+    HANDOVER = "handover",
+    /// A daemon stands still for longer than the lease, and often for longer than the hang limit.
+    LONG_PAUSE = "long_pause",
+    /// An operator has a node that waits go on alone: the word that all others are down, which is mostly wrong here. The
+    /// properties of acting are then not promised.
+    FORCED = "forced_start",
 }
 
 /// Classes of faults.
@@ -85,7 +92,7 @@ pub const CLASSES: usize = NAMES.len();
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Faults {
     /// A bit for each class.
-    pub classes: u32,
+    pub classes: u64,
     /// Clocks run up to 200 ppm wrong.
     pub drift: bool,
     /// Clocks run so much more wrong than they are allowed to, in thousands: what must fail, to see that it is seen.
@@ -107,15 +114,15 @@ impl Faults {
 #[must_use]
 pub fn draw(seed: u64) -> Faults {
     let mut random = Random::new(seed ^ 0xfa_0175);
-    let mut classes = random.word() as u32 & ((1 << CLASSES) - 1);
-    for (class, rarely) in [(MACHINE_PAUSED, 16), (SNAPSHOT, 64), (UNSEEN, 64)] {
+    let mut classes = random.word() & ((1 << CLASSES) - 1);
+    for (class, rarely) in [(MACHINE_PAUSED, 16), (SNAPSHOT, 64), (UNSEEN, 64), (LONG_PAUSE, 2), (FORCED, 64)] {
         if !random.one_in(rarely) {
             classes &= !(1 << class);
         }
     }
     // Who is slewed is seen by its controller, which holds the node: it has to run for that.
     if classes >> SLEWED & 1 == 1 {
-        for class in [THREAD_PAUSED, DAEMON_PAUSED, DAEMON_KILLED, PUT_BACK, SPOILED] {
+        for class in [THREAD_PAUSED, DAEMON_PAUSED, DAEMON_KILLED, PUT_BACK, SPOILED, HANDOVER, LONG_PAUSE] {
             classes &= !(1 << class);
         }
     }
@@ -179,10 +186,16 @@ impl Player {
         self.drifts[place]
     }
 
-    /// Says whether something happens in this world that no clock shows: who acts together is then not promised.
+    /// Says whether a class is on in this world.
+    #[must_use]
+    pub const fn has(&self, class: usize) -> bool {
+        self.faults.has(class)
+    }
+
+    /// Says whether something happens in this world that no clock shows, or that a wrong word of an operator led to: who acts together is then not promised.
     #[must_use]
     pub const fn blind(&self) -> bool {
-        self.faults.has(MACHINE_PAUSED) || self.void()
+        self.faults.has(MACHINE_PAUSED) || self.faults.has(FORCED) || self.void()
     }
 
     /// Says whether memory or disk of an earlier time come back unseen in this world: then nothing is promised.

@@ -1,6 +1,7 @@
 //! What the world itself saw: every state that reached a disk, and from it what was promised, accepted and decided. The
 //! core has no part in it, so that what the core says of itself can be held against it.
 
+use super::rules::{Judged, Rule};
 use heartbeat_common::view::{Ballot, Name, Order, VoteId};
 use heartbeat_user::core::agreement::document::{Document, Member};
 use heartbeat_user::core::agreement::voter::State;
@@ -51,7 +52,9 @@ type Votes = (Option<[u64; 4]>, Vec<VoteId>);
 /// The record.
 #[derive(Clone, Debug, Default)]
 pub struct Ghost {
-    views: BTreeMap<Order, Decided>,
+    /// By order, and those of one order by digest: there are two of one order only where two nodes went on by force, and
+    /// the lower digest wins.
+    views: BTreeMap<(Order, [u64; 4]), Decided>,
     /// The highest ballot upon each view that each vote has promised, on disk.
     promises: BTreeMap<(Name, VoteId), Ballot>,
     acceptances: BTreeMap<(Name, Ballot), Votes>,
@@ -63,13 +66,19 @@ pub struct Ghost {
     /// Peers that a detector ever called Down, one bit for each.
     accused: u64,
     /// Removals told: by whom, by which view, of whom.
-    removals: BTreeSet<(usize, u64, Order, Member)>,
+    removals: BTreeSet<(usize, u64, Name, Member)>,
     /// Fences that members sent.
     fences: BTreeSet<Member>,
     /// The newest incarnation that each node took, while its disk lasts.
     incarnations: Vec<u64>,
     /// Members of views that a test installed by hand.
     by_hand: BTreeSet<(Order, Member)>,
+    /// The hash of each node's settings, by place.
+    settings: Vec<u64>,
+    /// Views that nodes made alone, by an operator's word.
+    pub forced: u64,
+    /// How often what is watched here had something to judge.
+    pub judged: Judged,
 }
 
 /// "An incarnation that a view left out is never admitted again; it returns as a newer one."
@@ -93,16 +102,52 @@ fn add(votes: &mut Vec<VoteId>, vote: VoteId) {
 }
 
 impl Ghost {
-    /// Begins with empty disks.
+    /// Begins with empty disks. `settings`: the hash of each node's, by place.
     #[must_use]
-    pub fn new(nodes: usize) -> Self {
-        Self { held: vec![None; nodes], incarnations: vec![0; nodes], ..Self::default() }
+    pub fn new(settings: Vec<u64>) -> Self {
+        let nodes = settings.len();
+        Self { held: vec![None; nodes], incarnations: vec![0; nodes], settings, ..Self::default() }
     }
 
-    /// Returns a view that was decided.
+    /// Returns a view that was decided; of two that forced starts made, the one that wins.
     #[must_use]
     pub fn view(&self, order: Order) -> Option<&Decided> {
-        self.views.get(&order)
+        self.views.range((order, [0; 4])..=(order, [u64::MAX; 4])).next().map(|(_, view)| view)
+    }
+
+    /// Returns the view before another.
+    #[must_use]
+    pub fn before(&self, view: &Decided) -> Option<&Decided> {
+        self.views().rev().find(|older| older.name.digest == view.document.parent)
+    }
+
+    /// Returns the view of this name, if it was decided.
+    #[must_use]
+    pub fn named(&self, name: Name) -> Option<&Decided> {
+        self.views.get(&(name.order, name.digest))
+    }
+
+    /// Returns the view of an order that another one follows, or that it is itself: after forced starts there may be
+    /// views of this order in other lines.
+    #[must_use]
+    pub fn in_line(&self, name: Name, order: Order) -> Option<&Decided> {
+        let mut view = self.named(name)?;
+        while view.name.order > order {
+            view = self.before(view)?;
+        }
+        (view.name.order == order).then_some(view)
+    }
+
+    /// Returns who founded the newest view's line, alone: by the order to create the cluster, or, where nodes went on by
+    /// force in it, the last that did.
+    #[must_use]
+    pub fn founder(&self) -> Option<Member> {
+        let force = self.newest.force();
+        let mut view = self.view(self.newest)?;
+        while let Some(before) = self.before(view).filter(|before| before.name.order.force() == force) {
+            view = before;
+        }
+        view.document.members.first().copied()
     }
 
     /// Returns every view that was decided, by order.
@@ -113,7 +158,7 @@ impl Ghost {
     /// Says whether an incarnation is a member of a view that was decided; `None`: no such view was.
     #[must_use]
     pub fn has_member(&self, order: Order, member: Member) -> Option<bool> {
-        let view = self.views.get(&order).map(|view| view.document.members.contains(&member));
+        let view = self.view(order).map(|view| view.document.members.contains(&member));
         view.or_else(|| self.by_hand.contains(&(order, member)).then_some(true))
     }
 
@@ -129,7 +174,7 @@ impl Ghost {
     }
 
     /// Takes note of a removal that a controller tells; false: it told it before.
-    pub fn tells_removal(&mut self, place: usize, incarnation: u64, view: Order, victim: Member) -> bool {
+    pub fn tells_removal(&mut self, place: usize, incarnation: u64, view: Name, victim: Member) -> bool {
         self.removals.insert((place, incarnation, view, victim))
     }
 
@@ -155,6 +200,7 @@ impl Ghost {
     /// # Errors
     /// If the incarnation is not above all before it, and is not one that goes on.
     pub fn takes(&mut self, node: usize, identity: &Identity) -> Result<(), Violation> {
+        self.judged.add(Rule::S9);
         let newest = std::mem::replace(&mut self.incarnations[node], identity.incarnation);
         let rises = if identity.adopt { identity.incarnation == newest } else { identity.incarnation > newest };
         if rises { Ok(()) } else { broken("S9", format!("node {node} takes {identity:?} after {newest}")) }
@@ -169,7 +215,8 @@ impl Ghost {
     ///
     /// # Errors
     /// If nobody sent one.
-    pub fn obeys(&self, victim: Member) -> Result<(), Violation> {
+    pub fn obeys(&mut self, victim: Member) -> Result<(), Violation> {
+        self.judged.add(Rule::S6);
         if self.fences.contains(&victim) {
             Ok(())
         } else {
@@ -193,6 +240,7 @@ impl Ghost {
         if let Some(before) = self.held[node].replace(now)
             && before.vote == now.vote
         {
+            self.judged.add(Rule::S9);
             Self::rises(node, &before, &now)?;
         }
         if register.promised != Ballot::NONE {
@@ -223,22 +271,29 @@ impl Ghost {
     }
 
     fn installed(&mut self, node: usize, document: &Document, at: u64) -> Result<(), Violation> {
-        if let Some(known) = self.views.get(&document.order) {
-            // Whoever has it by heart is spared the digest.
-            if known.document == *document {
-                return Ok(());
-            }
-            if document.order.force() == 0 {
-                return broken("S1", format!("node {node} installed another view {:?}", document.order));
-            }
-        }
-        let forced = self.newest < document.order && document.order.force() > self.newest.force();
-        let first = document.parent == [0; 4] && self.views.is_empty();
-        if first || forced {
-            self.decided(document, at);
+        self.judged.add(Rule::S1);
+        // Whoever has it by heart is spared the digest.
+        if self.of_order(document.order).any(|known| known.document == *document) {
             return Ok(());
         }
+        let rivals = self.of_order(document.order).next().is_some();
+        if rivals && document.order.force() == 0 {
+            return broken("S1", format!("node {node} installed another view {:?}", document.order));
+        }
+        // A forced start is alone in its view, which no vote of the view before has to accept.
+        let alone = document.members.len() == 1 && document.members[0].node.0 as usize == node + 1;
+        let parent = self.views().find(|older| older.name.digest == document.parent);
+        let forced = alone && parent.is_some_and(|parent| document.order.force() == parent.name.order.force() + 1);
+        let first = document.parent == [0; 4] && self.views.is_empty();
+        if first || forced {
+            self.forced += u64::from(forced);
+            return self.decided(document, at);
+        }
         broken("S2", format!("node {node} installed view {:?}, which no majority has accepted", document.order))
+    }
+
+    fn of_order(&self, order: Order) -> impl Iterator<Item = &Decided> {
+        self.views.range((order, [0; 4])..=(order, [u64::MAX; 4])).map(|(_, view)| view)
     }
 
     fn accepted(&mut self, state: &State, document: &Document, at: u64) -> Result<(), Violation> {
@@ -254,7 +309,7 @@ impl Ghost {
             return Ok(());
         }
         let votes = votes.clone();
-        let Some(parent) = self.views.get(&register.view.order).filter(|parent| parent.name == register.view) else {
+        let Some(parent) = self.named(register.view) else {
             return broken("S2", format!("an acceptance upon {:?}, which was not decided", register.view));
         };
         if !parent.document.is_majority(weight(&parent.document, &votes)) {
@@ -263,17 +318,18 @@ impl Ghost {
         if document.parent != parent.name.digest || Some(document.order) != parent.name.order.next() {
             return broken("S1", format!("view {:?} does not follow {:?}", document.order, parent.name.order));
         }
-        if let Some(known) = self.views.get(&document.order) {
-            return if known.document == *document {
-                Ok(())
-            } else {
-                broken("S1", format!("two views {:?} were decided", document.order))
-            };
+        // Beside it there may be one that a forced start made, or that follows such a one.
+        let same = |known: &&Decided| known.document.parent == document.parent || document.order.force() == 0;
+        let known = self.of_order(document.order).find(same).map(|known| known.document == *document);
+        if let Some(equal) = known {
+            self.judged.add(Rule::S1);
+            return if equal { Ok(()) } else { broken("S1", format!("two views {:?} were decided", document.order)) };
         }
-        self.well_founded(document, register.view.order)?;
         never_again(document, parent)?;
-        self.decided(document, at);
-        Ok(())
+        self.judged.add(Rule::S9);
+        self.judged.add(Rule::S2);
+        self.well_founded(document, register.view.order)?;
+        self.decided(document, at)
     }
 
     /// "A proposal is made only after a majority of the new votes, holding view n on disk, has answered this regroup."
@@ -288,20 +344,36 @@ impl Ghost {
         broken("S2", format!("view {:?} was decided, and no majority of its votes holds {parent:?}", document.order))
     }
 
-    fn decided(&mut self, document: &Document, at: u64) {
+    fn decided(&mut self, document: &Document, at: u64) -> Result<(), Violation> {
+        let name = document.name();
         self.newest = self.newest.max(document.order);
-        self.views.insert(document.order, Decided { name: document.name(), document: document.clone(), at });
+        self.views.insert((name.order, name.digest), Decided { name, document: document.clone(), at });
+        self.same_settings(document)
+    }
+
+    /// "Nodes with different committed config never sit in one quorate view."
+    fn same_settings(&mut self, document: &Document) -> Result<(), Violation> {
+        let settings = |member: &Member| self.settings.get(usize::from(member.node.0) - 1).copied();
+        let mut others = document.members.iter().map(settings);
+        let first = others.next().flatten();
+        if document.members.len() < 2 {
+            return Ok(());
+        }
+        let same = others.all(|other| other == first);
+        self.judged.add(Rule::S11);
+        if same { Ok(()) } else { broken("S11", format!("members of {:?} have other settings", document.order)) }
     }
 
     /// "It accepts nothing without a majority of promises": who asks for an acceptance has them, on disk.
     ///
     /// # Errors
     /// If it has not.
-    pub fn asks_to_accept(&self, view: Name, ballot: Ballot) -> Result<(), Violation> {
+    pub fn asks_to_accept(&mut self, view: Name, ballot: Ballot) -> Result<(), Violation> {
+        self.judged.add(Rule::S2);
         // A vote that has promised more since then has promised this as well.
         let promised = |(of, vote): (&(Name, VoteId), &Ballot)| (of.0 == view && *vote >= ballot).then_some(of.1);
         let votes: Vec<VoteId> = self.promises.iter().filter_map(promised).collect();
-        match self.views.get(&view.order) {
+        match self.named(view) {
             Some(known) if known.document.is_majority(weight(&known.document, &votes)) => Ok(()),
             _ => broken("S2", format!("{ballot:?} asks for acceptance upon {:?} without a majority", view.order)),
         }
@@ -311,8 +383,9 @@ impl Ghost {
     ///
     /// # Errors
     /// If this fence is not.
-    pub fn fences(&self, by: Member, victim: Member, view: Name) -> Result<(), Violation> {
-        let Some(known) = self.views.get(&view.order).filter(|known| known.name == view) else {
+    pub fn fences(&mut self, by: Member, victim: Member, view: Name) -> Result<(), Violation> {
+        self.judged.add(Rule::S6);
+        let Some(known) = self.named(view) else {
             return broken("S6", format!("{by:?} fences for {:?}, which was not decided", view.order));
         };
         let (members, left_out) = (&known.document.members, !known.document.members.contains(&victim));

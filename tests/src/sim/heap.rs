@@ -59,6 +59,8 @@ pub enum Event {
 struct Entry {
     time: u64,
     serial: u64,
+    /// It waits for the end of a fault.
+    held: bool,
     event: Event,
 }
 
@@ -84,8 +86,24 @@ pub struct Heap {
 impl Heap {
     /// Foresees an event.
     pub fn at(&mut self, time: u64, event: Event) {
+        self.push(time, false, event);
+    }
+
+    /// Foresees an event that was due, and waits for the end of a fault.
+    pub fn hold(&mut self, until: u64, event: Event) {
+        self.push(until, true, event);
+    }
+
+    fn push(&mut self, time: u64, held: bool, event: Event) {
         self.serial += 1;
-        self.entries.push(Reverse(Entry { time, serial: self.serial, event }));
+        self.entries.push(Reverse(Entry { time, serial: self.serial, held, event }));
+    }
+
+    /// Has all that waits for the end of a fault happen at `now`.
+    pub fn release(&mut self, now: u64) {
+        let entries = std::mem::take(&mut self.entries).into_iter();
+        let due = |entry: Entry| Entry { time: if entry.held { entry.time.min(now) } else { entry.time }, ..entry };
+        self.entries = entries.map(|Reverse(entry)| Reverse(due(entry))).collect();
     }
 
     /// Takes the next one that happens not after `end`.
@@ -110,5 +128,16 @@ mod tests {
         let taken: Vec<_> = std::iter::from_fn(|| heap.next(8)).collect();
         assert_eq!(taken, [(3, Event::Fault(2)), (5, Event::Fault(1)), (5, Event::Fault(3))]);
         assert_eq!(heap.next(9), Some((9, Event::Fault(4))));
+    }
+
+    #[test]
+    fn what_is_held_comes_with_the_end_of_the_fault() {
+        let mut heap = Heap::default();
+        heap.hold(9, Event::Fault(1));
+        heap.at(8, Event::Fault(2));
+        heap.hold(7, Event::Fault(3));
+        heap.release(4);
+        let taken: Vec<_> = std::iter::from_fn(|| heap.next(9)).collect();
+        assert_eq!(taken, [(4, Event::Fault(1)), (4, Event::Fault(3)), (8, Event::Fault(2))]);
     }
 }

@@ -5,6 +5,7 @@ use super::clock::{Clock, Halt, MS, SECOND};
 use super::heap::{Event, THREADS, Thread};
 use super::kernel::Kernel;
 use super::node::Node;
+use super::properties::Gap;
 use super::service::Service;
 use super::stats::Count;
 use super::world::World;
@@ -25,6 +26,8 @@ impl World {
         node.pins = None;
         node.service = Service { serial: node.service.serial + 1, ..Default::default() };
         node.stays_down = false;
+        node.gap = Gap { open: true, ..Gap::default() };
+        node.ran = uptime;
         let life = node.life;
         self.say(place, || "machine starts".to_owned());
         self.heap.at(now + wait, Event::Start(place as u8, life));
@@ -80,6 +83,7 @@ impl World {
         node.kernel = Kernel::new(self.plan.paths());
         node.halted_until = 0;
         node.service = Service { serial: node.service.serial + 1, ..Default::default() };
+        self.note_grants(place);
     }
 
     /// A machine sleeps, or is paused from outside.
@@ -88,6 +92,7 @@ impl World {
         if node.up && node.clock.runs() {
             node.clock.halt(self.now, halt);
             node.halted_until = until;
+            node.halted_at = self.now;
             self.say(place, || format!("{halt:?} begins"));
         }
     }
@@ -98,6 +103,8 @@ impl World {
         if !node.clock.runs() {
             node.clock.run_on(self.now);
             node.halted_until = 0;
+            let (woke, slept) = (node.clock.mono(self.now), self.now - node.halted_at);
+            node.gap = Gap { open: true, woke, slept, looked: false };
             // What is gated looks at the page before it does anything; CLOCK_MONOTONIC went on from where it stopped.
             self.wake_threads(place);
             self.say(place, || "runs on".to_owned());

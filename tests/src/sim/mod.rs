@@ -6,7 +6,7 @@
 //! Plan (seed) --> World --events--> Kernel  (frames, page)         --+
 //!                   |               pacer, decider, keeper, disk   --+--> Ghost: what reached a disk
 //!                   |               holder and what it runs        --+    properties: checked at every event
-//!                   `-- Player: faults by class, then none         --> settled?
+//!                   `-- Player: faults by class, then none         --> settled? then one trial, and settled?
 //! ```
 //!
 //! The properties ask the ghost record, which the world writes from disks, frames and true time, and never the core.
@@ -23,16 +23,21 @@ mod machine;
 pub mod net;
 pub mod node;
 mod pacer;
+pub mod phases;
 pub mod plan;
 pub mod properties;
+pub mod record;
+pub mod rules;
 pub mod run;
 pub mod service;
 mod shell;
 mod start;
 pub mod stats;
 mod strikes;
+pub mod trial;
 pub mod world;
 
+pub use phases::play;
 pub use plan::Plan;
-pub use run::{many, play, shrink};
+pub use run::{many, shrink};
 pub use world::World;

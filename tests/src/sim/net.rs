@@ -68,6 +68,8 @@ pub struct Net {
     remembered: usize,
     /// Frames lost, doubled, damaged and cut so far.
     pub lost: u64,
+    /// The longest that any frame can have been on its way so far, ns.
+    pub worst_ns: u64,
     /// See `lost`.
     pub doubled: u64,
     /// See `lost`.
@@ -93,6 +95,7 @@ impl Net {
             memory: Vec::with_capacity(MEMORY),
             remembered: 0,
             lost: 0,
+            worst_ns: 2 * DELAY,
             doubled: 0,
             damaged: 0,
             cut: 0,

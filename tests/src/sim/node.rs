@@ -7,12 +7,14 @@ use super::heap::THREADS;
 use super::kernel::Kernel;
 use super::net::Frame;
 use super::plan::{self, NODES_MAX, Plan};
+use super::properties::Gap;
 use super::service::Service;
 use crate::xdp::random::Random;
 use heartbeat_common::frame::{self, STANDING_GATED, STANDING_VOTES, STANDING_WAITS, STANDING_WORDS};
 use heartbeat_common::tick::Tick;
-use heartbeat_common::view::Order;
+use heartbeat_common::view::{Name, Order};
 use heartbeat_user::core::agreement::Agreement;
+use heartbeat_user::core::agreement::document::Member;
 use heartbeat_user::core::agreement::types::{Input, Standing};
 use heartbeat_user::core::controller::Controller;
 use heartbeat_user::core::facts::Facts;
@@ -126,8 +128,8 @@ pub struct Process {
     pub late_at: u64,
     /// It told that it is cut off, and heard nobody since.
     pub told_isolated: bool,
-    /// The last view that it told to be installed, and the removals that it told since.
-    pub told: (Order, u32),
+    /// What it told of views.
+    pub told: Told,
     /// Numbers of requests.
     pub requests: u64,
     /// Peers that took this incarnation for the newest, a bit for each.
@@ -179,6 +181,18 @@ pub struct Node {
     pub taken_at: u64,
     /// It stays down until somebody starts it.
     pub stays_down: bool,
+    /// When a controller of it last made a round, CLOCK_MONOTONIC.
+    pub ran: u64,
+    /// When its daemon was last started, true time; 0: never.
+    pub started: u64,
+    /// Since when it stands still, true time.
+    pub halted_at: u64,
+    /// The gaps in its life.
+    pub gap: Gap,
+    /// When the last replayed frame of each peer arrives here, true time; 0: none ever did.
+    pub replayed: [u64; NODES_MAX],
+    /// When a probe whose thread had stopped while it signed last left, true time; 0: never.
+    pub signed_late: u64,
 }
 
 impl Node {
@@ -206,7 +220,20 @@ impl Node {
             adopted: false,
             join_only: false,
             stays_down: false,
+            ran: 0,
+            started: 0,
+            halted_at: 0,
+            gap: Gap::default(),
+            replayed: [0; NODES_MAX],
+            signed_late: 0,
         }
+    }
+
+    /// Says whether, at a moment from `since` on, a probe of it waited for a thread that had stopped while it signed.
+    #[must_use]
+    pub fn signed_late_since(&self, since: u64) -> bool {
+        let waits = |process: &Process| process.pacer.paths.iter().any(|path| path.half.is_some());
+        self.signed_late != 0 && self.signed_late >= since || self.process.as_ref().is_some_and(waits)
     }
 
     /// Returns until when a thread does not run, true time; `None`: it runs.
@@ -227,6 +254,17 @@ impl Node {
     pub fn state_id(&self) -> u64 {
         self.disk.identity.map_or(0, |disk| disk.kept.state_id)
     }
+}
+
+/// What a process told of views.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// The last one that it told to be installed.
+    pub view: Name,
+    /// How many removals by the next one it told since.
+    pub count: usize,
+    /// All removals that it told since: by which view, of whom.
+    pub removals: Vec<(Order, Member)>,
 }
 
 /// What frames of a path say.

@@ -20,7 +20,7 @@ impl World {
             return;
         }
         if let Some(until) = node.held(Thread::Pacer, now) {
-            return self.heap.at(until, Event::Wake(place as u8, Thread::Pacer, life));
+            return self.heap.hold(until, Event::Wake(place as u8, Thread::Pacer, life));
         }
         let mono = node.clock.mono(now);
         let Some(process) = node.process.as_mut() else { return };
@@ -56,7 +56,7 @@ impl World {
             return;
         }
         if let Some(until) = node.held(Thread::Pacer, self.now) {
-            return self.heap.at(until, Event::Burst(place as u8, peer as u8, life));
+            return self.heap.hold(until, Event::Burst(place as u8, peer as u8, life));
         }
         for network in 0..self.plan.networks {
             let path = self.plan.path_to(place, peer, network);
@@ -108,10 +108,11 @@ impl World {
             return;
         }
         if let Some(until) = self.nodes[place].held(Thread::Pacer, self.now) {
-            return self.heap.at(until, Event::Sign(place as u8, path as u32, life));
+            return self.heap.hold(until, Event::Sign(place as u8, path as u32, life));
         }
         let half = self.nodes[place].process.as_mut().and_then(|process| process.pacer.paths[path].half.take());
         if let Some(half) = half {
+            self.nodes[place].signed_late = self.now;
             self.sign_and_send(place, path, half);
         }
     }

@@ -14,8 +14,6 @@ use std::time::Duration;
 
 /// The cluster's id in every world.
 pub const CLUSTER: u64 = 0x5eed;
-/// How long a quarantine lasts in every world.
-pub const QUARANTINE: Duration = Duration::from_secs(60);
 /// The hash of everybody's settings.
 const SETTINGS: u64 = 0x5e7;
 /// Most networks of a world.
@@ -46,6 +44,10 @@ pub struct Plan {
     pub odd_settings: Option<usize>,
     /// Ungraceful ends after which a node is quarantined; 0: never.
     pub quarantine_threshold: u8,
+    /// And for how long.
+    pub quarantine: Duration,
+    /// A node whose vote weighs nothing by configuration, by place; not the first.
+    pub weightless: Option<usize>,
     /// Controller age above which a peer is stalled.
     pub stall_limit: Duration,
     /// And above which it hangs.
@@ -54,6 +56,8 @@ pub struct Plan {
     pub faults: Faults,
     /// How long they go on, ns.
     pub safety_ns: u64,
+    /// Once all is well again, one more fault comes alone.
+    pub trial: bool,
 }
 
 impl Plan {
@@ -67,6 +71,7 @@ impl Plan {
     #[must_use]
     pub fn draw_of(seed: u64, nodes: Option<usize>) -> Self {
         let mut random = Random::new(seed ^ 0x0070_6c61_6e00);
+        let mut rare = Random::new(seed ^ 0x7261_7265);
         let drawn = random.pick(&[2, 3, 3, 3, 4, 5, 5]);
         let nodes = nodes.unwrap_or(drawn);
         let lease_ms = random.pick(&[300, 500, 500, 500, 1000, 3000]);
@@ -82,6 +87,11 @@ impl Plan {
             hang_limit: Duration::from_millis(random.pick(&[2_000, 4_000, 60_000])),
             faults: faults::draw(seed),
             safety_ns: 20_000 * MS,
+            trial: true,
+            odd_settings: rare.one_in(16).then(|| 1 + rare.below(nodes.max(2) as u64 - 1) as usize),
+            quarantine_threshold: if rare.one_in(4) { rare.pick(&[1, 2, 3]) } else { 0 },
+            weightless: rare.one_in(12).then(|| 1 + rare.below(nodes.max(2) as u64 - 1) as usize),
+            quarantine: Duration::from_secs(rare.pick(&[3, 8, 60])),
             ..Self::calm(nodes)
         }
     }
@@ -106,10 +116,13 @@ impl Plan {
             lower_priority: None,
             odd_settings: None,
             quarantine_threshold: 0,
+            quarantine: Duration::from_secs(60),
+            weightless: None,
             stall_limit: Duration::from_millis(500),
             hang_limit: Duration::from_secs(60),
             faults: Faults::NONE,
             safety_ns: 0,
+            trial: false,
         }
     }
 

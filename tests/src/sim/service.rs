@@ -21,6 +21,8 @@ pub enum State {
 pub struct Service {
     /// What runs.
     pub state: State,
+    /// How long stopping takes at most, ns: the shortest such time of the views under which it ran.
+    pub stop_ns: u64,
     /// What holds on to the lease.
     pub holder: Holder,
     /// Which look at the page comes next: older ones do not.

@@ -4,6 +4,7 @@
 use super::clock::MS;
 use super::disk;
 use super::heap::{Event, Thread};
+use super::kernel::Page;
 use super::link;
 use super::node::{Restanding, Say};
 use super::plan;
@@ -12,7 +13,7 @@ use super::stats::Count;
 use super::world::World;
 use heartbeat_common::fence;
 use heartbeat_common::frame;
-use heartbeat_common::lease::{self, Words, word};
+use heartbeat_common::lease::{self, Words, bank, word};
 use heartbeat_user::core::agreement::document::Member;
 use heartbeat_user::core::agreement::message::Message;
 use heartbeat_user::core::agreement::types::{Command, Ending, Input, Standing};
@@ -40,7 +41,8 @@ impl World {
         }
     }
 
-    fn carry(&mut self, place: usize, command: Command) {
+    /// Carries out one command.
+    pub fn carry(&mut self, place: usize, command: Command) {
         let now = self.now;
         let mono = self.nodes[place].clock.mono(now);
         match command {
@@ -59,7 +61,11 @@ impl World {
                 page::install(&self.nodes[place].kernel.page, &bank, &self.slots, times);
                 self.look_at_page(place, now);
             }
-            Command::SetGranting(mark) => drop(lease::grant(&self.nodes[place].kernel.page, mark)),
+            Command::SetGranting(mark) => {
+                let _ = lease::grant(&self.nodes[place].kernel.page, mark);
+                // The same turn may clear it again.
+                self.note_grants(place);
+            }
             Command::InForce(order) => {
                 self.stats.add(Count::InForce);
                 self.comes_into_force(place, order);
@@ -139,7 +145,7 @@ impl World {
         }
         let until = node.held(Thread::Disk, now).unwrap_or(0).max(node.disk.hangs_until);
         if until > now {
-            return self.heap.at(until, Event::Disk(place as u8, life));
+            return self.heap.hold(until, Event::Disk(place as u8, life));
         }
         match node.disk.advance() {
             None => {}
@@ -184,7 +190,7 @@ impl World {
             return;
         }
         if let Some(until) = node.held(Thread::Keeper, now) {
-            return self.heap.at(until, Event::Wake(place as u8, Thread::Keeper, life));
+            return self.heap.hold(until, Event::Wake(place as u8, Thread::Keeper, life));
         }
         let settings = self.plan.settings_of(place);
         let Some(process) = node.process.as_mut() else { return };
@@ -245,6 +251,7 @@ impl World {
                 let mut at = node.clock.when_boot(at, now).max(now + 1000);
                 if let (service::State::Running(_), Ok(token)) = (node.service.state, judged) {
                     node.service.state = service::State::Running(token);
+                    node.service.stop_ns = node.service.stop_ns.min(stop_of(&node.kernel.page));
                     // An act each delay, as if something was always going on.
                     at = at.min(now + self.plan.delay_ns());
                     self.acts(place);
@@ -253,6 +260,7 @@ impl World {
             }
             Move::Ready(token) => {
                 node.service.state = service::State::Running(token);
+                node.service.stop_ns = stop_of(&node.kernel.page);
                 self.stats.add(Count::ServiceStarts);
                 self.acts(place);
                 self.look_at_page(place, now + 1000);
@@ -273,7 +281,7 @@ impl World {
     }
 
     fn stop_service(&mut self, place: usize) {
-        let (now, stop) = (self.now, u64::from(self.plan.stop_ms) * MS);
+        let (now, stop) = (self.now, self.nodes[place].service.stop_ns);
         let takes = if stop == 0 { 0 } else { stop / 2 + self.random.below(stop / 2) };
         let node = &mut self.nodes[place];
         if let service::State::Running(token) = node.service.state {
@@ -294,7 +302,7 @@ impl World {
     fn exit(&mut self, place: usize, ending: Ending) {
         self.stats.add(match ending {
             Ending::Left => Count::Left,
-            Ending::Out => Count::Out,
+            Ending::Out | Ending::Removed => Count::Out,
             Ending::Forfeited => Count::Forfeited,
         });
         self.says_stopped(place);
@@ -312,10 +320,11 @@ impl World {
         }
         let after = match ending {
             Ending::Left => None,
-            Ending::Out | Ending::Forfeited => Some(200 * MS + self.random.below(800 * MS)),
+            Ending::Out | Ending::Removed | Ending::Forfeited => Some(200 * MS + self.random.below(800 * MS)),
         };
         self.nodes[place].stays_down = ending == Ending::Left;
-        if ending != Ending::Left {
+        // As the real shell has it: an operator's order is nothing that the next start waits for.
+        if matches!(ending, Ending::Out | Ending::Forfeited) {
             self.nodes[place].ends.push(now);
         }
         self.crash_process(place, after);
@@ -349,6 +358,12 @@ impl World {
         }
         self.heap.at(self.now + 10_000, Event::Wake(place as u8, Thread::Pacer, node.life));
     }
+}
+
+/// How much of the lease stopping takes, by the active bank, ns.
+fn stop_of(page: &Page) -> u64 {
+    let active = lease::active_bank(page);
+    page.get(active + bank::LEASE_NS).saturating_sub(page.get(active + bank::ACT_NS))
 }
 
 /// A command in a line.

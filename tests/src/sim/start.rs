@@ -4,13 +4,13 @@
 use super::clock::MS;
 use super::disk::Found as OnDisk;
 use super::heap::{Event, Thread};
-use super::node::{Look, Pacer, Process, Say};
+use super::node::{Look, Pacer, Process, Say, Told};
 use super::plan::{self, NODES_MAX};
 use super::stats::Count;
 use super::world::World;
 use heartbeat_common::frame::{FLAG_FENCED, FLAG_LEAVING, FLAG_STOPPED};
 use heartbeat_common::lease::{self, Words, word};
-use heartbeat_common::view::{Order, VoteId};
+use heartbeat_common::view::VoteId;
 use heartbeat_user::core::agreement::Agreement;
 use heartbeat_user::core::agreement::document::{Member, QuorumTerms};
 use heartbeat_user::core::agreement::types::{Configured, QuarantineTerms, Setup, Timing};
@@ -101,7 +101,10 @@ impl World {
         if !adopt {
             node.kernel.renew();
             node.kernel.progress_ns = node.clock.mono(self.now);
+            node.ran = node.kernel.progress_ns;
         }
+        node.gap.open = true;
+        node.started = self.now;
         node.adopted = adopt && lease::is_of(&node.kernel.page, incarnation, node.boot);
         if !node.adopted {
             lease::begin(&node.kernel.page, incarnation, node.boot);
@@ -121,7 +124,7 @@ impl World {
         let setup = self.setup(place, identity);
         let times = self.times(place);
         let node = &mut self.nodes[place];
-        let adopted = node.adopted.then(|| begin::adopted(&node.kernel.page, times));
+        let adopted = node.adopted.then(|| begin::adopted(&node.kernel.page, times, node.kernel.progress_ns));
         begin::remember(&node.kernel.page, state.as_ref(), setup.fresh_vote);
         let agreement = match state {
             Some(state) => Agreement::resume(setup, state, adopted, times),
@@ -135,7 +138,7 @@ impl World {
             agreement,
             looks: vec![Look::default(); self.plan.paths()],
             facts: Facts::default(),
-            clocks: Clocks::default(),
+            clocks: Clocks::begun(times),
             pacer: Pacer::new(&self.plan, place, &say, times.mono.0, &mut self.random),
             due: times.mono.0,
             inbox: VecDeque::new(),
@@ -146,7 +149,7 @@ impl World {
             began: times.mono.0,
             late_at: 0,
             told_isolated: false,
-            told: (Order::NONE, 0),
+            told: Told::default(),
             greeted: 0,
             known: [0; NODES_MAX],
         };
@@ -167,11 +170,12 @@ impl World {
         let plan = &self.plan;
         let detection = plan.rule.detection_time();
         let hour = 3_600_000 * MS;
+        let weight = |node: usize| u8::from(plan.weightless != Some(node));
         let ends = self.nodes[place].ends.iter().filter(|at| self.now - **at < hour).count();
         Setup {
             own: Member { node: plan::id(place), incarnation: identity.incarnation },
             generation: identity.generation,
-            configured: (0..plan.nodes).map(|node| Configured { node: plan::id(node), weight: 1 }).collect(),
+            configured: (0..plan.nodes).map(|node| Configured { node: plan::id(node), weight: weight(node) }).collect(),
             settings: plan.settings_of(place),
             lease_ms: plan.lease_ms,
             stop_ms: plan.stop_ms,
@@ -186,7 +190,7 @@ impl World {
                 delay: plan.rule.delay,
                 leave: Duration::from_secs(5),
             },
-            quarantine: QuarantineTerms { threshold: plan.quarantine_threshold, duration: plan::QUARANTINE },
+            quarantine: QuarantineTerms { threshold: plan.quarantine_threshold, duration: plan.quarantine },
             own_ends: ends.min(2) as u8,
             join_only: self.nodes[place].join_only,
             fresh_vote: VoteId([self.random.word() | 1, self.random.word()]),

@@ -1,6 +1,7 @@
 //! Counts of what a world went through: faults played, stages reached, frames by their end. A run in which something
 //! never happened has shown nothing about it, so every count is printed, and a long run wants each above zero.
 
+use super::rules::{Judged, NOT_YET, Rule};
 use heartbeat_common::counter::Counter;
 
 /// Declares what is counted once: variant and name.
@@ -56,6 +57,8 @@ counts! {
     FencesAcknowledged = "fences_acknowledged",
     FencedSelf = "fenced",
     StoppedSaid = "known_stopped",
+    Quarantined = "quarantined",
+    Changed = "changes_decided",
     FoundAhead = "found_ahead",
     Fences = "fences_sent",
     FencesObeyed = "fences_obeyed",
@@ -67,10 +70,40 @@ counts! {
     Left = "exits_left",
     Out = "exits_out",
     Forfeited = "exits_forfeited",
-    PairsChecked = "pairs_checked",
+    ZombiesSeen = "rounds_beside_a_controller_that_stands",
     Decided = "views_decided",
-    Settled = "worlds_settled",
+    Forced = "forced_starts",
+    Settled = "times_settled",
+    TrialDeaths = "trials_of_a_death",
+    TrialRestarts = "trials_of_a_restart",
+    TrialHangs = "trials_of_a_controller_that_stands",
+    TrialSplits = "trials_of_a_split",
+    TrialsWithoutMajority = "trials_that_left_no_majority",
     Unrecoverable = "worlds_without_a_majority_of_disks",
+}
+
+/// What has a bound and is timed.
+pub const TIMES: [&str; 4] = ["until_settled", "until_left_out", "until_taken_over", "until_back"];
+
+/// How long something took, over all worlds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Taken {
+    /// How often it happened.
+    pub count: u64,
+    /// All together, ns.
+    pub sum_ns: u64,
+    /// The longest, ns.
+    pub most_ns: u64,
+}
+
+impl Taken {
+    const fn add(&mut self, took: u64) {
+        self.count += 1;
+        self.sum_ns += took;
+        if took > self.most_ns {
+            self.most_ns = took;
+        }
+    }
 }
 
 /// The counts of one world or many.
@@ -80,6 +113,10 @@ pub struct Stats {
     frames: [u64; Counter::ALL.len()],
     /// Faults played, by class.
     pub faults: [u64; super::faults::CLASSES],
+    /// How often each rule had something to judge.
+    pub judged: Judged,
+    /// How long what has a bound took, ns.
+    pub times: [Taken; TIMES.len()],
     /// Events that happened.
     pub events: u64,
     /// Simulated time, ns.
@@ -92,6 +129,8 @@ impl Default for Stats {
             counts: [0; Count::ALL.len()],
             frames: [0; Counter::ALL.len()],
             faults: [0; super::faults::CLASSES],
+            judged: Judged::default(),
+            times: [Taken::default(); TIMES.len()],
             events: 0,
             simulated_ns: 0,
         }
@@ -102,6 +141,26 @@ impl Stats {
     /// Counts one.
     pub fn add(&mut self, what: Count) {
         self.counts[what as usize] += 1;
+    }
+
+    /// Takes note of how long it took to settle, ns.
+    pub const fn settled_within(&mut self, took: u64) {
+        self.times[0].add(took);
+    }
+
+    /// Takes note of how long it took until a view left somebody out everywhere, ns.
+    pub const fn left_within(&mut self, took: u64) {
+        self.times[1].add(took);
+    }
+
+    /// Takes note of how long it took from there until those that are left acted, ns.
+    pub const fn taken_over_within(&mut self, took: u64) {
+        self.times[2].add(took);
+    }
+
+    /// Takes note of how long it took until a machine that was started again was a member that acts, ns.
+    pub const fn back_within(&mut self, took: u64) {
+        self.times[3].add(took);
     }
 
     /// Counts a frame by its end.
@@ -121,6 +180,12 @@ impl Stats {
         for (own, other) in pairs.chain(self.faults.iter_mut().zip(&other.faults)) {
             *own += other;
         }
+        self.judged.merge(&other.judged);
+        for (own, other) in self.times.iter_mut().zip(&other.times) {
+            own.count += other.count;
+            own.sum_ns += other.sum_ns;
+            own.most_ns = own.most_ns.max(other.most_ns);
+        }
         self.events += other.events;
         self.simulated_ns += other.simulated_ns;
     }
@@ -128,6 +193,12 @@ impl Stats {
     /// Returns how often each kind of fault was played.
     pub fn faults_by_name(&self) -> impl Iterator<Item = (String, u64)> {
         super::faults::NAMES.iter().zip(self.faults).map(|(name, count)| ((*name).to_owned(), count))
+    }
+
+    /// Returns how often each rule had something to judge, with what it says; `None`: nothing can be judged by it yet.
+    pub fn rules(&self) -> impl Iterator<Item = (&'static str, &'static str, Option<u64>)> {
+        let judged = |rule| (!NOT_YET.contains(&rule)).then(|| self.judged.of(rule));
+        Rule::ALL.iter().map(move |(rule, name, says)| (*name, *says, judged(*rule)))
     }
 
     /// Returns every count with its name.

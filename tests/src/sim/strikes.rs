@@ -43,6 +43,8 @@ impl World {
                 self.heap.at(self.now + 100 * MS, Event::Start(place as u8, life));
             }
         }
+        // A thread that was paused would else do what it was kept from only when its pause would have ended.
+        self.heap.release(self.now);
     }
 
     /// A fault of a class comes, and the next one is foreseen.
@@ -81,7 +83,25 @@ impl World {
                 self.nodes[node].paused = [self.now + lasts; THREADS];
                 Some(End::Nothing)
             }
+            LONG_PAUSE => {
+                let longest = self.longest_lease().max((self.plan.hang_limit.as_nanos() as u64).min(5 * SECOND));
+                self.nodes[node].paused = [self.now + longest + lasts; THREADS];
+                Some(End::Nothing)
+            }
             SLEEP | MACHINE_PAUSED => self.stand_still(class, node, lasts),
+            HANDOVER => {
+                self.nodes[node].process.as_ref()?;
+                // It closes its connections and gives up its disk; kernel, page and what runs go on.
+                self.crash_process(node, Some(20 * MS + random.below(300 * MS)));
+                Some(End::Nothing)
+            }
+            FORCED => {
+                if self.nodes[node].process.is_none() || self.acting(node).is_some() {
+                    return None;
+                }
+                self.request(node, Request::Force)?;
+                Some(End::Nothing)
+            }
             DAEMON_KILLED => {
                 self.nodes[node].process.as_ref()?;
                 self.crash_process(node, Some(random.below(lasts + 1)));
@@ -106,7 +126,10 @@ impl World {
                 for _ in 0..random.below(40) {
                     if let Some(flight) = self.net.replay(random) {
                         let slot = self.net.hold(flight);
-                        self.heap.at(self.now + random.below(300 * MS), Event::Frame(slot));
+                        let at = self.now + random.below(300 * MS);
+                        let replayed = &mut self.nodes[usize::from(flight.to)].replayed[usize::from(flight.from)];
+                        *replayed = at.max(*replayed);
+                        self.heap.at(at, Event::Frame(slot));
                     }
                 }
                 Some(End::Nothing)
@@ -182,6 +205,8 @@ impl World {
             Wrong::Delay(more) => {
                 wire.delay += more;
                 wire.jitter += more / 2;
+                let worst = wire.delay + wire.jitter + MS;
+                self.net.worst_ns = self.net.worst_ns.max(worst);
             }
         }
         End::Wire { from, to, network, what }
@@ -259,18 +284,20 @@ impl World {
         };
         // The view before too: the newest may not be known to anybody yet.
         let newest = self.ghost.newest;
-        let before = self.ghost.views().rev().nth(1).map(|view| view.name.order);
+        let before = self.ghost.view(newest).and_then(|view| self.ghost.before(view)).map(|view| view.name.order);
         enough(newest) && before.is_none_or(enough)
     }
 
     fn ask(&mut self, node: usize, random: &mut Random) -> Option<End> {
         let stop = self.plan.stop_ms;
         let other = plan::id(random.below(self.plan.nodes as u64) as usize);
-        let request = match random.below(6) {
+        let request = match random.below(8) {
             0 | 1 => Request::Set(Setting::LeaseMs(random.pick(&[400, 500, 800, 2_000]).max(stop + 300))),
             2 => Request::Set(Setting::LowerPriority(Some(other))),
             3 => Request::Set(Setting::Dynamic(random.one_in(2))),
             4 => Request::Fence(other),
+            5 => Request::Set(Setting::StopMs(random.pick(&[0, 30, 60, 100]))),
+            6 => Request::Set(Setting::Weight(other, u8::from(!random.one_in(3)))),
             _ => Request::ClearQuarantine(other),
         };
         self.request(node, request)?;

@@ -9,10 +9,12 @@ use super::link::{Links, Stuck};
 use super::net::{Class, Flight, Net};
 use super::node::Node;
 use super::plan::{self, Plan};
+use super::properties::{Accusation, Grants};
 use super::service::Sink;
 use super::stats::{Count, Stats};
 use crate::xdp::random::Random;
 use heartbeat_common::counter::Counter;
+use heartbeat_common::frame;
 use heartbeat_common::lease::{self, Token, Words, word};
 use heartbeat_user::core::agreement::AgreementEvent;
 use heartbeat_user::core::agreement::document::Member;
@@ -59,6 +61,18 @@ pub struct World {
     pub player: Player,
     /// What was seen.
     pub ghost: Ghost,
+    /// Until when each vote's grants stood.
+    pub grants: Grants,
+    /// When the last fault ended, true time.
+    pub last_fault: u64,
+    /// When the operator last asked for quarantines to end.
+    pub cleared_at: u64,
+    /// How often.
+    pub clears: u32,
+    /// Who was called Down since somebody last began to watch for it.
+    pub accusations: Vec<Accusation>,
+    /// Rules that a test broke on purpose, and does not ask about.
+    pub unasked: &'static [&'static str],
     /// Takes acts.
     pub sink: Sink,
     /// The place of each node's vote in a page.
@@ -88,7 +102,13 @@ impl World {
             nodes: (0..nodes).map(|place| Node::new(place, &plan)).collect(),
             random: Random::new(plan.seed),
             player: Player::new(&plan),
-            ghost: Ghost::new(nodes),
+            ghost: Ghost::new((0..nodes).map(|place| plan.settings_of(place)).collect()),
+            grants: Grants::default(),
+            last_fault: 0,
+            cleared_at: 0,
+            clears: 0,
+            accusations: Vec::new(),
+            unasked: &[],
             sink: Sink::default(),
             slots: plan.slots(),
             stats: Stats::default(),
@@ -112,6 +132,7 @@ impl World {
         if let Err(violation) = outcome
             && self.violation.is_none()
             && !self.player.void()
+            && !self.unasked.contains(&violation.property)
         {
             if self.trace {
                 println!("{:>12.6} {violation:?}", (self.now - START) as f64 / SECOND as f64);
@@ -199,6 +220,7 @@ impl World {
 
     /// Checks what a change of a node's permission means for all.
     pub fn look_after(&mut self, node: usize) {
+        self.note_grants(node);
         let after = self.acting(node);
         if after != self.before {
             self.permission_changed(node, self.before, after);
@@ -225,6 +247,9 @@ impl World {
             self.obeys(to);
         }
         if taken.answers {
+            if !matches!(taken.counter, Counter::Fenced | Counter::FenceAcked) {
+                self.answers(to, flight.frame[frame::word::DYNAMIC]);
+            }
             let echo = Flight { from: flight.to, to: flight.from, ..flight };
             self.send(&echo, Class::Answered);
         }

@@ -209,12 +209,12 @@ fn what_the_daemon_does_with_a_view() {
 fn the_budget_adds_up() {
     let budget = Budget::of(&settings("stop_time_s = 0.2\nquorum_arbitration_time_max_s = 2"));
     let expected =
-        Budget { detection: ms(500), verdict: ms(625), view: ms(1625), take_over: ms(1625 + 2001), act: ms(1800) };
+        Budget { detection: ms(500), verdict: ms(625), view: ms(1625), take_over: ms(1625 + 2003), act: ms(1800) };
     assert_eq!(budget, expected);
     assert_eq!(
         budget.to_string(),
         "a dead node is silent for 500ms, down within 625ms, out of the view within 1.625s and taken over from within \
-         3.626s; a node that is cut off acts for 1.8s at most"
+         3.628s; a node that is cut off acts for 1.8s at most"
     );
     let cross = Budget::of(&settings("profile = \"wsfc-2016\""));
     assert_eq!((cross.detection, cross.verdict), (ms(20_000), ms(21_250)));

@@ -126,6 +126,7 @@ fn each_rule_has_its_own_code_or_sentence() {
         (Rule::NoView, ErrorCode::NoView),
         (Rule::HasView, ErrorCode::RuleBroken),
         (Rule::PeerHasView, ErrorCode::RuleBroken),
+        (Rule::PeersUnheard, ErrorCode::RuleBroken),
         (Rule::NotMember, ErrorCode::RuleBroken),
         (Rule::UnknownNode, ErrorCode::UnknownNode),
         (Rule::Lease, ErrorCode::RuleBroken),

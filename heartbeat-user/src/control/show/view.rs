@@ -86,7 +86,11 @@ pub(super) fn glance(glance: Option<&ViewGlance>) -> String {
     if let Some(last) = glance.in_force.as_ref().filter(|_| !in_force) {
         let _ = write!(text, "; acts under {last} meanwhile");
     }
-    let _ = write!(text, "; {}, {}{waits}", glance.life, glance.stage);
+    let _ = write!(text, "; {}, {}", glance.life, glance.stage);
+    for one in &glance.quarantined {
+        let _ = write!(text, "; {} in quarantine for {}", one.name, duration(one.remaining_ms));
+    }
+    text += &waits;
     text
 }
 
@@ -137,7 +141,7 @@ fn left_out(removal: &RemovalStatus) -> String {
         RemovalReason::Forced => "an operator forced a start without it".to_owned(),
     };
     let judges =
-        if removal.judges.is_empty() { String::new() } else { format!("; so judged {}", removal.judges.join(", ")) };
+        if removal.judges.is_empty() { String::new() } else { format!("; so judged by {}", removal.judges.join(", ")) };
     format!("{}: {why}{judges}", member(&removal.member))
 }
 
@@ -147,7 +151,12 @@ fn owed(owed: &OwedStatus) -> String {
 }
 
 fn quarantined(one: &QuarantineStatus) -> String {
-    format!("{} may not join: it ended ungracefully {} times within an hour", one.name, one.exits)
+    format!(
+        "{} may not join for {}: it ended ungracefully {} times within an hour",
+        one.name,
+        duration(one.remaining_ms),
+        one.exits
+    )
 }
 
 fn vote(vote: &VoteStatus) -> Vec<String> {

@@ -3,7 +3,7 @@
 
 use super::document::{Holder, Member};
 use super::engine::Agreement;
-use super::message::Message;
+use super::message::{Message, is_believable};
 use super::proposer::{Proposer, Stage};
 use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
@@ -118,7 +118,7 @@ impl Agreement {
         }
         match refusal {
             Refusal::Promised(other) => {
-                self.regroup.round = self.regroup.round.max(other.round);
+                self.regroup.heard_round(other.round);
                 self.step_back();
             }
             Refusal::OlderView(_) | Refusal::OtherValue => self.step_back(),
@@ -187,7 +187,12 @@ impl Agreement {
             self.push_view(from.node);
         }
         if newest == view {
-            self.regroup.round = self.regroup.round.max(ballot.round);
+            let promised = self.voter.as_ref().map_or(0, |voter| voter.state().register.promised.round);
+            if !is_believable(ballot.round, self.regroup.round.max(promised)) {
+                // No later attempt might be left above it.
+                return;
+            }
+            self.regroup.heard_round(ballot.round);
             self.regroup.ballot_seen = Some(self.now.mono);
         }
         let Some(voter) = &mut self.voter else { return };

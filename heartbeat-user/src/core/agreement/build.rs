@@ -65,7 +65,7 @@ pub fn forced(view: &Document, name: Name, own: Member, vote: VoteId) -> Option<
         reason: Reason::Forced,
         silent_ms: 0,
         controller_age_ms: 0,
-        judges: 1,
+        judges: 0,
     };
     Some(Document {
         order,
@@ -124,6 +124,21 @@ pub fn changed(view: &Document, setting: Setting) -> Option<Document> {
     let bounded = base.votes.iter().all(|vote| vote.configured <= 1);
     let lease = LEASE_MS.contains(&base.lease.lease_ms) && base.lease.stop_ms < base.lease.lease_ms;
     (base != *view && weighs && bounded && lease).then_some(base)
+}
+
+/// Says whether somebody would have a vote in a view of the same members with this setting.
+#[must_use]
+pub fn keeps_votes(view: &Document, setting: Setting) -> bool {
+    let Some(base) = changed(view, setting) else { return true };
+    let votable = |vote: &Vote| {
+        let member = match vote.holder {
+            Holder::Node(node) => view.incarnation_of(node).is_some(),
+            Holder::Witness(_) => true,
+        };
+        Votable { holder: vote.holder, configured: vote.configured, member, stalled: false }
+    };
+    let votables: Vec<Votable> = base.votes.iter().map(votable).collect();
+    assign(&votables, base.quorum.dynamic, base.quorum.lower_priority).iter().any(|weight| *weight > 0)
 }
 
 fn votes(base: &Document, plan: &Plan, known: &Knowledge<'_>) -> Vec<Vote> {

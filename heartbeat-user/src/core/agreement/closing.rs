@@ -2,9 +2,10 @@
 //! there. The same reports give the same answer on every node; time and the own place in it come in as flags. It asks
 //! nobody and decides nothing: a set is proposed, and the votes decide.
 
-use super::document::{Document, Holder, Member, Reason, Removal};
+use super::document::{ChangeId, Document, Holder, Member, Reason, Removal};
 use super::event::JoinFault;
 use super::message::{Health, Hears, Report, Wish, Wished};
+use super::parted::{Edges, Patience};
 use super::select::{Candidate, select};
 use crate::core::ids::NodeId;
 use heartbeat_common::lease::NODES_MAX;
@@ -20,6 +21,9 @@ pub struct Scene<'a> {
     pub name: Name,
     /// The newest report of each node in this regroup, the own one among them.
     pub reports: BTreeMap<NodeId, &'a Report>,
+    /// What members say in it that hold another view, as who cannot write one does, and that they go or cannot apply it:
+    /// of this alone they may still speak, and for nothing else do they count.
+    pub behind: BTreeMap<NodeId, &'a Report>,
     /// For so long a joiner and every member must have heard each other.
     pub detection: Duration,
     /// Hash of the settings that a joiner must have.
@@ -32,6 +36,10 @@ pub struct Scene<'a> {
     pub must_decide: bool,
     /// Nodes whose quarantine is over.
     pub released: BTreeSet<NodeId>,
+    /// Whether who hears whom has lasted.
+    pub patience: Patience<'a>,
+    /// Wishes that cannot be fulfilled now.
+    pub passed_over: BTreeSet<ChangeId>,
 }
 
 /// What it comes to.
@@ -39,6 +47,13 @@ pub struct Scene<'a> {
 pub enum Verdict {
     /// Somebody has not reported yet, and is waited for.
     NotYet(Vec<NodeId>),
+    /// These are heard, and would be left out for want of connections, while who hears whom still changes.
+    Unsettled {
+        /// Who.
+        nodes: Vec<NodeId>,
+        /// Who hears whom now.
+        edges: Edges,
+    },
     /// Nothing changes.
     Same {
         /// Members that are not connected with everybody, and stay for want of others.
@@ -115,12 +130,13 @@ pub fn applies(view: &Document, wish: Wish) -> bool {
     }
 }
 
-struct Judge<'a> {
-    scene: &'a Scene<'a>,
+/// A scene, and what is found in it first.
+pub(super) struct Judge<'a> {
+    pub(super) scene: &'a Scene<'a>,
     /// The wish that is fulfilled by the next view.
     wish: Option<Wished>,
     /// Members that are to go by judgement: hung, or unable to apply what was decided.
-    condemned: BTreeMap<NodeId, Reason>,
+    pub(super) condemned: BTreeMap<NodeId, Reason>,
     /// So many may go by judgement at once.
     limit: usize,
 }
@@ -129,7 +145,8 @@ impl<'a> Judge<'a> {
     fn new(scene: &'a Scene<'a>) -> Self {
         let wishes = scene.reports.values().filter(|report| is_member(scene.view, report.author));
         let wish = wishes.flat_map(|report| &report.wishes).copied();
-        let wish = wish.filter(|wished| applies(scene.view, wished.wish)).min_by_key(|wished| wished.id);
+        let wish = wish.filter(|wished| applies(scene.view, wished.wish) && !scene.passed_over.contains(&wished.id));
+        let wish = wish.min_by_key(|wished| wished.id);
         let limit = (scene.view.members.len() / 4).max(1);
         let mut judge = Self { scene, wish, condemned: BTreeMap::new(), limit };
         let reason = |member: &Member| Some((member.node, judge.condemnation(*member)?));
@@ -149,6 +166,9 @@ impl<'a> Judge<'a> {
     /// The members that stay are a majority: whoever is fit joins them.
     fn successor(&self, staying: Vec<Member>, cut: &BTreeSet<NodeId>) -> Verdict {
         let scene = self.scene;
+        if let Some(unsettled) = self.unsettled(&staying, &[]) {
+            return unsettled;
+        }
         let joiners = self.joiners(&staying);
         let changed = staying != scene.view.members || self.wish.is_some() || !scene.released.is_empty();
         if !changed && !joiners.pending.is_empty() && !scene.opened {
@@ -176,9 +196,10 @@ impl<'a> Judge<'a> {
         let members = self.select(&candidates, true);
         let outside = |node: &NodeId| !members.iter().any(|member| member.node == *node);
         if !self.quorate(&members) {
+            let votes = |node: &NodeId| scene.reports.get(node).is_some_and(|report| self.votes_outside(report));
             return Verdict::Waits {
                 available: self.weight(&members),
-                missing: self.weighty().filter(outside).collect(),
+                missing: self.weighty().filter(|node| outside(node) && !votes(node)).collect(),
             };
         }
         // Who is heard, and could be in the same view a moment later, is waited for: one view, not two.
@@ -189,7 +210,8 @@ impl<'a> Judge<'a> {
         if !coming.is_empty() && !scene.opened_twice {
             return Verdict::NotYet(coming);
         }
-        Verdict::Propose(self.plan(members, &BTreeSet::new()))
+        let unsettled = self.unsettled(&members, &candidates);
+        unsettled.unwrap_or_else(|| Verdict::Propose(self.plan(members, &BTreeSet::new())))
     }
 
     fn plan(&self, members: Vec<Member>, cut: &BTreeSet<NodeId>) -> Plan {
@@ -222,7 +244,7 @@ impl<'a> Judge<'a> {
     }
 
     /// What those say of a node whose word counts, members and holders of votes: each that has reported, but itself.
-    fn words(&self, node: NodeId) -> impl Iterator<Item = (&'a Report, Option<&'a Hears>)> {
+    pub(super) fn words(&self, node: NodeId) -> impl Iterator<Item = (&'a Report, Option<&'a Hears>)> {
         let view = self.scene.view;
         let counts = move |report: &&Report| is_member(view, report.author) || view.weight_of(report.vote) > 0;
         let others = self.scene.reports.values().copied().filter(counts);
@@ -239,6 +261,11 @@ impl<'a> Judge<'a> {
         self.words(node).any(|(_, hears)| hears.is_some_and(&so))
     }
 
+    /// Returns what a node says of itself, whatever view it holds.
+    fn own_word(&self, node: NodeId) -> Option<&'a Report> {
+        self.scene.reports.get(&node).or_else(|| self.scene.behind.get(&node)).copied()
+    }
+
     fn accounted(&self, node: NodeId) -> bool {
         let incarnation = self.scene.view.incarnation_of(node);
         let known = |hears: &Hears| match hears.health {
@@ -246,7 +273,7 @@ impl<'a> Judge<'a> {
             Health::Up => incarnation.is_some_and(|old| hears.peer.incarnation > old),
             Health::Stalled | Health::Hung | Health::Left | Health::Down => true,
         };
-        self.scene.reports.contains_key(&node) || self.all_say(node, known)
+        self.scene.reports.contains_key(&node) || self.scene.behind.contains_key(&node) || self.all_say(node, known)
     }
 
     /// Says whether a node's controller makes no progress; a report in this regroup shows that it does.
@@ -256,7 +283,7 @@ impl<'a> Judge<'a> {
     }
 
     fn condemnation(&self, member: Member) -> Option<Reason> {
-        if let Some(report) = self.scene.reports.get(&member.node) {
+        if let Some(report) = self.own_word(member.node) {
             return (report.author == member && report.cannot_apply).then_some(Reason::CannotApply);
         }
         let hung = |hears: &Hears| hears.health == Health::Hung;
@@ -266,13 +293,13 @@ impl<'a> Judge<'a> {
     }
 
     /// Says whether this incarnation has gone, or goes, by its own word, a newer one's, or an operator's.
-    fn gone(&self, member: Member) -> Option<Reason> {
+    pub(super) fn gone(&self, member: Member) -> Option<Reason> {
         if matches!(self.wish, Some(Wished { wish: Wish::Without(node), .. }) if node == member.node) {
             return Some(Reason::Fenced);
         }
         let newer = |hears: &Hears| hears.peer.incarnation > member.incarnation;
         let left = |hears: &Hears| hears.health == Health::Left && hears.peer.incarnation == member.incarnation;
-        let report = self.scene.reports.get(&member.node);
+        let report = self.own_word(member.node);
         if report.is_some_and(|report| report.author.incarnation > member.incarnation)
             || self.one_says(member.node, newer)
         {
@@ -326,7 +353,7 @@ impl<'a> Judge<'a> {
     /// Says whether `a` hears `b`, by its own report; the other side's stands for one that has not reported, and for a
     /// member that cannot say yet, whose controller began a moment ago: its kernel answered all the while, and to have
     /// heard both ways takes both.
-    fn hears(&self, a: Member, b: Member, messages: bool) -> bool {
+    pub(super) fn hears(&self, a: Member, b: Member, messages: bool) -> bool {
         let both = is_member(self.scene.view, a) && is_member(self.scene.view, b);
         let says = |report: &&Report| !both || edge(report, b.node).is_none_or(|hears| hears.health != Health::Unknown);
         let other = self.scene.reports.get(&b.node).copied();
@@ -370,14 +397,21 @@ impl<'a> Judge<'a> {
         vote.map_or(0, |vote| u32::from(vote.weight))
     }
 
-    /// The weight of a set, and of members that go by their own or an operator's word and still vote.
+    /// Says whether the author of a report votes though it is to be no member: a member that goes by its own or an
+    /// operator's word; or one that is none and may not be admitted now, or does not ask to be. Every vote of the view
+    /// takes part in following it. Who wants to be a member and may be is waited for instead.
+    fn votes_outside(&self, report: &Report) -> bool {
+        let scene = self.scene;
+        if is_member(scene.view, report.author) {
+            return matches!(self.gone(report.author), Some(Reason::Left | Reason::Fenced));
+        }
+        !report.joins || join_fault(scene.view, report, scene.settings).is_some()
+    }
+
+    /// The weight of a set, and of those outside it who vote all the same.
     fn weight(&self, set: &[Member]) -> u32 {
-        let parting = |report: &&&Report| {
-            !set.contains(&report.author)
-                && is_member(self.scene.view, report.author)
-                && matches!(self.gone(report.author), Some(Reason::Left | Reason::Fenced))
-        };
-        let outside = self.scene.reports.values().filter(parting);
+        let votes = |report: &&&Report| !set.contains(&report.author) && self.votes_outside(report);
+        let outside = self.scene.reports.values().filter(votes);
         let inside: u32 = set.iter().map(|member| self.weight_of(*member)).sum();
         inside + outside.map(|report| self.scene.view.weight_of(report.vote)).sum::<u32>()
     }
@@ -408,8 +442,7 @@ impl<'a> Judge<'a> {
         };
         let reason = self.gone(member).or_else(|| self.condemned.get(&member.node).copied()).unwrap_or(by_facts);
         let nearest = words.iter().min_by_key(|(_, hears)| hears.silent_ms).map(|(_, hears)| **hears);
-        let accuses = |hears: &Hears| hears.health != Health::Up || !hears.messages_pass || hears.both_ways_ms == 0;
-        let judges = words.iter().filter(|(_, hears)| accuses(hears));
+        let judges = words.iter().filter(|(_, hears)| accuses(hears, reason));
         Removal {
             member,
             reason,
@@ -424,7 +457,21 @@ fn edge(report: &Report, node: NodeId) -> Option<&Hears> {
     report.hears.iter().find(|hears| hears.peer.node == node)
 }
 
-const fn is_heard(hears: &Hears) -> bool {
+/// Says whether whoever reports this of a member that went for `reason` has judged it so itself. Who only agreed to the
+/// view has not, nor has a controller that cannot say yet; and what a member or an operator says needs no judge.
+fn accuses(hears: &Hears, reason: Reason) -> bool {
+    let one_way = hears.health != Health::Unknown && hears.both_ways_ms == 0;
+    match reason {
+        Reason::Down => hears.health == Health::Down,
+        Reason::Hung => matches!(hears.health, Health::Hung | Health::Down),
+        Reason::NotConnected => one_way,
+        Reason::NoMessages => one_way || hears.health == Health::Up && !hears.messages_pass,
+        Reason::Restarted | Reason::Left | Reason::CannotApply | Reason::Fenced | Reason::Forced => false,
+    }
+}
+
+/// Says whether frames of the other end arrive, whatever its controller does.
+pub(super) const fn is_heard(hears: &Hears) -> bool {
     matches!(hears.health, Health::Up | Health::Stalled | Health::Hung)
 }
 

@@ -24,6 +24,11 @@ const SECTION_MAX: usize = 8 * 1024;
 const QUARANTINED_MAX: usize = 16;
 /// Clocks of two nodes may drift by so much each, in millionths.
 pub const DRIFT_PPM: u64 = 200;
+/// A clock that is slewed may gain or lose so much on one that is not, in millionths, before its owner holds itself: what
+/// corrects the drift of both against true time, and what the kernel adds to set a clock (500). Every wait covers it.
+pub const SLEW_PPM: u64 = 2 * DRIFT_PPM + 500;
+/// Over which time an owner compares the two: within one it may lose at once what is allowed in all of it.
+pub const SLEW_WINDOW: Duration = Duration::from_secs(1);
 
 /// A node under one of its incarnations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
@@ -93,10 +98,12 @@ impl LeaseTerms {
     }
 }
 
-/// Lengthens a time by the drift of two clocks against each other, to the next millisecond.
+/// Lengthens a time by the drift of two clocks against each other, and by what the one may be slewed while its owner lets
+/// that pass, to the next millisecond.
 fn with_drift(ms: u32) -> Duration {
-    let scaled = u64::from(ms) * (1_000_000 + DRIFT_PPM);
-    Duration::from_millis(scaled.div_ceil(1_000_000 - DRIFT_PPM))
+    let fast = u128::from(ms) * u128::from((1_000_000 + DRIFT_PPM) * 1_000_000);
+    let slow = u128::from((1_000_000 - DRIFT_PPM) * (1_000_000 - SLEW_PPM));
+    Duration::from_millis(u64::try_from(fast.div_ceil(slow)).unwrap_or(u64::MAX))
 }
 
 /// How votes make a majority.
@@ -151,7 +158,8 @@ pub struct Removal {
     pub silent_ms: u32,
     /// How old its controller last said to be, ms.
     pub controller_age_ms: u32,
-    /// Nodes that called it so.
+    /// Who called it so by its own report: bit `n` is the member of this view with the `n`th lowest id. None for what
+    /// needs no judge: its own word, a newer incarnation's, an operator's.
     pub judges: u64,
 }
 

@@ -2,15 +2,15 @@
 //! anything said to have stopped.
 
 use super::closing::is_member;
-use super::document::{Document, Removal};
+use super::document::{Document, Holder, Member, Reason, Vote};
 use super::engine::Agreement;
-use super::event::AgreementEvent;
+use super::event::{AgreementEvent, Grounds};
 use super::install::out_of;
 use super::message::Message;
 use super::types::{Command, Ending};
-use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
 use heartbeat_common::lease::hold;
+use heartbeat_common::view::Order;
 use std::time::Duration;
 
 /// Where this node is going.
@@ -55,10 +55,17 @@ impl Agreement {
         if self.course != Course::Runs {
             return;
         }
-        let silent = removal_of(view, self.setup.own.node).map_or(0, |removal| removal.silent_ms);
         self.go_out(false);
-        let silent = Duration::from_millis(u64::from(silent));
-        self.tell(AgreementEvent::Hole { view: view.order, silent });
+        // An operator's word or a broken connection calls nobody dead.
+        let hole = grounds_of(view, self.setup.own).and_then(|grounds| match grounds.reason {
+            Reason::Down => Some((false, grounds.silent_ms)),
+            Reason::Hung => Some((true, grounds.controller_age_ms)),
+            _ => None,
+        });
+        if let Some((hung, lost_ms)) = hole {
+            let lost = Duration::from_millis(u64::from(lost_ms));
+            self.tell(AgreementEvent::Hole { view: view.order, hung, lost });
+        }
     }
 
     /// Goes out: stops what it runs, at once.
@@ -92,13 +99,30 @@ impl Agreement {
             Course::Leaving { since, ending, stopped: true, decided } => self.run_leaving(since, ending, decided),
             Course::Out { since, fenced, stopped: true } => {
                 let told = self.held.as_ref().is_some_and(|held| !is_member(&held.document, self.setup.own));
-                if told || self.passed(since) >= self.setup.timing.stage {
+                // Who ended before that view is on disk would find the one before it there, come back as if it knew of
+                // nothing, and be put out once more.
+                let written = self.unwritten().is_none();
+                if told && written || self.now.mono >= self.out_until(since) {
                     self.say_why(fenced);
-                    self.end(Ending::Out);
+                    self.end(if self.is_ordered_out() { Ending::Removed } else { Ending::Out });
                 }
             }
             Course::Runs | Course::Leaving { .. } | Course::Out { .. } | Course::Ended => {}
         }
+    }
+
+    /// Returns a view that was decided and is not on disk yet, though it may still get there.
+    fn unwritten(&self) -> Option<&Document> {
+        let voter = self.voter.as_ref().filter(|voter| !voter.forfeited())?;
+        let held = self.held.as_ref().map(|held| held.name);
+        (held != Some(voter.state().register.view)).then(|| &voter.state().installed)
+    }
+
+    /// Returns when a node that is out since then ends, whatever it has not been told or written: a stage later, or one
+    /// after the write began that brings the view without it to disk. A disk that failed is waited for no longer.
+    fn out_until(&self, since: MonoTime) -> MonoTime {
+        let begun = self.writing.filter(|_| self.unwritten().is_some()).unwrap_or(since);
+        since.max(begun) + self.setup.timing.stage
     }
 
     /// Takes note of a view that cannot be written, as the disk failed: it may be the one without this node.
@@ -112,7 +136,8 @@ impl Agreement {
     fn run_leaving(&mut self, since: MonoTime, ending: Ending, decided: bool) {
         let held = self.membership().filter(|_| !decided);
         let alone = held.is_none_or(|held| held.document.members.len() == 1);
-        if !alone && self.passed(since) < self.setup.timing.leave {
+        let vain = held.is_some_and(|held| self.forfeited() && !self.others_may_decide(&held.document));
+        if !alone && !vain && self.passed(since) < self.setup.timing.leave {
             return;
         }
         if let Some(view) = held.map(|held| held.name.order) {
@@ -121,15 +146,40 @@ impl Agreement {
         self.end(ending);
     }
 
+    /// Says whether the votes of a view may be a majority without this node's own, and without those that are known to be
+    /// over. If not, nobody can decide the view without it before one of them is back, and that begins with its end.
+    fn others_may_decide(&self, view: &Document) -> bool {
+        let stands = |vote: &&Vote| match vote.holder {
+            Holder::Node(node) if node == self.setup.own.node => false,
+            Holder::Node(node) => {
+                let report = self.peers.get(&node).and_then(|peer| peer.report.as_ref());
+                report.is_none_or(|report| report.vote == vote.id)
+            }
+            Holder::Witness(_) => true,
+        };
+        view.is_majority(view.votes.iter().filter(stands).map(|vote| u32::from(vote.weight)).sum())
+    }
+
+    /// Says whether it was an operator who had this node left out, as far as the view that did it is known.
+    fn is_ordered_out(&self) -> bool {
+        let newest = self.unwritten().or(self.held.as_ref().map(|held| &held.document));
+        let grounds = newest.and_then(|view| grounds_of(view, self.setup.own));
+        grounds.is_some_and(|grounds| matches!(grounds.reason, Reason::Fenced | Reason::Forced))
+    }
+
     fn say_why(&mut self, fenced: bool) {
-        let held = self.held.as_ref().filter(|held| !is_member(&held.document, self.setup.own));
-        let view = held.map(|held| held.name.order).unwrap_or_default();
-        let removal = held.and_then(|held| removal_of(&held.document, self.setup.own.node));
-        let stayed = held.iter().flat_map(|held| &held.document.members).map(|member| member.node).collect();
+        // The newest view known: also one that did not get to the disk.
+        let newest = self.unwritten().or(self.held.as_ref().map(|held| &held.document));
+        let without = newest.filter(|view| !is_member(view, self.setup.own));
+        let view = without.map(|view| view.order).unwrap_or_default();
+        let left_out_by = without.and_then(|view| left_out_by(view, self.setup.own));
+        let grounds = without.and_then(|view| grounds_of(view, self.setup.own));
+        let stayed = without.iter().flat_map(|view| &view.members).map(|member| member.node).collect();
         self.tell(if fenced {
-            AgreementEvent::Fenced { by: self.page.fenced_by, view, reason: removal.map(|removal| removal.reason) }
+            let reason = grounds.map(|grounds| grounds.reason);
+            AgreementEvent::Fenced { by: self.page.fenced_by, view: left_out_by, reason }
         } else {
-            AgreementEvent::LeftOut { view, removal, stayed }
+            AgreementEvent::LeftOut { view, grounds, stayed }
         });
     }
 
@@ -143,12 +193,20 @@ impl Agreement {
         let timing = &self.setup.timing;
         match self.course {
             Course::Leaving { since, stopped: true, .. } => Some(since + timing.leave),
-            Course::Out { since, stopped: true, .. } => Some(since + timing.stage),
+            Course::Out { since, stopped: true, .. } => Some(self.out_until(since)),
             Course::Runs | Course::Leaving { .. } | Course::Out { .. } | Course::Ended => None,
         }
     }
 }
 
-fn removal_of(view: &Document, node: NodeId) -> Option<Removal> {
-    view.removals.iter().find(|removal| removal.member.node == node).copied()
+/// Returns which view left an incarnation out, as far as this one shows it.
+fn left_out_by(view: &Document, member: Member) -> Option<Order> {
+    let owed = || view.owed.iter().find(|owed| owed.member == member).map(|owed| owed.left_out_by);
+    if grounds_of(view, member).is_some() { Some(view.order) } else { owed() }
+}
+
+/// Returns why a view left out this very incarnation.
+fn grounds_of(view: &Document, member: Member) -> Option<Grounds> {
+    let removal = view.removals.iter().find(|removal| removal.member == member)?;
+    Some(Grounds::of(view, removal))
 }

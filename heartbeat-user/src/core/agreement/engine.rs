@@ -7,7 +7,7 @@
 
 use super::ballots::Attempt;
 use super::closing::is_member;
-use super::document::{Document, Holder, Member};
+use super::document::{Document, Holder};
 use super::ending::Course;
 use super::ends::Ends;
 use super::event::AgreementEvent;
@@ -69,6 +69,7 @@ impl Agreement {
     #[must_use]
     pub fn new(setup: Setup, now: Times) -> Self {
         let mut this = Self::begin(setup, now);
+        this.begin_backoff();
         // A page that goes on may say what held the controller before, which was killed while it left: this one does not.
         this.commands.push_back(Command::Hold(0));
         this
@@ -78,7 +79,7 @@ impl Agreement {
         let others = setup.configured.iter().map(|one| one.node).filter(|node| *node != setup.own.node);
         let peers = others.take(NODES_MAX - 1).map(|node| (node, Peer::new(node, now.mono))).collect();
         let regroup = Regroup::new(&setup, now.mono);
-        let mut this = Self {
+        Self {
             setup,
             now,
             peers,
@@ -96,9 +97,7 @@ impl Agreement {
             course: Course::Runs,
             commands: VecDeque::new(),
             events: VecDeque::new(),
-        };
-        this.begin_backoff();
-        this
+        }
     }
 
     /// Takes up the state that is on disk. `adopted`: the page, where it is one of this incarnation that goes on; else
@@ -106,9 +105,10 @@ impl Agreement {
     #[must_use]
     pub fn resume(setup: Setup, state: State, adopted: Option<Adopted>, now: Times) -> Self {
         let mut this = Self::begin(setup, now);
-        this.ends = Ends::of(&state.remembers);
+        this.ends = Ends::of(&state.remembers, &state.quarantines, now.clocks());
         this.voter = Some(Voter::resume(state));
         this.take_up(adopted);
+        this.begin_backoff();
         this
     }
 
@@ -169,7 +169,8 @@ impl Agreement {
         if self.course == Course::Ended {
             return None;
         }
-        let waits = self.stops.remaining(self.now.clocks()).map(|left| self.now.mono + left);
+        let waits = [self.stops.remaining(self.now.clocks()), self.lingers_for()];
+        let waits = waits.into_iter().flatten().min().map(|left| self.now.mono + left);
         let regroup = [self.regroup_timeout(), self.attempt_timeout(), self.fence_timeout()];
         regroup.into_iter().chain([self.requests_timeout(), self.course_timeout(), waits]).flatten().min()
     }
@@ -197,7 +198,9 @@ impl Agreement {
     #[must_use]
     pub fn status(&self) -> Status {
         let view = self.held.as_ref().map(|held| held.document.clone());
+        let quarantined = view.iter().flat_map(|view| &view.quarantined);
         Status {
+            quarantines: quarantined.map(|one| (one.node, self.quarantine_left(one.node))).collect(),
             life: self.life(),
             in_force: self.page.in_force,
             owed: self.stops.waited_for().collect(),
@@ -214,6 +217,7 @@ impl Agreement {
 
     /// Everything that time and facts lead to, in an order in which nothing has to be done twice.
     fn step(&mut self) {
+        self.outlast();
         self.prove_stops();
         self.come_into_force();
         self.give_grants();
@@ -239,6 +243,7 @@ impl Agreement {
         self.looked = false;
         for peer in self.peers.values_mut() {
             peer.message_at = self.now.mono;
+            peer.fresh = false;
         }
         self.regroup.begin_again(self.now.mono);
     }
@@ -296,25 +301,6 @@ impl Agreement {
 
     pub(super) fn tell(&mut self, event: AgreementEvent) {
         self.events.push_back(event);
-    }
-
-    fn tell_control(&mut self) {
-        let (now, limit) = (self.now.mono, self.setup.timing.control_limit);
-        let Some(held) = &self.held else { return };
-        let members: Vec<Member> = held.document.members.clone();
-        for member in members {
-            let Some(peer) = self.peers.get_mut(&member.node) else { continue };
-            let able = peer.facts.both_ways_since.is_some() && peer.facts.incarnation == member.incarnation;
-            let lost = able && !peer.messages_pass(now, limit);
-            if lost == peer.control_lost || !lost && !able {
-                continue;
-            }
-            peer.control_lost = lost;
-            let node = member.node;
-            let event =
-                if lost { AgreementEvent::ControlLost { node } } else { AgreementEvent::ControlRestored { node } };
-            self.tell(event);
-        }
     }
 
     pub(super) fn hold(&mut self, bit: u64, on: bool) {

@@ -1,11 +1,12 @@
 //! What happened in the agreement, for people and machines. Each is told once. Numbers, levels and sentences are given
 //! elsewhere.
 
-use super::document::{ChangeId, Member, Reason, Removal};
+use super::document::{ChangeId, Document, Member, Reason, Removal};
 use super::message::Setting;
 use super::stops::How;
 use crate::core::ids::NodeId;
-use heartbeat_common::lease::Refused;
+use crate::core::time::MonoTime;
+use heartbeat_common::lease::{NODES_MAX, Refused};
 use heartbeat_common::view::{Name, Order};
 use std::time::Duration;
 
@@ -45,15 +46,61 @@ pub enum JoinFault {
     Full,
 }
 
+/// Where the fault is if messages of a node do not pass, as far as it can be told from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ControlFault {
+    /// Those of others pass.
+    There,
+    /// Those of others do not pass either.
+    Here,
+    /// There are no others.
+    NotDetermined,
+}
+
+/// Why a view left a member out, and what that rests on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Grounds {
+    /// Why.
+    pub reason: Reason,
+    /// How long it had been silent for the one who heard it last, ms; [`u32::MAX`]: that one never heard it.
+    pub silent_ms: u32,
+    /// How old its controller last said to be, ms.
+    pub controller_age_ms: u32,
+    /// Members of the view that called it so by their own reports, by node.
+    pub judges: Vec<NodeId>,
+    /// Its other members, by node.
+    pub others: Vec<NodeId>,
+}
+
+impl Grounds {
+    /// Returns what `view` says of one of its removals.
+    #[must_use]
+    pub fn of(view: &Document, removal: &Removal) -> Self {
+        let places = view.members.iter().enumerate();
+        let judged = |place: usize| place < NODES_MAX && removal.judges >> place & 1 == 1;
+        let (judges, others): (Vec<_>, Vec<_>) = places.partition(|(place, _)| judged(*place));
+        let nodes = |members: Vec<(usize, &Member)>| members.into_iter().map(|(_, member)| member.node).collect();
+        Self {
+            reason: removal.reason,
+            silent_ms: removal.silent_ms,
+            controller_age_ms: removal.controller_age_ms,
+            judges: nodes(judges),
+            others: nodes(others),
+        }
+    }
+}
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum AgreementEvent {
     /// 1135: a view left a member out.
     NodeRemoved {
-        /// The view that left it out.
+        /// The view that left it out; where that is not known, the first one that this node knows to be without it.
         view: Order,
-        /// Who, why, and what that rests on.
-        removal: Removal,
+        /// Who.
+        member: Member,
+        /// Why; `None`: a view that this node has not seen left it out, and later ones do not say.
+        grounds: Option<Grounds>,
     },
     /// 1177: this node may not act any more.
     QuorumLost {
@@ -63,13 +110,15 @@ pub enum AgreementEvent {
         why: Refused,
         /// Holders of votes that are not heard.
         missing: Vec<NodeId>,
+        /// When that was, by the dates in the page; where it does not show that, when it was noticed.
+        ended: MonoTime,
     },
     /// 1118: this node's kernel obeyed a fence.
     Fenced {
         /// Who sent it, as far as it is known.
         by: Option<NodeId>,
         /// The view that left this node out, as far as it is known.
-        view: Order,
+        view: Option<Order>,
         /// Why it did, as far as it is known.
         reason: Option<Reason>,
     },
@@ -77,8 +126,8 @@ pub enum AgreementEvent {
     LeftOut {
         /// Which.
         view: Order,
-        /// Why, and what that rests on.
-        removal: Option<Removal>,
+        /// Why, and what that rests on; `None`: the view does not say.
+        grounds: Option<Grounds>,
         /// Who stayed.
         stayed: Vec<NodeId>,
     },
@@ -89,7 +138,7 @@ pub enum AgreementEvent {
         /// Why.
         why: JoinFault,
     },
-    /// 1561: somebody knows of a newer view than this node holds.
+    /// 1561: somebody knows of a newer view than the one by which this node could have stood for the cluster.
     StateNotNewest {
         /// The view held.
         held: Order,
@@ -136,6 +185,8 @@ pub enum AgreementEvent {
     OwnQuarantine {
         /// Its ungraceful ends within an hour.
         ends: u8,
+        /// For how long yet.
+        remaining: Duration,
     },
     /// 1073: this node stops because its disk failed.
     StoppedForConsistency,
@@ -192,6 +243,11 @@ pub enum AgreementEvent {
         /// The view that tokens carry.
         view: Order,
     },
+    /// 20107: this node acted, and does not any more since it leaves.
+    LeaseGivenUp {
+        /// The view installed.
+        view: Order,
+    },
     /// 20108: this node sends fences.
     FenceSent {
         /// To whom.
@@ -224,12 +280,14 @@ pub enum AgreementEvent {
         /// Who saw it.
         seen_by: NodeId,
     },
-    /// 20113: this node was judged dead while it was not.
+    /// 20113: this node was judged dead or hung, and goes on.
     Hole {
         /// The view that left it out.
         view: Order,
-        /// How long it had been silent for the one who heard it last.
-        silent: Duration,
+        /// Its controller was called hung; else it was silent on every path.
+        hung: bool,
+        /// How long its controller had made no progress, or it had been silent for the one who heard it last.
+        lost: Duration,
     },
     /// 20114: this node waits before it asks to join.
     RestartBackoff {
@@ -275,6 +333,8 @@ pub enum AgreementEvent {
     ControlLost {
         /// Whose.
         node: NodeId,
+        /// Where the fault is.
+        fault: ControlFault,
     },
     /// 20121: they pass again.
     ControlRestored {

@@ -5,9 +5,15 @@ use super::closing::{is_member, join_fault};
 use super::document::Member;
 use super::engine::Agreement;
 use super::event::{AgreementEvent, JoinFault};
-use super::message::{Health, Message, Report};
+use super::message::{Health, Hears, Message, Report, is_believable};
+use super::regroup::said;
 use crate::core::ids::NodeId;
 use heartbeat_common::acceptor::Refusal;
+use heartbeat_common::view::Order;
+use std::time::Duration;
+
+/// More forced starts than this were not made behind a node's back.
+const FORCES_MAX: u16 = 1 << 8;
 
 impl Agreement {
     pub(super) fn connected(&mut self, peer: Member) {
@@ -36,7 +42,11 @@ impl Agreement {
                 }
                 self.answered(message);
             }
-            Message::Decided(document) => self.learn(*document),
+            Message::Decided(document) if self.may_follow(document.order) => {
+                self.tell_not_newest(&document, from.node);
+                self.learn(*document);
+            }
+            Message::Decided(_) => {}
             Message::Fetch(order) => {
                 if let Some(held) = self.held.as_ref().filter(|held| held.name.order > order) {
                     let document = Box::new(held.document.clone());
@@ -49,6 +59,7 @@ impl Agreement {
     fn hear_report(&mut self, from: Member, report: &Report) {
         let author = report.author;
         let Some(peer) = self.peers.get_mut(&author.node) else { return };
+        let known = peer.report.as_ref().map(|known| (known.turn, said(known)));
         if !peer.take(report) {
             return;
         }
@@ -56,7 +67,7 @@ impl Agreement {
         self.compare_states(report, author);
         self.join_turn(report.turn, report.view, author.node);
         if self.held.as_ref().is_some_and(|held| held.name == report.view) {
-            self.regroup.round = self.regroup.round.max(report.round);
+            self.regroup.heard_round(report.round);
         }
         let held = self.held.as_ref().map(|held| held.name).unwrap_or_default();
         // Of two forced views of one order the lower digest wins; both ends tell theirs.
@@ -68,16 +79,30 @@ impl Agreement {
         }
         self.tell_refusal(report);
         if from == author && self.regroup.active {
-            self.pass_on(report);
+            self.pass_on(report, known != Some((report.turn, said(report))));
         }
     }
 
-    /// Passes a report on to those who do not hear its author: all of a connected part know the same.
-    fn pass_on(&mut self, report: &Report) {
+    /// Says whether a view of this order may have been decided after the one held: the last numbers are reached by no
+    /// leap. Where nothing is held the force count may be any.
+    fn may_follow(&self, order: Order) -> bool {
+        let held = self.held_order();
+        let forces = order.force().saturating_sub(held.force());
+        is_believable(order.number(), held.number()) && (!held.is_view() || forces <= FORCES_MAX)
+    }
+
+    /// Passes a report on to those who do not hear its author: all of a connected part know the same. Between members that
+    /// hear each other again since a moment ago messages may not pass yet: what is news goes to those too.
+    fn pass_on(&mut self, report: &Report, news: bool) {
+        let Some(held) = &self.held else { return };
+        let limit = self.setup.timing.control_limit;
+        let news = news && is_member(&held.document, report.author);
+        let young = |hears: &Hears| Duration::from_millis(hears.both_ways_ms.into()) < limit;
         let deaf = |to: &NodeId| {
             let theirs = self.peers.get(to).and_then(|peer| peer.report.as_ref());
             let edge = theirs.and_then(|theirs| theirs.hears.iter().find(|one| one.peer.node == report.author.node));
-            edge.is_some_and(|hears| hears.health != Health::Up || !hears.messages_pass)
+            let member = news && theirs.is_some_and(|theirs| is_member(&held.document, theirs.author));
+            edge.is_some_and(|hears| hears.health != Health::Up || !hears.messages_pass || member && young(hears))
         };
         let others = self.peers.keys().filter(|node| **node != report.author.node);
         let deaf: Vec<NodeId> = others.copied().filter(deaf).collect();

@@ -2,12 +2,13 @@
 //! vote asks for, in its order, and raises grants by the disk alone.
 
 use super::closing::is_member;
-use super::document::{Document, Holder, Member, Reason, Vote};
+use super::document::{Document, Holder, Member, Vote};
 use super::ending::Course;
-use super::engine::{Agreement, Held, only_voter};
+use super::engine::{Agreement, Held};
 use super::event::AgreementEvent;
 use super::grant;
 use super::message::Message;
+use super::stops::{Clocks, slack};
 use super::types::{Adopted, Bank, Command, Ending, PageView, Slot, Standing};
 use super::voter::{Effect, Reply, State, Voter};
 use crate::core::ids::NodeId;
@@ -34,6 +35,8 @@ pub(super) struct Page {
     pub fenced: u64,
     pub fenced_by: Option<NodeId>,
     pub ahead: bool,
+    /// Since when, and for how long, something may run by a lease that gave it time to stop, whatever the view held gives.
+    pub lingers: Option<(Clocks, Duration)>,
 }
 
 /// Returns the mark of a view: what GRANTING is while its grants go out. Never 0.
@@ -45,11 +48,15 @@ pub fn mark(view: Name) -> u64 {
 impl Agreement {
     /// Takes up the state on disk: first of all what the page may hold of it.
     pub(super) fn take_up(&mut self, adopted: Option<Adopted>) {
-        let Some(voter) = &self.voter else { return };
+        let now = self.now.clocks();
+        let Some(voter) = &mut self.voter else { return };
         let document = voter.state().installed.clone();
+        self.ends.quarantine(&document, now);
+        voter.serve(self.ends.served(&document, now));
         let (name, begun) = (voter.state().register.view, voter.state().register.has_accepted());
         self.page.in_force = adopted.map_or(Order::NONE, |page| page.in_force);
         self.page.cleared = adopted.map_or(0, |page| page.cleared);
+        self.page.acting = adopted.is_some_and(|page| page.acting);
         // What the disk shows was cleared before it was written. A page that does not say so is not of this state: its
         // grants end, and its bank is made anew, so that no date outlives the acceptance.
         let foreign = begun && adopted.is_some() && self.page.cleared != mark(name);
@@ -60,16 +67,28 @@ impl Agreement {
         // By a bank from before a sleep every stamp taken afterwards is too old: the lease would never hold again.
         let slept = adopted.is_some_and(|page| page.slept);
         let whole = !foreign && !slept;
-        let kept = whole && adopted.is_some_and(|page| page.bank == (name.order.0, name.digest[0]));
+        let same =
+            |page: Adopted| page.bank == (name.order.0, name.digest[0]) && page.member == self.acts_in(&document);
+        // Whoever was killed between a view that came into force and the bank that lets it act in it left the older bank.
+        let kept = whole && adopted.is_some_and(same);
         // The page's lease goes on only where this incarnation had one: until a view came into force, it had none.
-        let carry = whole && self.page.in_force.is_view();
+        let carry = whole && self.page.in_force.is_view() && adopted.is_some_and(|page| page.member);
+        if !kept && adopted.is_some_and(|page| page.member) {
+            // How long stopping took by the older bank is not known any more.
+            self.linger(&document);
+        }
         self.hold_view(document.clone(), name, (!kept).then_some(carry));
         let (in_force, own) = (self.page.in_force, self.setup.own);
         if let Some(held) = &mut self.held {
             held.in_force = in_force == held.name.order;
         }
-        if out_of(&document, own) {
-            self.left_out(&document);
+        if kept {
+            self.fences.taken_over(&document, in_force == document.order);
+        }
+        // That a view was in force under this incarnation shows that it was a member once, be it on a side that lost.
+        if out_of(&document, own) || in_force.is_view() && !is_member(&document, own) {
+            // What it means for this node was told when the view was learned, before it was written.
+            self.go_out(false);
         }
         if adopted.is_some() {
             // What held the controller before was its own: it may have been killed while it left, and this one does not.
@@ -94,10 +113,15 @@ impl Agreement {
         self.commands.push_back(Command::Burst);
     }
 
-    /// By how much a clock may be slewed before its owner's next round sees that: less than a tenth of a round, and there
-    /// are two in a delay at least.
+    /// By how much a clock may be slewed beyond its rate before its owner's next round sees that.
     pub(super) fn slewed(&self) -> Duration {
-        self.setup.timing.delay / 20
+        slack(self.setup.timing.delay)
+    }
+
+    /// Says whether the bank of a view lets this node act. Who goes on by force acts in nothing until the longest lease of
+    /// all the others is over, and the view in force.
+    fn acts_in(&self, view: &Document) -> bool {
+        is_member(view, self.setup.own) && view.order.force() <= self.page.in_force.force()
     }
 
     pub(super) fn make_bank(&mut self, carry: bool) {
@@ -111,9 +135,7 @@ impl Agreement {
             }),
             Holder::Node(_) | Holder::Witness(_) => None,
         };
-        // Who goes on by force acts in nothing until the longest lease of all the others is over.
-        let forced = !held.in_force && view.order.force() > self.page.in_force.force();
-        let member = is_member(view, own) && !forced;
+        let member = self.acts_in(view);
         let bank = Bank {
             view: held.name,
             lease: Duration::from_millis(u64::from(view.lease.lease_ms)),
@@ -145,9 +167,32 @@ impl Agreement {
             grants: if may { others.map(word).collect() } else { Vec::new() },
             member: is_member(view, own),
             votes,
-            stops_at_once: view.lease.stop_ms == 0,
+            stops_at_once: view.lease.stop_ms == 0 && self.page.lingers.is_none(),
         };
         self.commands.push_back(Command::Standing(Box::new(standing)));
+    }
+
+    /// What ran by a view's lease may go on for as long, and be stopped in the time which that gave it: a later view that
+    /// gives none takes nothing back.
+    fn linger(&mut self, view: &Document) {
+        self.page.lingers = Some((self.now.clocks(), view.lease.surely_over() + self.slewed()));
+    }
+
+    /// Says that what runs stops at once, where that is so, as soon as nothing can run by an older lease.
+    pub(super) fn outlast(&mut self) {
+        if self.lingers_for() != Some(Duration::ZERO) {
+            return;
+        }
+        self.page.lingers = None;
+        if self.held.as_ref().is_some_and(|held| held.document.lease.stop_ms == 0) {
+            self.say_standing();
+        }
+    }
+
+    /// Returns for how long something may still run by an older lease.
+    pub(super) fn lingers_for(&self) -> Option<Duration> {
+        let (since, wait) = self.page.lingers?;
+        Some(wait.saturating_sub(self.now.clocks().since(since)))
     }
 
     /// Lets grants go out, if the disk allows them: the view held is the newest on disk, nothing was accepted upon it,
@@ -209,8 +254,10 @@ impl Agreement {
 
     /// Takes a view that was decided: it is written, and held once it is on disk.
     pub(super) fn learn(&mut self, document: Document) {
+        let quarantines = self.ends.served(&document, self.now.clocks());
         let Some(voter) = &mut self.voter else {
             let state = State {
+                quarantines,
                 // Where nobody remembers how far the disk was, its copies are told by their vote.
                 sequence: self.setup.remembered.saturating_add(1),
                 remembers: self.ends.remembers(),
@@ -224,17 +271,25 @@ impl Agreement {
         if document.instance != voter.state().installed.instance {
             return;
         }
+        if voter.yields_to(&document) {
+            voter.serve(quarantines);
+        }
         let effects = voter.install(&document);
         if effects.is_empty() {
             self.handed_over(&document);
             return;
         }
-        let own = self.held_order();
-        if document.order.force() > own.force() && own.is_view() {
-            self.tell(AgreementEvent::OtherSideForced { own, other: document.order });
+        let (own, other) = (self.held_order(), document.order);
+        let without = !is_member(&document, self.setup.own);
+        let loses = without && self.membership().is_some();
+        // Of views that follow each other the later one knows whom the earlier one had.
+        let parted = loses && !out_of(&document, self.setup.own);
+        if without && own.is_view() && (other.force() > own.force() || other == own || parted) {
+            self.tell(AgreementEvent::OtherSideForced { own, other });
         }
-        // What this node runs is stopped at once; the disk can wait.
-        if out_of(&document, self.setup.own) {
+        // What this node runs is stopped at once; the disk can wait. Whoever was a member on the side that lost has acted
+        // as such: it ends, also where the side that won never knew this incarnation.
+        if loses || out_of(&document, self.setup.own) {
             self.left_out(&document);
         }
         self.carry_out(effects);
@@ -245,6 +300,9 @@ impl Agreement {
         let (document, name) = (voter.state().installed.clone(), voter.state().register.view);
         let before = self.held.take();
         let carry = before.as_ref().is_some_and(|held| is_member(&held.document, self.setup.own));
+        if let Some(held) = before.as_ref().filter(|held| carry && held.document.lease.stop_ms > 0) {
+            self.linger(&held.document);
+        }
         self.note_ends(&document);
         self.tell_changes(before.as_ref(), &document, name);
         // A node that lost its disk may have taken an incarnation that is none above those that were admitted. Who
@@ -258,44 +316,14 @@ impl Agreement {
         self.replay();
     }
 
-    fn tell_changes(&mut self, before: Option<&Held>, view: &Document, name: Name) {
-        let order = view.order;
-        let voter = |vote: &Vote| match vote.holder {
-            Holder::Node(node) if vote.weight > 0 => Some(node),
-            Holder::Node(_) | Holder::Witness(_) => None,
-        };
-        for removal in &view.removals {
-            self.tell(if removal.reason == Reason::Left {
-                AgreementEvent::NodeLeftView { view: order, member: removal.member, handed_over: true }
-            } else {
-                AgreementEvent::NodeRemoved { view: order, removal: *removal }
-            });
-        }
-        let members = view.members.clone();
-        let voters = view.votes.iter().filter_map(voter).collect();
-        self.tell(AgreementEvent::ViewInstalled { view: name, members, voters, change: view.change });
-        let old = before.map(|held| &held.document);
-        for member in view.members.iter().filter(|member| old.is_none_or(|old| !old.members.contains(member))) {
-            self.tell(AgreementEvent::NodeJoined { view: order, member: *member });
-        }
-        if let Some(change) = view.change {
-            let setting = self.setting_of(change);
-            self.tell(AgreementEvent::ViewSettingChanged { view: order, change, setting });
-        }
-        let last = only_voter(view);
-        if let Some(node) = last.filter(|_| old.and_then(only_voter) != last) {
-            self.tell(AgreementEvent::LastDisk { view: order, node });
-        }
-        self.tell_quarantine(old, view);
-    }
-
     /// Looks at the page: whether this node may act, and whether its kernel obeyed a fence.
     pub(super) fn look_at_page(&mut self, view: &PageView) {
-        if view.acting.is_ok() != self.page.acting {
+        // A page that is being replaced says nothing.
+        if view.acting.is_ok() != self.page.acting && view.acting != Err(Refused::Unsteady) {
             self.page.acting = view.acting.is_ok();
             match view.acting {
                 Ok(token) => self.tell(AgreementEvent::LeaseGained { view: Order(token.order) }),
-                Err(why) => self.lost(why),
+                Err(why) => self.lost(why, view),
             }
         }
         self.page.fenced = self.page.fenced.max(view.fenced);
@@ -309,19 +337,6 @@ impl Agreement {
             self.page.granting = false;
             self.go_out(true);
         }
-    }
-
-    fn lost(&mut self, why: Refused) {
-        let Some(held) = &self.held else { return };
-        let unheard = |node: &NodeId| self.peers.get(node).is_none_or(|peer| peer.facts.both_ways_since.is_none());
-        let voters = held.document.votes.iter().filter(|vote| vote.weight > 0);
-        let nodes = voters.filter_map(|vote| match vote.holder {
-            Holder::Node(node) if node != self.setup.own.node => Some(node),
-            Holder::Node(_) | Holder::Witness(_) => None,
-        });
-        let (view, missing) = (held.name.order, nodes.filter(unheard).collect());
-        self.tell(AgreementEvent::QuorumLost { view, why, missing });
-        self.commands.push_back(Command::StopServices);
     }
 
     /// After a sleep only stamps taken afterwards count: the bank is made anew, and nothing of the lease goes on.

@@ -12,6 +12,16 @@ use thiserror::Error;
 /// Longest message, bytes: a document, and what is around it.
 pub const MESSAGE_MAX: usize = LEN_MAX + 1024;
 
+/// A counter of somebody else that is further ahead of what is known than this is not believed: nobody counts so far
+/// unheard, and one that was believed could leave no number above it.
+const LEAP_MAX: u64 = 1 << 32;
+
+/// Says whether a counter that somebody else tells is no leap from what is known.
+#[must_use]
+pub const fn is_believable(told: u64, known: u64) -> bool {
+    told.saturating_sub(known) <= LEAP_MAX
+}
+
 /// What a node knows of another, from its kernel's ticks and its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub enum Health {

@@ -23,6 +23,8 @@ pub(super) struct Fences {
     graceful: BTreeSet<Member>,
     /// It was told that they have stopped.
     told: BTreeSet<Member>,
+    /// It was told that they are sent fences.
+    told_sent: BTreeSet<Member>,
 }
 
 impl Fences {
@@ -33,7 +35,18 @@ impl Fences {
         self.graceful.retain(owed);
         self.acknowledged.retain(owed);
         self.told.retain(owed);
+        self.told_sent.retain(owed);
         self.sent.retain(|member, _| owed(member));
+    }
+
+    /// Takes over from the controller before, which held this view: it has told that fences were sent, and where the view
+    /// is in force also what became of them.
+    pub fn taken_over(&mut self, view: &Document, in_force: bool) {
+        let owed = view.owed.iter().map(|owed| owed.member);
+        self.told_sent.extend(owed.clone());
+        if in_force {
+            self.told.extend(owed);
+        }
     }
 }
 
@@ -65,7 +78,9 @@ impl Agreement {
         }
         self.tell_acknowledged();
         let _ = self.stops.advance(clocks);
-        let known: Vec<_> = self.stops.known().collect();
+        // Whoever waits to join waits for nobody's stop.
+        let member = self.membership().is_some();
+        let known: Vec<_> = self.stops.known().filter(|_| member).collect();
         for (member, how) in known {
             if self.fences.told.insert(member) {
                 self.tell(AgreementEvent::KnownStopped { member, how });
@@ -80,7 +95,7 @@ impl Agreement {
         };
         let answered: Vec<(Member, bool)> = self.fences.sent.keys().filter_map(acknowledged).collect();
         for (victim, gated) in answered {
-            if self.fences.acknowledged.insert(victim) {
+            if self.fences.acknowledged.insert(victim) && !self.fences.told.contains(&victim) {
                 self.tell(AgreementEvent::FenceAcknowledged { victim, gated });
             }
         }
@@ -115,7 +130,8 @@ impl Agreement {
             if !due || !self.wants_fence(victim) {
                 continue;
             }
-            if self.fences.sent.insert(victim, now).is_none() {
+            self.fences.sent.insert(victim, now);
+            if self.fences.told_sent.insert(victim) {
                 self.tell(AgreementEvent::FenceSent { victim, view: name.order });
             }
             self.commands.push_back(Command::Fence(victim, name));

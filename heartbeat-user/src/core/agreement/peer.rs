@@ -9,12 +9,17 @@ use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
 use std::time::Duration;
 
+/// A serial further ahead than this is no later one.
+const SERIAL_LEAP_MAX: u64 = 1 << 48;
+
 /// A peer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Peer {
     pub facts: PeerFacts,
     /// Its newest report, of its own hand or passed on.
     pub report: Option<Report>,
+    /// It came since this node last ran late: what it says is of now.
+    pub fresh: bool,
     /// When the newest message of its present incarnation came, or the time for it began.
     pub message_at: MonoTime,
     /// When this node's own controller began.
@@ -49,6 +54,7 @@ impl Peer {
         Self {
             facts,
             report: None,
+            fresh: false,
             begun: now,
             message_at: now,
             apart_since: None,
@@ -90,11 +96,19 @@ impl Peer {
     pub fn take(&mut self, report: &Report) -> bool {
         let known = self.report.as_ref().map_or((0, 0), |known| (known.author.incarnation, known.serial));
         let new = (report.author.incarnation, report.serial);
-        let fresh = new > known && report.author.incarnation >= self.facts.incarnation;
+        // Each controller of an incarnation begins 2^32 higher; none begins where nobody could follow it.
+        let leaps = report.serial.saturating_sub(known.1) > SERIAL_LEAP_MAX;
+        let fresh = new > known && report.author.incarnation >= self.facts.incarnation && !leaps;
         if fresh {
             self.report = Some(report.clone());
+            self.fresh = true;
         }
         fresh
+    }
+
+    /// Says that it acts, as far as it is heard: whether it hears this node too does not matter.
+    pub const fn says_quorate(&self) -> bool {
+        self.facts.quorate && !matches!(self.facts.health, Health::Down | Health::Left)
     }
 
     /// Says whether its messages pass, or its controller is too stalled to send any.

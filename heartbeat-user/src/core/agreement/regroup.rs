@@ -14,7 +14,9 @@ use super::ending::Course;
 use super::engine::Agreement;
 use super::event::{AgreementEvent, Trigger};
 use super::install::mark;
-use super::message::{Health, Message, Report};
+use super::message::{Health, Message, Report, WISHES_MAX, is_believable};
+use super::parted::Parted;
+use super::peer::Peer;
 use super::status::Stage;
 use super::stops::How;
 use super::types::Setup;
@@ -44,6 +46,7 @@ pub(super) struct Regroup {
     /// Since when a view may be proposed.
     ready: Option<MonoTime>,
     pub waits_for: Vec<NodeId>,
+    parted: Parted,
     waiting: bool,
     told_waits: Option<MonoTime>,
     told_apart: Vec<NodeId>,
@@ -74,6 +77,7 @@ impl Regroup {
             said: Vec::new(),
             ready: None,
             waits_for: Vec::new(),
+            parted: Parted::default(),
             waiting: false,
             told_waits: None,
             told_apart: Vec::new(),
@@ -94,6 +98,7 @@ impl Regroup {
         self.covered.clear();
         self.ready = None;
         self.waits_for.clear();
+        self.parted.nobody(false);
         self.waiting = false;
         self.told_apart.clear();
         self.round = 0;
@@ -103,10 +108,18 @@ impl Regroup {
         self.accepted_since = None;
     }
 
+    /// Takes note of a round that somebody has seen upon the view held.
+    pub fn heard_round(&mut self, round: u64) {
+        if is_believable(round, self.round) {
+            self.round = self.round.max(round);
+        }
+    }
+
     /// What was seen before says nothing about now.
     pub fn begin_again(&mut self, now: MonoTime) {
         self.since = now;
         self.ready = None;
+        self.parted.begin_again(now);
     }
 
     pub const fn stage(&self) -> Stage {
@@ -136,7 +149,7 @@ impl Agreement {
             self.regroup.covered.clone_from(&triggers);
             if !self.regroup.active {
                 self.regroup.turn = self.regroup.turn.saturating_add(1);
-                self.activate(trigger);
+                self.activate(Some(trigger));
             }
         }
         self.report_if_due();
@@ -146,24 +159,28 @@ impl Agreement {
         self.finish();
     }
 
-    fn activate(&mut self, trigger: Trigger) {
+    /// Begins a regroup, and says why where that is news.
+    fn activate(&mut self, trigger: Option<Trigger>) {
         self.regroup.active = true;
-        self.regroup.since = self.now.mono;
-        self.regroup.ready = None;
+        self.regroup.begin_again(self.now.mono);
         self.regroup.waiting = false;
         let turn = self.regroup.turn;
-        self.tell(AgreementEvent::RegroupStarted { turn, trigger });
+        if let Some(trigger) = trigger {
+            self.tell(AgreementEvent::RegroupStarted { turn, trigger });
+        }
         self.report_now();
     }
 
     /// Joins a regroup that another node began upon the same view; or takes note of its number.
     pub(super) fn join_turn(&mut self, turn: u64, view: Name, by: NodeId) {
-        if turn <= self.regroup.turn {
+        if turn <= self.regroup.turn || !is_believable(turn, self.regroup.turn) {
             return;
         }
+        // The first that a controller hears of, which took over from another, that one may have told long ago.
+        let known = self.regroup.turn == 0 && self.membership().is_some();
         self.regroup.turn = turn;
         if self.held.as_ref().is_some_and(|held| held.name == view) {
-            self.activate(Trigger::Joined(by));
+            self.activate((!known).then_some(Trigger::Joined(by)));
         }
     }
 
@@ -178,10 +195,51 @@ impl Agreement {
         let (now, detection) = (self.now.mono, self.setup.timing.detection);
         let counts = |report: &Report| report.turn == self.regroup.turn && report.view == name;
         let peers = self.peers.iter().filter(|(_, peer)| !peer.doubled(now, detection));
+        // Whom this node heard before a pause says nothing of who is there now; promises that came since do not either. Of a
+        // stalled member the last report stands.
+        let stalled = |peer: &Peer| matches!(peer.facts.health, Health::Stalled | Health::Hung);
+        let peers = peers.filter(|(_, peer)| peer.fresh || stalled(peer));
         let reports = peers.filter_map(|(node, peer)| Some((*node, peer.report.as_ref()?)));
         let mut reports: BTreeMap<NodeId, &Report> = reports.filter(|(_, report)| counts(report)).collect();
         reports.insert(self.setup.own.node, own);
         reports
+    }
+
+    /// Returns what members say in this regroup that hold another view, and are to go by their own word.
+    fn scene_behind(&self) -> BTreeMap<NodeId, &Report> {
+        let Some(held) = &self.held else { return BTreeMap::new() };
+        let counts = |report: &&Report| {
+            report.turn == self.regroup.turn
+                && report.view != held.name
+                && (report.leaving || report.cannot_apply)
+                && is_member(&held.document, report.author)
+        };
+        let (now, detection) = (self.now.mono, self.setup.timing.detection);
+        let peers = self.peers.iter().filter(|(_, peer)| peer.fresh && !peer.doubled(now, detection));
+        let reports = peers.filter_map(|(node, peer)| Some((*node, peer.report.as_ref()?)));
+        reports.filter(|(_, report)| counts(report)).collect()
+    }
+
+    /// Returns the hash of the settings that a joiner must have: a member's. Whoever is none does not know whether its own
+    /// are those of the view, and goes by what a member says; where none is left, by what most of the votes say, of equal
+    /// parts the one with the lowest node. So a stranger with other settings founds nothing upon the votes of all others.
+    fn settings_to_join(&self, reports: &BTreeMap<NodeId, &Report>) -> u64 {
+        let own = self.setup.settings;
+        let Some(view) = self.held.as_ref().map(|held| &held.document) else { return own };
+        if self.membership().is_some() {
+            return own;
+        }
+        if let Some(member) = reports.values().find(|report| is_member(view, report.author)) {
+            return member.settings;
+        }
+        let weight = |settings: u64| -> u32 {
+            reports.values().filter(|one| one.settings == settings).map(|one| view.weight_of(one.vote)).sum()
+        };
+        let (most, _) = reports.values().fold((own, 0), |(most, best), report| {
+            let weight = weight(report.settings);
+            if weight > best { (report.settings, weight) } else { (most, best) }
+        });
+        most
     }
 
     fn judge_now(&self) -> Option<Verdict> {
@@ -194,24 +252,42 @@ impl Agreement {
         let reports = self.scene_reports(&own);
         let begun = reports.values().any(|report| report.accepted != Ballot::NONE);
         let (passed, opening) = (self.passed(self.regroup.since), self.setup.timing.opening);
-        Some(judge(&Scene {
+        let settings = self.settings_to_join(&reports);
+        let mut scene = Scene {
             view: &held.document,
             name: held.name,
             reports,
+            behind: self.scene_behind(),
             detection: self.setup.timing.detection,
-            settings: self.setup.settings,
+            settings,
             opened: passed >= opening,
             opened_twice: passed >= opening.saturating_mul(2),
             must_decide: begun || self.owes_decision(),
             released: self.released(),
-        }))
+            passed_over: BTreeSet::new(),
+            patience: self.regroup.parted.patience(self.now.mono, &self.setup.timing),
+        };
+        // A wish that no view can fulfil now holds up nothing: neither failures and joins, nor other wishes.
+        loop {
+            let verdict = judge(&scene);
+            let wished = match &verdict {
+                Verdict::Propose(plan) if scene.passed_over.len() < WISHES_MAX => {
+                    plan.wish.filter(|_| self.document_of(plan).is_none())
+                }
+                _ => None,
+            };
+            match wished {
+                Some(wished) => scene.passed_over.insert(wished.id),
+                None => return Some(verdict),
+            };
+        }
     }
 
     /// Returns what this node would propose now.
     pub(super) fn plan(&self) -> Option<Plan> {
         match self.judge_now()? {
             Verdict::Propose(plan) => Some(plan),
-            Verdict::NotYet(_) | Verdict::Same { .. } | Verdict::Waits { .. } => None,
+            Verdict::NotYet(_) | Verdict::Unsettled { .. } | Verdict::Same { .. } | Verdict::Waits { .. } => None,
         }
     }
 
@@ -253,6 +329,11 @@ impl Agreement {
                 self.regroup.waits_for = nodes;
                 self.regroup.ready = None;
             }
+            Verdict::Unsettled { nodes, edges } => {
+                self.regroup.waits_for = nodes;
+                self.regroup.ready = None;
+                self.regroup.parted.note(edges, self.now.mono);
+            }
             Verdict::Same { apart } => self.stabilize(triggers, apart),
             Verdict::Waits { available, missing } => self.wait(available, missing),
             Verdict::Propose(plan) => {
@@ -268,6 +349,7 @@ impl Agreement {
     fn stabilize(&mut self, triggers: &[Trigger], apart: Vec<NodeId>) {
         self.regroup.active = false;
         self.regroup.ready = None;
+        self.regroup.parted.nobody(false);
         self.regroup.waits_for.clear();
         self.regroup.covered = triggers.to_vec();
         if apart != self.regroup.told_apart {
@@ -282,6 +364,7 @@ impl Agreement {
     fn wait(&mut self, available: u32, missing: Vec<NodeId>) {
         self.regroup.waiting = true;
         self.regroup.ready = None;
+        self.regroup.parted.nobody(true);
         self.regroup.waits_for.clone_from(&missing);
         if self.regroup.told_waits.is_some_and(|told| self.passed(told) < SAY_WAITS) {
             return;
@@ -382,7 +465,8 @@ impl Agreement {
         let timing = &self.setup.timing;
         let report = self.regroup.sent.map_or(self.now.mono, |sent| sent + self.report_gap());
         let openings = [1, 2].map(|times| self.regroup.since + timing.opening.saturating_mul(times));
-        let openings = openings.into_iter().filter(|_| self.regroup.active);
+        let settled = self.regroup.parted.timeouts(timing);
+        let openings = openings.into_iter().filter(|_| self.regroup.active).chain(settled);
         let finish = self.regroup.accepted_since.map(|since| since + timing.stage);
         let later = openings.chain(finish).chain([self.regroup.not_before]).filter(|end| *end > self.now.mono);
         later.chain([report]).min()
@@ -406,7 +490,7 @@ impl Agreement {
 }
 
 /// What of a report is told at once when it changes.
-fn said(report: &Report) -> Vec<(Member, Health, bool)> {
+pub(super) fn said(report: &Report) -> Vec<(Member, Health, bool)> {
     let edges = report.hears.iter();
     edges.map(|hears| (hears.peer, hears.health, hears.both_ways_ms > 0 && hears.messages_pass)).collect()
 }

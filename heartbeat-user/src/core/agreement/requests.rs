@@ -1,7 +1,7 @@
 //! What somebody asks: checked at once, carried in reports as a wish where it needs a view, answered when a view has
 //! fulfilled it or its time is over. Whoever asked learns whether it was this request that was fulfilled.
 
-use super::build::{first, forced};
+use super::build::{first, forced, keeps_votes};
 use super::closing::applies;
 use super::document::{ChangeId, Document, Holder, LEASE_MS, LeaseTerms, Vote};
 use super::ending::Course;
@@ -15,8 +15,8 @@ use crate::core::time::MonoTime;
 use heartbeat_common::view::Order;
 use std::time::Duration;
 
-/// How long a request may take.
-const TIME: Duration = Duration::from_secs(10);
+/// How long a request may take to be decided; it is withdrawn then, and whoever asked is told so.
+pub const TIME: Duration = Duration::from_secs(10);
 /// So many of the longest delays a lease must have beside the time to stop.
 const LEASE_DELAYS: u32 = 3;
 
@@ -96,7 +96,7 @@ impl Agreement {
         }
         let knows = |peer: &Peer| {
             let reported = peer.report.as_ref().is_some_and(|report| report.view.order.is_view());
-            reported || peer.facts.quorate && peer.facts.both_ways_since.is_some()
+            reported || peer.says_quorate()
         };
         if self.peers.values().any(knows) { Err(Refusal::PeerHasView) } else { Ok(()) }
     }
@@ -150,7 +150,7 @@ impl Agreement {
         if self.page.acting {
             return Err(Refusal::NotWaiting);
         }
-        if self.peers.values().any(|peer| peer.facts.quorate && peer.facts.both_ways_since.is_some()) {
+        if self.peers.values().any(Peer::says_quorate) {
             return Err(Refusal::QuorateHeard);
         }
         let document = forced(&held.document, held.name, self.setup.own, self.own_vote());
@@ -176,7 +176,10 @@ impl Agreement {
         }
         let act = Duration::from_millis(u64::from(lease.0.saturating_sub(lease.1)));
         let long = act >= self.setup.timing.delay.saturating_mul(LEASE_DELAYS);
-        if LEASE_MS.contains(&lease.0) && long { Ok(()) } else { Err(Refusal::Lease) }
+        if !LEASE_MS.contains(&lease.0) || !long {
+            return Err(Refusal::Lease);
+        }
+        if keeps_votes(view, setting) { Ok(()) } else { Err(Refusal::NoVotes) }
     }
 
     fn wish(&mut self, wish: Wish) -> Result<Option<Waits>, Refusal> {
@@ -201,13 +204,10 @@ impl Agreement {
         let (order, change) = (held.name.order, held.document.change);
         let outcome = |open: &Open| match &open.waits {
             Waits::Wish(wished, _) if change == Some(wished.id) => Some(Outcome::Decided(order)),
-            Waits::Wish(wished, _) if !applies(&held.document, wished.wish) => Some(Outcome::Done),
-            Waits::Wish(wished, before) if setting_in(&held.document, wished.wish) != *before => {
-                Some(Outcome::Refused(Refusal::Conflict))
-            }
+            Waits::Wish(wished, before) => overtaken(&held.document, wished.wish, *before),
             Waits::View(view) if *view == order => Some(Outcome::Decided(order)),
             Waits::View(view) if *view < order => Some(Outcome::NoQuorum),
-            Waits::Peers(_) | Waits::Wish(..) | Waits::View(_) | Waits::End => None,
+            Waits::Peers(_) | Waits::View(_) | Waits::End => None,
         };
         let answers = self.requests.open.iter().filter_map(|open| Some((open.number, outcome(open)?))).collect();
         self.answer_these(answers);
@@ -217,8 +217,11 @@ impl Agreement {
     pub(super) fn run_requests(&mut self) {
         self.create_when_heard();
         let over = |open: &&Open| open.until <= self.now.mono && open.waits != Waits::End;
-        let answers: Vec<_> =
-            self.requests.open.iter().filter(over).map(|open| (open.number, Outcome::NoQuorum)).collect();
+        let outcome = |open: &Open| match open.waits {
+            Waits::Peers(_) => Outcome::Refused(Refusal::PeersUnheard),
+            Waits::Wish(..) | Waits::View(_) | Waits::End => Outcome::NoQuorum,
+        };
+        let answers: Vec<_> = self.requests.open.iter().filter(over).map(|open| (open.number, outcome(open))).collect();
         if !answers.is_empty() {
             self.answer_these(answers);
             self.report_now();
@@ -259,6 +262,25 @@ impl Agreement {
             Wish::Change(setting) => Some(setting),
             Wish::Without(_) | Wish::Release(_) => None,
         }
+    }
+}
+
+/// Returns what became of a wish by a view that fulfils another one: it is so already, somebody else changed the same
+/// thing `before` it, or it has become one that no view can fulfil. `None`: it is wished for still.
+fn overtaken(view: &Document, wish: Wish, before: Option<Setting>) -> Option<Outcome> {
+    let Wish::Change(setting) = wish else { return (!applies(view, wish)).then_some(Outcome::Done) };
+    let holds = setting_in(view, wish);
+    if holds == Some(setting) {
+        Some(Outcome::Done)
+    } else if holds != before {
+        Some(Outcome::Refused(Refusal::Conflict))
+    } else if applies(view, wish) && keeps_votes(view, setting) {
+        None
+    } else {
+        Some(Outcome::Refused(match setting {
+            Setting::LeaseMs(_) | Setting::StopMs(_) => Refusal::Lease,
+            Setting::Weight(..) | Setting::LowerPriority(_) | Setting::Dynamic(_) => Refusal::NoVotes,
+        }))
     }
 }
 

@@ -3,6 +3,7 @@
 use super::document::{Document, Member};
 use crate::core::ids::NodeId;
 use heartbeat_common::view::Order;
+use std::time::Duration;
 
 /// What this node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,4 +62,6 @@ pub struct Status {
     pub forfeited: bool,
     /// This vote grants in its view.
     pub granting: bool,
+    /// For how long each quarantine of the view lasts yet, by this node's own clock, by node.
+    pub quarantines: Vec<(NodeId, Duration)>,
 }

@@ -2,7 +2,7 @@
 //! acknowledged by its kernel, shown by a newer incarnation, told by a member that knows, or waited for. It hopes for
 //! nothing, and asks nobody.
 
-use super::document::{Document, Member};
+use super::document::{Document, Member, SLEW_PPM, SLEW_WINDOW};
 use crate::core::ids::NodeId;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,6 +25,15 @@ impl Clocks {
         let raw = self.raw_ns.saturating_sub(then.raw_ns);
         Duration::from_nanos(boot.min(raw))
     }
+}
+
+/// Returns what is waited beyond the longest lease, which is lengthened by every rate already. The kernel slews by less
+/// than a tenth; its owner sees that a round later, and there are two in a delay at least. Before that the clock may have
+/// lost what a whole window allows, at the end of one and at the beginning of the next.
+#[must_use]
+pub fn slack(delay: Duration) -> Duration {
+    let windows = SLEW_WINDOW.saturating_mul(2).as_nanos() * u128::from(SLEW_PPM) / 1_000_000;
+    delay / 20 + Duration::from_nanos(u64::try_from(windows).unwrap_or(u64::MAX))
 }
 
 /// How it is known.

@@ -112,9 +112,13 @@ pub struct Adopted {
     pub in_force: Order,
     /// Mark of the last view whose grants were cleared.
     pub cleared: u64,
+    /// The active bank lets this incarnation act as a member.
+    pub member: bool,
     /// The machine slept since the bank was made. Nobody looks after the page while no controller runs, so who takes it up
     /// has to see that.
     pub slept: bool,
+    /// This node acted when the controller before last proved progress. If it does not any more, nobody has told of that.
+    pub acting: bool,
 }
 
 /// What the kernel's ticks and the detector say of a peer.
@@ -152,10 +156,14 @@ pub struct PeerFacts {
 pub struct PageView {
     /// Whether this node may act, and why not.
     pub acting: Result<Token, Refused>,
+    /// Until when the lease holds by its newest dates, or held, CLOCK_BOOTTIME ns; 0: not known, [`u64::MAX`]: no end.
+    pub lease_until_ns: u64,
     /// The highest incarnation of this node that was fenced; 0: none.
     pub fenced: u64,
     /// Who sent that fence, as far as it is known.
     pub fenced_by: Option<NodeId>,
+    /// When the kernel acknowledged it to that node; zero: not known.
+    pub fenced_at: MonoTime,
 }
 
 /// What somebody asks of the agreement.
@@ -202,6 +210,8 @@ pub enum Refusal {
     HasView,
     /// A peer with a view is heard.
     PeerHasView,
+    /// Peers had no time yet to say whether they know a view: where detecting one takes longer than a request may.
+    PeersUnheard,
     /// This node is no member.
     NotMember,
     /// The node is not one of the view.
@@ -317,6 +327,8 @@ pub enum Ending {
     Left,
     /// A view left it out, or its kernel was fenced: it returns under a new incarnation.
     Out,
+    /// The same by an operator's order: no fault of this node's.
+    Removed,
     /// Its disk failed.
     Forfeited,
 }

@@ -7,11 +7,11 @@
 //!                         `--> ClearGrants, before the bytes of an acceptance or a new view are asked for
 //! ```
 
-use super::document::{Document, DocumentFault};
+use super::document::{Document, DocumentFault, Member};
 use crate::core::ids::NodeId;
 use borsh::{BorshDeserialize, BorshSerialize};
 use heartbeat_common::acceptor::{Promise, Refusal, Register};
-use heartbeat_common::lease::SLOTS;
+use heartbeat_common::lease::{NODES_MAX, SLOTS};
 use heartbeat_common::view::{Ballot, Name, VoteId};
 use std::collections::VecDeque;
 
@@ -30,6 +30,19 @@ pub struct State {
     pub accepted: Option<Document>,
     /// The newest state of each other vote that this node has heard of, by vote. It goes to disk with the next change.
     pub remembers: Vec<(VoteId, u64)>,
+    /// How long each quarantine of the view has lasted, by member. It goes to disk with the view.
+    pub quarantines: Vec<Served>,
+}
+
+/// How long a quarantine has lasted, as a node knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
+pub struct Served {
+    /// Who may not join, under the newest incarnation admitted: another quarantine of it is of a later one.
+    pub member: Member,
+    /// How long that had lasted, ms.
+    pub served_ms: u64,
+    /// CLOCK_BOOTTIME of the machine start in which that was so, ns.
+    pub boot_ns: u64,
 }
 
 impl State {
@@ -37,7 +50,8 @@ impl State {
     #[must_use]
     pub fn new(vote: VoteId, installed: Document) -> Self {
         let register = Register::open(installed.name());
-        Self { sequence: 1, vote, installed, register, accepted: None, remembers: Vec::new() }
+        let (remembers, quarantines) = (Vec::new(), Vec::new());
+        Self { sequence: 1, vote, installed, register, accepted: None, remembers, quarantines }
     }
 
     /// Says whether its parts belong together: what a disk returned is not believed.
@@ -55,6 +69,10 @@ impl State {
             && self.register.value == value;
         if self.remembers.len() > SLOTS || !self.remembers.is_sorted_by(|(one, _), (next, _)| one < next) {
             return Err(DocumentFault::Rule("what it remembers of other votes is too much, or not in order"));
+        }
+        let nodes = |one: &Served, next: &Served| one.member.node < next.member.node;
+        if self.quarantines.len() > NODES_MAX || !self.quarantines.is_sorted_by(nodes) {
+            return Err(DocumentFault::Rule("the quarantines that it knows are too many, or not in order"));
         }
         if fits { Ok(()) } else { Err(DocumentFault::Rule("its register is not that of its view")) }
     }
@@ -106,6 +124,14 @@ pub enum Effect {
     },
     /// The view of the state is on disk: it may be granted in and acted upon.
     Installed,
+}
+
+impl Effect {
+    /// Says whether this answers that a value was accepted under the attempt that `reply` promises.
+    fn accepts_under(&self, reply: &Reply) -> bool {
+        let Reply::Promised { ballot: promised, .. } = reply else { return false };
+        matches!(self, Self::Answer { reply: Reply::Accepted { ballot, .. }, .. } if ballot == promised)
+    }
 }
 
 /// Something that waits for a state to be on disk.
@@ -182,6 +208,19 @@ impl Voter {
         self.state.remembers = states;
     }
 
+    /// Takes how long quarantines have lasted; it is written with the next change.
+    pub fn serve(&mut self, quarantines: Vec<Served>) {
+        self.state.quarantines = quarantines;
+    }
+
+    /// Says whether a view that was decided is newer than the newest known, or wins over one of the same order, as only
+    /// forced ones meet.
+    #[must_use]
+    pub fn yields_to(&self, document: &Document) -> bool {
+        let (old, new) = (self.state.register.view, document.name());
+        new.order > old.order || new.order == old.order && new.digest < old.digest
+    }
+
     /// Takes a proposer's question whether an attempt may be made.
     pub fn prepare(&mut self, from: NodeId, view: Name, ballot: Ballot) -> Vec<Effect> {
         let mut effects = Vec::new();
@@ -226,19 +265,18 @@ impl Voter {
         effects
     }
 
-    /// Installs a view that was decided, if it is newer, or wins over one of the same order, as only forced ones meet.
-    /// What was to be answered about the older one is not said any more: nothing of its register counts from here on.
+    /// Installs a view that was decided, if the one held yields to it. What was to be answered about the older one is not
+    /// said any more: nothing of its register counts from here on.
     pub fn install(&mut self, document: &Document) -> Vec<Effect> {
-        let (old, new) = (self.state.register.view, document.name());
-        let wins = new.order > old.order || new.order == old.order && new.digest < old.digest;
-        if self.forfeited || !wins {
+        if self.forfeited || !self.yields_to(document) {
             return Vec::new();
         }
         let mut effects = vec![Effect::ClearGrants];
         self.waiting.clear();
         let sequence = self.state.sequence + 1;
         let remembers = std::mem::take(&mut self.state.remembers);
-        self.state = State { sequence, remembers, ..State::new(self.state.vote, document.clone()) };
+        let quarantines = std::mem::take(&mut self.state.quarantines);
+        self.state = State { sequence, remembers, quarantines, ..State::new(self.state.vote, document.clone()) };
         self.wait(Effect::Installed);
         self.write(&mut effects);
         effects
@@ -275,7 +313,17 @@ impl Voter {
         self.state.sequence += 1;
     }
 
+    /// Has something done once the newest state is on disk. One answer waits for each proposer: whoever asks while a write
+    /// hangs asks again and again, and an attempt that it has given up needs no answer. That a value was accepted says all
+    /// that a promise of the same attempt would.
     fn wait(&mut self, effect: Effect) {
+        if let Effect::Answer { to, reply, .. } = &effect {
+            let theirs = |waiting: &Waiting| matches!(waiting.effect, Effect::Answer { to: whom, .. } if whom == *to);
+            if self.waiting.iter().any(|waiting| theirs(waiting) && waiting.effect.accepts_under(reply)) {
+                return;
+            }
+            self.waiting.retain(|waiting| !theirs(waiting));
+        }
         self.waiting.push_back(Waiting { sequence: self.state.sequence, effect });
     }
 

@@ -2,7 +2,7 @@
 //! them; it finds none of them out.
 
 use crate::core::agreement::document::Reason;
-use crate::core::agreement::event::JoinFault;
+use crate::core::agreement::event::{ControlFault, JoinFault};
 use crate::core::agreement::stops::How;
 use heartbeat_common::lease::{Refused, hold};
 use serde::{Serialize, Serializer};
@@ -83,6 +83,16 @@ words! {
         Doubled = "doubled"
             "its older incarnation is still heard: two hosts have one identity, and the first one stays",
         Full = "full" "a view has no room for more nodes",
+    }
+}
+words! {
+    /// Where the fault is if messages of a node do not pass.
+    ControlPlace of ControlFault {
+        There = "there"
+            "those of others do, so the fault is at that node or on the way to it (TCP 3343), such as a firewall",
+        Here = "here"
+            "nor do those of any other member, so the fault is at this node (TCP 3343), such as its firewall",
+        NotDetermined = "not_determined" "the fault is on the way (TCP 3343), such as a firewall at either end",
     }
 }
 

@@ -14,7 +14,7 @@ mod translate;
 mod view;
 mod view_text;
 
-pub use cause::{JoinCause, NotActing, RemovalCause, StopProof};
+pub use cause::{ControlPlace, JoinCause, NotActing, RemovalCause, StopProof};
 pub use parts::{
     Cause, EchoMode, Evidence, FailLocation, LateSource, Level, Link, NodeName, PathEvidence, PeerSaid, Program,
 };
@@ -368,9 +368,9 @@ events! {
         }
         /// This node's identity is used by somebody else.
         SecondAddress = 20040 "second_address" Error {
-            /// The peer that knows of it.
+            /// Who saw it: a peer, or this node itself.
             #[serde(flatten)] node: NodeName,
-            /// This node's address on the path to it.
+            /// This node's address: on the path to that peer, or the one that another machine holds.
             address: String,
             /// What was seen.
             reason: String,

@@ -185,7 +185,7 @@ impl EventBody {
                 write!(f, "{interface}: it receives on kernel threads (threaded NAPI), which busy processes can starve")
             }
             E::SecondAddress { node, address, reason } => {
-                write!(f, "{address}: somebody else uses this node's identity, as node {node} shows: {reason}")
+                write!(f, "{address}: somebody else uses this node's identity, as node {node} saw: {reason}")
             }
             E::DeparturesUnstamped { interface, reason } => write!(f, "{interface}: {reason}"),
             E::PortTaken { interface, address, port } => write!(

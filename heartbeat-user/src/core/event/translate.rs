@@ -3,8 +3,8 @@
 use super::view::{Judgement, MemberName, ViewEvent, ViewId};
 use super::{NodeName, NotActing, RemovalCause, ViewEvent as E};
 use crate::core::agreement::AgreementEvent as A;
-use crate::core::agreement::document::{Member, Removal};
-use crate::core::agreement::event::Trigger;
+use crate::core::agreement::document::Member;
+use crate::core::agreement::event::{Grounds, Trigger};
 use crate::core::agreement::message::Setting;
 use crate::core::ids::NodeId;
 use crate::core::time::{Human, millis};
@@ -35,13 +35,6 @@ impl NodeNames {
         nodes.into_iter().map(|node| self.of(node)).collect()
     }
 
-    /// Returns the names of nodes given as bits: bit `n` is the configured node with the `n`th lowest id.
-    #[must_use]
-    pub fn bits(&self, bits: u64) -> Vec<String> {
-        let set = |(place, (_, name)): (usize, &(NodeId, String))| (bits >> place & 1 == 1).then(|| name.clone());
-        self.0.iter().take(64).enumerate().filter_map(set).collect()
-    }
-
     fn node(&self, node: NodeId) -> NodeName {
         NodeName { node: self.of(node), node_id: node }
     }
@@ -50,12 +43,13 @@ impl NodeNames {
         MemberName { node: self.of(member.node), node_id: member.node, incarnation: member.incarnation }
     }
 
-    fn judgement(&self, removal: Removal) -> Judgement {
+    fn judgement(&self, grounds: Grounds) -> Judgement {
         Judgement {
-            cause: removal.reason.into(),
-            judges: self.bits(removal.judges),
-            silent_ms: removal.silent_ms,
-            controller_age_ms: removal.controller_age_ms,
+            cause: grounds.reason.into(),
+            judges: self.all(grounds.judges),
+            others: self.all(grounds.others),
+            silent_ms: grounds.silent_ms,
+            controller_age_ms: grounds.controller_age_ms,
         }
     }
 }
@@ -65,18 +59,20 @@ impl NodeNames {
 pub fn tell(event: A, names: &NodeNames) -> ViewEvent {
     let id = ViewId;
     match event {
-        A::NodeRemoved { view, removal } => {
-            let (member, judgement) = (names.member(removal.member), names.judgement(removal));
-            E::NodeRemoved { member, view: id(view), judgement, paths: Vec::new() }
+        A::NodeRemoved { view, member, grounds } => {
+            let judgement = grounds.map(|grounds| names.judgement(grounds));
+            E::NodeRemoved { member: names.member(member), view: id(view), judgement, paths: Vec::new() }
         }
-        A::QuorumLost { view, why, missing } => {
-            E::QuorumLost { view: id(view), cause: NotActing(why), missing: names.all(missing) }
+        A::QuorumLost { view, why, missing, .. } => {
+            let missing = names.all(missing);
+            E::QuorumLost { view: id(view), cause: NotActing(why), missing, noticed_after_ms: 0 }
         }
         A::Fenced { by, view, reason } => {
-            E::Fenced { by: by.map(|by| names.of(by)), view: id(view), cause: reason.map(Into::into) }
+            let cause = reason.map(Into::into);
+            E::Fenced { by: by.map(|by| names.of(by)), by_id: by, view: view.map(id), cause }
         }
-        A::LeftOut { view, removal, stayed } => {
-            let judgement = removal.map(|removal| names.judgement(removal));
+        A::LeftOut { view, grounds, stayed } => {
+            let judgement = grounds.map(|grounds| names.judgement(grounds));
             E::LeftOut { view: id(view), stayed: names.all(stayed), judgement }
         }
         A::JoinRefused { node, why } => E::JoinRefused { member: names.member(node), cause: why.into() },
@@ -94,7 +90,7 @@ pub fn tell(event: A, names: &NodeNames) -> ViewEvent {
         A::QuarantineRefused { node, remaining } => {
             E::QuarantineRefused { node: names.node(node), remaining_ms: millis(remaining) }
         }
-        A::OwnQuarantine { ends } => E::OwnQuarantine { ends },
+        A::OwnQuarantine { ends, remaining } => E::OwnQuarantine { ends, remaining_ms: millis(remaining) },
         A::StoppedForConsistency => E::StoppedForConsistency {},
         A::ViewInstalled { view, members, voters, change } => E::ViewInstalled {
             view: id(view.order),
@@ -113,12 +109,13 @@ pub fn tell(event: A, names: &NodeNames) -> ViewEvent {
             E::NodeLeftView { member: names.member(member), view: id(view), handed_over }
         }
         A::LeaseGained { view } => E::LeaseGained { view: id(view) },
+        A::LeaseGivenUp { view } => E::LeaseGivenUp { view: id(view) },
         A::FenceSent { victim, view } => E::FenceSent { member: names.member(victim), view: id(view) },
         A::FenceAcknowledged { victim, gated } => E::FenceAcknowledged { member: names.member(victim), gated },
         A::KnownStopped { member, how } => E::KnownStopped { member: names.member(member), proof: how.into() },
         A::VoteForfeited => E::VoteForfeited {},
         A::OlderState { sequence, seen, seen_by } => E::OlderState { sequence, seen, seen_by: names.of(seen_by) },
-        A::Hole { view, silent } => E::Hole { view: id(view), silent_ms: millis(silent) },
+        A::Hole { view, hung, lost } => E::Hole { view: id(view), hung, lost_ms: millis(lost) },
         A::RestartBackoff { ends, wait } => E::RestartBackoff { ends, wait_ms: millis(wait) },
         A::QuarantineCleared { node } => E::QuarantineCleared { node: names.node(node) },
         A::ViewSettingChanged { view, change, setting } => {
@@ -128,7 +125,7 @@ pub fn tell(event: A, names: &NodeNames) -> ViewEvent {
         A::ForcedQuorum { view } => E::ForcedQuorum { view: id(view) },
         A::NoConnectedMajority { view, apart } => E::NoConnectedMajority { view: id(view), apart: names.all(apart) },
         A::LastDisk { view, node } => E::LastDisk { node: names.node(node), view: id(view) },
-        A::ControlLost { node } => E::ControlLost { node: names.node(node) },
+        A::ControlLost { node, fault } => E::ControlLost { node: names.node(node), location: fault.into() },
         A::ControlRestored { node } => E::ControlRestored { node: names.node(node) },
         A::ClockOutOfBounds => E::ClockOutOfBounds {},
         A::TimeWentBack => E::TimeWentBack {},

@@ -3,7 +3,7 @@
 //! Numbers follow Windows clusters where the meaning is the same (1006 to 5398); everything else is numbered from
 //! 20100.
 
-use super::cause::{JoinCause, NotActing, RemovalCause, StopProof};
+use super::cause::{ControlPlace, JoinCause, NotActing, RemovalCause, StopProof};
 use super::declare::events;
 use super::{Level, NodeName, PathEvidence};
 use crate::core::ids::NodeId;
@@ -49,9 +49,11 @@ impl fmt::Display for MemberName {
 pub struct Judgement {
     /// Why.
     pub cause: RemovalCause,
-    /// Names of the nodes that judged so.
+    /// Names of the members of that view that judged so themselves, by their own reports.
     pub judges: Vec<String>,
-    /// How long it had been silent for the one who heard it last, ms.
+    /// Names of its other members: they did not judge so, or could not say.
+    pub others: Vec<String>,
+    /// How long it had been silent for the one who heard it last, ms; 4294967295: that one never heard it.
     pub silent_ms: u32,
     /// How old its controller last said to be, ms.
     pub controller_age_ms: u32,
@@ -64,10 +66,10 @@ events! {
         NodeRemoved = 1135 "node_removed" Error {
             /// Who.
             #[serde(flatten)] member: MemberName,
-            /// The view that left it out.
+            /// The view that left it out; where that is not known, the first one known to be without it.
             view: ViewId,
-            /// Why.
-            #[serde(flatten)] judgement: Judgement,
+            /// Why; absent: a view that this node has not seen left it out.
+            #[serde(flatten)] judgement: Option<Judgement>,
             /// What this node itself had sent to it and heard of it, on each path.
             #[serde(skip_serializing_if = "Vec::is_empty")] paths: Vec<PathEvidence>,
         }
@@ -79,13 +81,17 @@ events! {
             cause: NotActing,
             /// Names of the holders of votes that are not heard.
             missing: Vec<String>,
+            /// How long after the end of the lease (`at_ns`) that was noticed, ms.
+            noticed_after_ms: u64,
         }
         /// This node's kernel obeyed a fence.
         Fenced = 1118 "fenced" Error {
             /// Name of the node that sent it; absent: not known.
             by: Option<String>,
-            /// The view that left this node out.
-            view: ViewId,
+            /// Its number, likewise.
+            by_id: Option<NodeId>,
+            /// The view that left this node out; absent: not known.
+            view: Option<ViewId>,
             /// Why it did; absent: not known here.
             cause: Option<RemovalCause>,
         }
@@ -152,6 +158,8 @@ events! {
         OwnQuarantine = 1676 "quarantined" Error {
             /// Its ungraceful ends within an hour.
             ends: u8,
+            /// For how long yet, by this node's clock, ms.
+            remaining_ms: u64,
         }
         /// This node stops, since its disk no longer keeps what it promised.
         StoppedForConsistency = 1073 "stopped_for_consistency" Error {}
@@ -210,6 +218,11 @@ events! {
             /// The view that its acts carry.
             view: ViewId,
         }
+        /// This node leaves and acts no more: it stops what it runs.
+        LeaseGivenUp = 20107 "lease_given_up" Info {
+            /// The view installed.
+            view: ViewId,
+        }
         /// This node orders a left-out node's kernel to stop it.
         FenceSent = 20108 "fence_sent" Warning {
             /// Whom.
@@ -242,12 +255,14 @@ events! {
             /// Name of the node that saw it.
             seen_by: String,
         }
-        /// This node was judged dead while it was not.
+        /// This node was judged dead or hung, and goes on.
         Hole = 20113 "judged_dead" Warning {
             /// The view that left it out.
             view: ViewId,
-            /// How long it had been silent for the one who heard it last, ms.
-            silent_ms: u64,
+            /// It was judged hung, its kernel answering; else silent on every path.
+            hung: bool,
+            /// How long its controller had made no progress, or it had been silent for the one who heard it last, ms.
+            lost_ms: u64,
         }
         /// This node waits before it asks to join.
         RestartBackoff = 20114 "restart_backoff" Warning {
@@ -293,6 +308,8 @@ events! {
         ControlLost = 20120 "control_lost" Warning {
             /// Whose.
             #[serde(flatten)] node: NodeName,
+            /// Where the fault is, as far as it can be told from here.
+            location: ControlPlace,
         }
         /// Messages of a node pass again.
         ControlRestored = 20121 "control_restored" Info {
@@ -329,8 +346,10 @@ impl ViewEvent {
     #[must_use]
     pub const fn level(&self) -> Level {
         match self {
-            Self::NodeRemoved { judgement: Judgement { cause: RemovalCause::Left, .. }, .. } => Level::Info,
-            Self::NodeRemoved { judgement: Judgement { cause: RemovalCause::Restarted, .. }, .. } => Level::Warning,
+            Self::NodeRemoved { judgement: Some(Judgement { cause: RemovalCause::Left, .. }), .. } => Level::Info,
+            Self::NodeRemoved { judgement: Some(Judgement { cause: RemovalCause::Restarted, .. }), .. } => {
+                Level::Warning
+            }
             other => other.declared_level(),
         }
     }

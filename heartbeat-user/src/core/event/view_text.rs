@@ -7,6 +7,9 @@ use super::{NotActing, RemovalCause, ViewId};
 use heartbeat_common::lease::Refused;
 use std::fmt;
 
+/// From here on a loss of quorum was noticed late, ms: a controller that runs looks more often.
+const LATE_MS: u64 = 1_000;
+
 /// Names in a row; "nobody" where there is none.
 struct List<'a>(&'a [String]);
 
@@ -24,7 +27,11 @@ impl fmt::Display for Judgement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.cause.fmt(f)?;
         let (silent, age) = (human(self.silent_ms.into()), human(self.controller_age_ms.into()));
+        let never = self.silent_ms == u32::MAX;
         match self.cause {
+            RemovalCause::Down | RemovalCause::NotConnected | RemovalCause::NoMessages if never => {
+                f.write_str(" (never heard)")?;
+            }
             RemovalCause::Down => write!(f, " (silent for {silent}, its controller had last said {age} of age)")?,
             RemovalCause::Hung => write!(f, " (for {age})")?,
             RemovalCause::NotConnected | RemovalCause::NoMessages => {
@@ -36,7 +43,18 @@ impl fmt::Display for Judgement {
             | RemovalCause::Fenced
             | RemovalCause::Forced => {}
         }
-        if self.judges.is_empty() { Ok(()) } else { write!(f, "; so judged by {}", List(&self.judges)) }
+        if self.judges.is_empty() {
+            return Ok(());
+        }
+        write!(f, "; so judged by {}", List(&self.judges))?;
+        // Whose fault it was: of connections that all fail their common end, else what lies between.
+        let between = matches!(self.cause, RemovalCause::NotConnected | RemovalCause::NoMessages);
+        match (&self.others[..], &self.judges[..]) {
+            ([], [_, _, ..]) if between => f.write_str(", which is everybody that stayed: look at its end first"),
+            ([], _) => Ok(()),
+            (others, _) if between => write!(f, " and not by {}: look between it and the former", List(others)),
+            (others, _) => write!(f, " and not by {}", List(others)),
+        }
     }
 }
 
@@ -44,9 +62,14 @@ impl fmt::Display for ViewEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use ViewEvent as E;
         match self {
-            E::NodeRemoved { member, view, judgement, .. } => {
+            E::NodeRemoved { member, view, judgement: Some(judgement), .. } => {
                 write!(f, "node {member} was removed from the membership by view {view}: {judgement}")
             }
+            E::NodeRemoved { member, view, .. } => write!(
+                f,
+                "node {member} is out of the membership, in view {view} at the latest: a view that this node has not \
+                 seen removed it, and later ones do not say why"
+            ),
             E::LeftOut { view, stayed, judgement } => {
                 write!(f, "this node was left out of view {view}, in which {} stayed", List(stayed))?;
                 match judgement {
@@ -55,19 +78,26 @@ impl fmt::Display for ViewEvent {
                 }
                 f.write_str("; what it ran is stopped, and it joins anew under a new incarnation")
             }
-            E::Fenced { by, view, cause } => {
+            E::Fenced { by, view, cause, .. } => {
                 f.write_str("this node was told to stop by ")?;
                 match by {
                     Some(by) => write!(f, "node {by}")?,
                     None => f.write_str("a member of the cluster")?,
                 }
-                write!(f, " in the name of view {view}, and its kernel obeyed")?;
+                if let Some(view) = view {
+                    write!(f, " in the name of view {view}")?;
+                }
+                f.write_str(", and its kernel obeyed")?;
                 match cause {
                     Some(cause) => write!(f, ": {cause}"),
-                    None => f.write_str("; the view that says why was not fetched yet"),
+                    None => f.write_str("; why is not known here yet: event 1135 of its older incarnation says it"),
                 }
             }
-            E::QuorumLost { view, cause, missing } => quorum_lost(f, *view, *cause, missing),
+            E::QuorumLost { view, cause, missing, noticed_after_ms } => {
+                quorum_lost(f, *view, *cause, missing)?;
+                let late = *noticed_after_ms >= LATE_MS;
+                if late { write!(f, "; noticed {} later", human(*noticed_after_ms)) } else { Ok(()) }
+            }
             E::JoinRefused { member, cause } => write!(f, "node {member} may not join: {cause}"),
             E::StateNotNewest { held, newest, told_by } => write!(
                 f,
@@ -96,6 +126,9 @@ impl fmt::Display for ViewEvent {
             ),
             E::LeaseGained { view } => {
                 write!(f, "this node may act, under view {view}: a majority of votes has granted within the lease")
+            }
+            E::LeaseGivenUp { view } => {
+                write!(f, "this node leaves: it may not act any more in view {view}, and stops what it runs")
             }
             E::StoppedForConsistency {} => {
                 f.write_str("this node leaves the cluster: its disk does not keep what this node promised the others")
@@ -174,11 +207,9 @@ impl ViewEvent {
                 f,
                 "the disk of node {node} alone is the cluster from view {view} on: without it no view can follow"
             ),
-            E::ControlLost { node } => write!(
-                f,
-                "messages of node {node} do not pass, though its controller runs: the fault is on the way (TCP 3343), \
-                 such as a firewall"
-            ),
+            E::ControlLost { node, location } => {
+                write!(f, "messages of node {node} do not pass, though its controller runs: {location}")
+            }
             E::ControlRestored { node } => write!(f, "messages of node {node} pass again"),
             other => other.own(f),
         }
@@ -198,10 +229,11 @@ impl ViewEvent {
                 let remaining = human(*remaining_ms);
                 write!(f, "node {node} wants to join and may not for {remaining} more: it is in quarantine")
             }
-            E::OwnQuarantine { ends } => write!(
+            E::OwnQuarantine { ends, remaining_ms } => write!(
                 f,
-                "this node is in quarantine, since it ended ungracefully {ends} times within an hour: find out why, \
-                 then use `heartbeatctl clear-quarantine` on a member"
+                "this node is in quarantine for {}, since it ended ungracefully {ends} times within an hour: find out \
+                 why, then use `heartbeatctl clear-quarantine` on a member",
+                human(*remaining_ms)
             ),
             E::QuarantineCleared { node } => write!(f, "node {node} may join again: its quarantine is over"),
             E::VoteForfeited {} => f.write_str(
@@ -212,11 +244,17 @@ impl ViewEvent {
                 "this node's disk holds its state number {sequence}, and node {seen_by} has seen number {seen}: the \
                  disk is an older copy, and its vote is given up"
             ),
-            E::Hole { view, silent_ms } => write!(
+            E::Hole { view, hung: false, lost_ms } => write!(
                 f,
                 "this node was judged dead by view {view} while it was not: nobody had heard it for {}; what it did \
                  meanwhile was done without the cluster",
-                human(*silent_ms)
+                human(*lost_ms)
+            ),
+            E::Hole { view, lost_ms, .. } => write!(
+                f,
+                "this node was judged hung by view {view}: its controller had made no progress for {}; what it did \
+                 meanwhile was done without the cluster",
+                human(*lost_ms)
             ),
             E::RestartBackoff { ends, wait_ms } => write!(
                 f,

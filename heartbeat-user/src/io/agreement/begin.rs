@@ -10,6 +10,7 @@ use crate::core::agreement::types::{Adopted, Command, Configured, QuarantineTerm
 use crate::core::agreement::voter::State;
 use crate::core::event::NodeNames;
 use crate::core::ids::NodeId;
+use crate::io::conflict::Held;
 use crate::io::decider::{Orders, Plan};
 use crate::io::disk::{AgreementFile, TakenUp, Writer, new_vote};
 use crate::io::journal::EventSink;
@@ -21,7 +22,7 @@ use crate::io::page::Page;
 use crate::io::paths::{Announced, vote_slot};
 use crate::io::ran::Ran;
 use crate::io::state::random;
-use crate::io::watchdog_device::{Device, Feeder};
+use crate::io::watchdog_device::{Feeder, Watchdog};
 use crate::keys::{FenceSigner, KeyRing};
 use anyhow::Context;
 use heartbeat_common::frame::PORT;
@@ -47,10 +48,10 @@ pub struct Beginning<'a> {
     pub own_ends: u8,
     /// The page is that of this incarnation, and goes on.
     pub adopted: bool,
+    /// When the controller before last proved progress, CLOCK_MONOTONIC ns; 0: never.
+    pub progress_ns: u64,
     /// It only joins.
     pub join_only: bool,
-    /// Whatever it runs asks the page before each act, as far as its time to stop does not say otherwise.
-    pub gated: bool,
     /// The page.
     pub page: &'a Page,
 }
@@ -73,10 +74,12 @@ pub struct World<'a> {
     pub pacer: Arc<Pacer>,
     /// Where events go.
     pub sink: EventSink,
+    /// Addresses that are held back.
+    pub held: Held,
     /// What this node runs.
     pub ran: Arc<Ran>,
     /// What feeds the watchdog device, if one is configured.
-    pub feeder: Option<Feeder<Device>>,
+    pub feeder: Option<Feeder<Box<dyn Watchdog>>>,
 }
 
 /// The core, made of what the disk holds, and what it wants done before anything else.
@@ -84,7 +87,7 @@ pub struct Begun {
     agreement: Agreement,
     first: VecDeque<Command>,
     durable: Option<Box<State>>,
-    gated: bool,
+    times: Times,
 }
 
 impl Begun {
@@ -95,7 +98,8 @@ impl Begun {
             Command::Standing(standing) => Some(standing),
             _ => None,
         })?;
-        Some(super::carry::announced(standing, self.gated))
+        // What acts here was not looked at yet.
+        Some(super::carry::announced(standing, false))
     }
 }
 
@@ -121,9 +125,10 @@ pub fn begin(beginning: Beginning<'_>) -> anyhow::Result<Option<Begun>> {
     if beginning.config.nodes.len() > NODES_MAX {
         return Ok(None);
     }
-    let (page, gated) = (beginning.page, beginning.gated);
+    let page = beginning.page;
     let setup = setup(&beginning)?;
-    let times = clocks::now();
+    // The first round compares the clocks with these: a sleep in between is seen then.
+    let times = clocks::tight();
     let durable = match beginning.taken {
         TakenUp::Resumed(state) => Some(state),
         TakenUp::Absent | TakenUp::Lost { .. } => None,
@@ -131,13 +136,13 @@ pub fn begin(beginning: Beginning<'_>) -> anyhow::Result<Option<Begun>> {
     remember(page, durable.as_deref(), setup.fresh_vote);
     let mut agreement = match &durable {
         Some(state) => {
-            let adopted = beginning.adopted.then(|| adopted(page, times));
+            let adopted = beginning.adopted.then(|| adopted(page, times, beginning.progress_ns));
             Agreement::resume(setup, (**state).clone(), adopted, times)
         }
         None => Agreement::new(setup, times),
     };
     let first = std::iter::from_fn(|| agreement.poll_command()).collect();
-    Ok(Some(Begun { agreement, first, durable, gated }))
+    Ok(Some(Begun { agreement, first, durable, times }))
 }
 
 /// Starts the agreement's threads, and carries out what the core wants before the first message.
@@ -150,9 +155,9 @@ pub fn hands(begun: Begun, world: World<'_>, orders: &Orders) -> anyhow::Result<
     let (own, generation, seed) = (setup.own, setup.generation, setup.seed);
     let instance = begun.agreement.status().view.map_or([0; 2], |view| view.instance);
     let reports = orders.clone();
-    let disk = Writer::start(world.file, move |report| reports.wrote(report))?;
     let standing = hello::Standing { incarnation: own.incarnation, generation, instance };
-    let link = link(config, own.node, standing, world.keys, &world.plan, orders, seed)?;
+    let link = link(&world, (own.node, standing), orders, seed)?;
+    let disk = Writer::start(world.file, move |report| reports.wrote(report))?;
     let slots = config.nodes.iter().filter_map(|node| {
         let slot = vote_slot(config, node.id)?;
         Some((NodeId(node.id), slot as usize))
@@ -165,7 +170,6 @@ pub fn hands(begun: Begun, world: World<'_>, orders: &Orders) -> anyhow::Result<
         durable: begun.durable,
         slots: slots.collect(),
         names: NodeNames::new(names),
-        gated: begun.gated,
         fences: peers.zip(world.fences).collect(),
         shared: world.shared,
         pacer: world.pacer,
@@ -174,6 +178,7 @@ pub fn hands(begun: Begun, world: World<'_>, orders: &Orders) -> anyhow::Result<
         disk,
         feeder: world.feeder,
         stopper: Stopper::new(world.ran, orders.clone()),
+        began: begun.times,
     };
     Ok(Box::new(Hands::new(setup)))
 }
@@ -238,28 +243,32 @@ fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// Returns what a page says at `now` that a controller of the same incarnation left behind.
-pub fn adopted<W: Words>(page: &W, now: Times) -> Adopted {
+/// Returns what a page says at `now` that a controller of the same incarnation left behind, which last proved progress at
+/// `progress_ns` (CLOCK_MONOTONIC; 0: never).
+pub fn adopted<W: Words>(page: &W, now: Times, progress_ns: u64) -> Adopted {
     let active = lease::active_bank(page);
+    // What ended before that, the controller before has told; whoever leaves had ended it by itself.
+    let seen = progress_ns.min(now.mono.0).saturating_add(now.boot_ns.saturating_sub(now.mono.0));
+    let could = page.get(active + bank::MEMBER) != 0 && page.get(word::IN_FORCE) != 0 && page.get(word::HOLD) == 0;
     Adopted {
         bank: (page.get(active + bank::ORDER), page.get(active + bank::DIGEST)),
         in_force: Order(page.get(word::IN_FORCE)),
         cleared: page.get(word::CLEARED),
+        member: page.get(active + bank::MEMBER) != 0,
         slept: clocks::slept_since(page.get(active + bank::BOOT_OFFSET_NS), now),
+        acting: could && super::page::lease_until(page) > seen,
     }
 }
 
 fn link(
-    config: &Config,
-    own: NodeId,
-    standing: hello::Standing,
-    keys: KeyRing,
-    plan: &Plan,
+    world: &World<'_>,
+    (own, standing): (NodeId, hello::Standing),
     orders: &Orders,
     seed: u64,
 ) -> anyhow::Result<(Link, LinkEvents)> {
+    let config = world.config;
     let mut peers: BTreeMap<NodeId, Vec<LinkPath>> = BTreeMap::new();
-    for path in &plan.paths {
+    for path in &world.plan.paths {
         // Networks for the cluster's own traffic first.
         let role_rank = match path.role {
             Role::Internal => 0,
@@ -273,13 +282,63 @@ fn link(
     Link::start(LinkSetup {
         own,
         standing,
-        keys,
+        keys: world.keys.clone(),
         peers: peers.into_iter().map(|(node, paths)| Peer { node, paths }).collect(),
         port: PORT,
         control_limit: config.settings.regroup.control_limit,
         priority: config.daemon.realtime_priority.saturating_sub(2),
         seed,
+        held: world.held.clone(),
         waker: Arc::new(move || orders.wake()),
     })
     .context("messages between controllers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::time::MonoTime;
+    use heartbeat_common::lease::{Bank, Vote, hold};
+    use std::cell::Cell;
+
+    const MS: u64 = 1_000_000;
+
+    /// The page of a member of a view in force with two votes; the other one was heard at 10.1 s, and the lease has 500 ms.
+    fn page() -> [Cell<u64>; lease::WORDS] {
+        let page: [Cell<u64>; lease::WORDS] = std::array::from_fn(|_| Cell::new(0));
+        lease::begin(&page, 9, [1, 2]);
+        let mut votes = [Vote::default(); lease::SLOTS];
+        votes[1] = Vote { weight: 1, expected: 21 };
+        let (lease_ns, act_ns, floor_ns) = (500 * MS, 500 * MS, 10_000 * MS);
+        let bank = Bank { order: 1, lease_ns, act_ns, floor_ns, boot_offset_ns: 1_000 * MS, ..Bank::default() };
+        lease::install(&page, &Bank { own_mark: 7, own_weight: 1, total_weight: 2, member: true, votes, ..bank });
+        page.set(word::IN_FORCE, 1);
+        assert!(lease::grant(&page, 7));
+        lease::renew(&page, 1, 21, 10_100 * MS, 10_101 * MS);
+        page
+    }
+
+    /// The host has slept for a second since it started.
+    fn at(ms: u64) -> Times {
+        Times { mono: MonoTime(ms * MS), boot_ns: (ms + 1_000) * MS, raw_ns: ms * MS }
+    }
+
+    #[test]
+    fn who_acted_when_its_controller_last_ran_is_known_by_the_dates() {
+        let page = page();
+        let acting = |progress: u64| adopted(&page, at(12_000), progress * MS).acting;
+        assert!(acting(10_599), "the lease ended without a controller");
+        assert!(!acting(10_600) && !acting(11_000), "the controller before has told of its end");
+        assert!(acting(0));
+        page.set(word::HOLD, hold::LEAVING);
+        assert!(!acting(10_599), "whoever left has ended it by itself");
+        page.set(word::HOLD, 0);
+        page.set(word::IN_FORCE, 0);
+        assert!(!acting(10_599), "it never acted");
+    }
+
+    #[test]
+    fn a_lease_that_goes_on_is_taken_over() {
+        assert!(adopted(&page(), at(10_300), 10_200 * MS).acting);
+    }
 }

@@ -100,9 +100,16 @@ impl Hands {
 
     fn announce(&mut self, standing: &Standing) {
         self.set_flags(self.flags & !FLAG_MEMBER | if standing.member { FLAG_MEMBER } else { 0 });
-        let announced = announced(standing, self.setup.gated);
-        self.said = Some((announced.clone(), standing.view.order));
-        self.errands.push(Errand::Announce(announced, standing.view.order));
+        self.said = Some(standing.clone());
+        self.announce_again();
+    }
+
+    /// Has every frame say what it should, where it does not or where the claim of this node has changed.
+    pub(super) fn announce_again(&mut self) {
+        let Some(standing) = &self.said else { return };
+        let announced = announced(standing, self.claim.is_made());
+        let number = self.claim.hand_out(announced.flags);
+        self.errands.push(Errand::Announce(announced, standing.view.order, number));
     }
 
     fn fence(&mut self, victim: Member, view: Name) {

@@ -1,15 +1,15 @@
 //! Three clocks of this host side by side: that it slept, and that one of them runs out of its bounds, is seen by how they
 //! part. It stops nothing itself.
 
+use crate::core::agreement::document::{SLEW_PPM, SLEW_WINDOW};
 use crate::core::agreement::types::Times;
 use crate::core::time::MonoTime;
 use nix::time::{ClockId, clock_gettime};
 
-/// More than this gained or lost by CLOCK_MONOTONIC within the window is out of bounds: the drift that every wait allows
-/// for, and what the kernel's own slewing may add (500 ppm).
-const OUT_NS: u64 = 900_000;
 /// Over which time clocks are compared.
-const WINDOW_NS: u64 = 1_000_000_000;
+const WINDOW_NS: u64 = SLEW_WINDOW.as_nanos() as u64;
+/// More than this gained or lost by CLOCK_MONOTONIC within the window is out of bounds: no more than waits cover.
+const OUT_NS: u64 = WINDOW_NS / 1_000_000 * SLEW_PPM;
 /// CLOCK_BOOTTIME and CLOCK_MONOTONIC part by this much only when the host sleeps.
 const SLEPT_NS: u64 = 1_000_000;
 
@@ -34,7 +34,8 @@ pub fn now() -> Times {
 }
 
 /// The tightest of three readings: one that was interrupted shows clocks further apart than they are.
-fn tight() -> Times {
+#[must_use]
+pub fn tight() -> Times {
     let one = || {
         let begun = read(ClockId::CLOCK_MONOTONIC);
         let times = now();
@@ -69,6 +70,12 @@ impl Clocks {
         now()
     }
 
+    /// Begins with the reading that a start is made by: a sleep between it and the first look is one that is seen.
+    #[must_use]
+    pub const fn begun(now: Times) -> Self {
+        Self { offset: Some(now.boot_ns.saturating_sub(now.mono.0)), from: None, out: false }
+    }
+
     /// Compares them with the look before.
     pub fn look(&mut self) -> Seen {
         self.compare(tight())
@@ -99,6 +106,9 @@ impl Clocks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::agreement::document::{DRIFT_PPM, LeaseTerms};
+    use crate::core::agreement::stops::slack;
+    use std::time::Duration;
 
     const S: u64 = 1_000_000_000;
 
@@ -113,6 +123,15 @@ mod tests {
         assert!(!clocks.compare(at(S, S, 900_000)).slept, "readings are never quite together");
         assert!(clocks.compare(at(2 * S, 2 * S, 5 * S)).slept);
         assert!(!clocks.compare(at(3 * S, 3 * S, 5 * S)).slept);
+    }
+
+    #[test]
+    fn a_sleep_before_the_first_look_is_seen() {
+        let mut clocks = Clocks::begun(at(0, 0, 0));
+        let seen = clocks.compare(at(S, S, 5 * S));
+        assert!(seen.slept && seen.news.is_none(), "{seen:?}");
+        assert!(!clocks.compare(at(2 * S, 2 * S, 5 * S)).slept);
+        assert!(!Clocks::begun(at(0, 0, 0)).compare(at(S, S, 900_000)).slept);
     }
 
     #[test]
@@ -142,6 +161,31 @@ mod tests {
         assert_eq!(clocks.compare(at(0, 0, 0)).news, None);
         let (raw, drift) = (50 * S, 50 * 400_000);
         assert_eq!(clocks.compare(at(raw + drift, raw, 0)).news, None);
+    }
+
+    /// The worst that passes: a slow crystal, and a clock that loses nearly all that a window allows at the end of the first
+    /// and at the beginning of each later one. Who waits has a fast crystal.
+    #[test]
+    fn waits_cover_whatever_is_not_out() {
+        for lease_ms in [100, 500, 20_000, 3_600_000] {
+            let mut clocks = Clocks::default();
+            let (step, once) = (S / 10, OUT_NS / 100 * 99);
+            let (begun, lease) = (9 * step, u64::from(lease_ms) * 1_000_000);
+            let (mut raw, mut lost) = (0, 0);
+            while raw < begun + lease + lost {
+                assert_eq!(clocks.compare(at(raw - lost, raw, 0)).news, None, "{raw}");
+                raw += step;
+                if raw == S || raw > S && raw % S == step {
+                    lost += once;
+                }
+            }
+            let crystal = |ns: u64, ppm: f64| ns as f64 / (1.0 + ppm / 1e6);
+            let held = crystal(lease + lost, -(DRIFT_PPM as f64));
+            let terms = LeaseTerms { lease_ms, stop_ms: 0, longest_ms: lease_ms };
+            let waits = terms.surely_over() + slack(Duration::ZERO);
+            let waited = crystal(waits.as_nanos() as u64, DRIFT_PPM as f64);
+            assert!(waited >= held, "{lease_ms} ms: held for {held} ns, and waited for {waited} ns");
+        }
     }
 
     #[test]

@@ -39,6 +39,8 @@ impl AgreementDoor for Door {
     }
 
     fn request(&self, request: Request, limit: Duration) -> Result<Outcome, Refusal> {
+        // The thread itself gives a request up at the limit: who waited no longer than that would miss its word of it.
+        let limit = limit + ANSWER;
         self.orders.request(request, limit).ok_or_else(|| {
             let message =
                 format!("nothing was heard of the request within {} s; it may still be decided", limit.as_secs());

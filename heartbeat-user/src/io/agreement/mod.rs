@@ -4,22 +4,24 @@
 
 pub mod begin;
 mod carry;
+mod claim;
 pub mod clocks;
 pub mod door;
 pub mod page;
 mod renew;
-mod stopper;
+pub mod stopper;
 
 use self::begin::Terms;
 use crate::core::agreement::document::Member;
-use crate::core::agreement::types::{Command, Ending, Input, Outcome, PageView, Request, Times};
+use crate::core::agreement::types::{Command, Ending, Input, Outcome, PageView, Request, Standing, Times};
 use crate::core::agreement::voter::State;
 use crate::core::agreement::{Agreement, AgreementEvent, Status};
 use crate::core::controller::{self, Controller};
-use crate::core::event::{NodeNames, ViewEvent, tell};
+use crate::core::event::{Event, NodeNames, ViewEvent, tell};
 use crate::core::facts::{Facts, PeerLook};
 use crate::core::ids::NodeId;
-use crate::core::time::MonoTime;
+use crate::core::time::{MonoTime, millis};
+use crate::io::clock;
 use crate::io::disk::{Report, Writer};
 use crate::io::journal::EventSink;
 use crate::io::link::{Link, LinkEvent, LinkEvents};
@@ -28,9 +30,10 @@ use crate::io::memory::Shared;
 use crate::io::pacer::Pacer;
 use crate::io::page::Page;
 use crate::io::paths::Announced;
-use crate::io::watchdog_device::{Device, Feeder};
+use crate::io::watchdog_device::{Feeder, Watchdog};
 use crate::keys::FenceSigner;
 use crate::keys::KeyRing;
+use claim::Claim;
 use clocks::Clocks;
 use heartbeat_common::frame::FLAG_QUORATE;
 use heartbeat_common::lease::{self, Words, word};
@@ -41,6 +44,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 use stopper::Stopper;
+use tokio::sync::oneshot;
 
 /// Messages taken in a round: those that are left come in the next one, which follows at once.
 const MESSAGES_MAX: usize = 64;
@@ -69,18 +73,18 @@ pub struct HandsSetup {
     pub slots: BTreeMap<NodeId, usize>,
     /// Of each path, its peer and who signs fences on it.
     pub fences: Vec<(NodeId, FenceSigner)>,
-    /// Whatever this node runs asks the page before it acts, as far as the view's time to stop does not say otherwise.
-    pub gated: bool,
     /// What feeds the watchdog device, if one is configured.
-    pub feeder: Option<Feeder<Device>>,
+    pub feeder: Option<Feeder<Box<dyn Watchdog>>>,
     /// Who waits for what runs to stop.
     pub stopper: Stopper,
+    /// The clocks by which the agreement and the page were begun.
+    pub began: Times,
 }
 
 /// What the keeper's thread is to do for the agreement.
 pub enum Errand {
-    /// Say this in every frame, then report [`Hands::announced`].
-    Announce(Announced, Order),
+    /// Say this in every frame, then report [`Hands::announced`] under this number.
+    Announce(Announced, Order, u64),
     /// End the daemon.
     End(Ending),
 }
@@ -96,8 +100,10 @@ pub struct Hands {
     nonce: u64,
     errands: Vec<Errand>,
     /// What every frame is to say, and that it does not yet.
-    said: Option<(Announced, Order)>,
+    said: Option<Standing>,
     unannounced: bool,
+    /// Whatever this node runs asks the page before it acts, as far as the view's time to stop does not say otherwise.
+    claim: Claim,
     /// More messages wait.
     behind: bool,
     flags: u8,
@@ -112,6 +118,10 @@ pub struct Hands {
     untold: Option<(KeyRing, Duration)>,
     /// What was last said of the watchdog device.
     device_fault: Option<String>,
+    /// When the kernel last acknowledged a fence to whom, on each path, as of the last look.
+    answered: Vec<(NodeId, MonoTime)>,
+    /// An earlier controller armed the device, and this one has not looked yet whether what it guards may still act.
+    inherited: bool,
     /// Peers that took the present incarnation for this node's newest.
     greeted: BTreeSet<NodeId>,
     /// A newer one that a peer knows, and whether it is one of these.
@@ -124,16 +134,19 @@ impl Hands {
     pub fn new(mut setup: HandsSetup) -> Self {
         let first = std::mem::take(&mut setup.first);
         let written = Written::new(setup.durable.take());
+        let inherited = setup.feeder.as_ref().is_some_and(Feeder::is_armed);
+        let clocks = Clocks::begun(setup.began);
         let mut hands = Self {
             setup,
             facts: Facts::default(),
-            clocks: Clocks::default(),
+            clocks,
             asked: BTreeMap::new(),
             requests: 0,
             nonce: 0,
             errands: Vec::new(),
             said: None,
             unannounced: false,
+            claim: Claim::default(),
             behind: false,
             flags: 0,
             happened: Vec::new(),
@@ -142,6 +155,8 @@ impl Hands {
             unlinked: None,
             untold: None,
             device_fault: None,
+            answered: Vec::new(),
+            inherited,
             greeted: BTreeSet::new(),
             outrun: None,
         };
@@ -168,10 +183,8 @@ impl Hands {
         if let Some(out) = seen.news {
             self.handle(Input::ClockOut(out));
         }
-        if std::mem::take(&mut self.unannounced)
-            && let Some((announced, view)) = self.said.clone()
-        {
-            self.errands.push(Errand::Announce(announced, view));
+        if std::mem::take(&mut self.unannounced) {
+            self.announce_again();
         }
         self.look(now, controller, looks);
         self.listen();
@@ -220,31 +233,63 @@ impl Hands {
     /// Takes in that all that this node runs has stopped; not `stopped`: that it was waited for in vain. The machine's
     /// watchdog is disarmed only by the former.
     pub fn services_stopped(&mut self, stopped: bool) {
-        let acting = lease::acting(self.page(), self.clocks.times().boot_ns).is_ok();
-        if let Some(feeder) = self.setup.feeder.as_mut().filter(|_| stopped && !acting)
-            && let Err(error) = feeder.everything_stopped()
-        {
-            log::error!("{error:#}");
+        if stopped {
+            self.disarm();
         }
         self.handle(Input::ServicesStopped);
     }
 
-    /// Puts other timers, terms of quarantine and keys into force.
-    pub fn reconfigure(&mut self, terms: Terms, keys: KeyRing) {
+    /// Disarms the machine's watchdog, where this node may not act: all that it runs has stopped.
+    pub fn disarm(&mut self) {
+        let acting = lease::acting(self.page(), self.clocks.times().boot_ns).is_ok();
+        if let Some(feeder) = self.setup.feeder.as_mut().filter(|_| !acting)
+            && let Err(error) = feeder.everything_stopped()
+        {
+            log::error!("{error:#}");
+        }
+    }
+
+    /// Puts other timers, terms of quarantine and keys into force; `fences` are the makers of fences under these keys, by
+    /// path.
+    pub fn reconfigure(&mut self, terms: Terms, keys: KeyRing, fences: Vec<FenceSigner>) {
         let Terms { settings, timing, quarantine } = terms;
+        // The paths stay the same as long as this runs.
+        for ((_, signer), fresh) in self.setup.fences.iter_mut().zip(fences) {
+            *signer = fresh;
+        }
         self.untold = Some((keys, timing.control_limit));
         self.tell_link();
         self.setup.agreement.reconfigure(settings, timing, quarantine);
         self.carry_out_all();
     }
 
-    /// Takes in that every frame says what belongs to this view, or that it could not be brought to.
-    pub fn announced(&mut self, view: Order, done: bool) {
+    /// Takes in that every frame says what the announcement of this number says of this view, or that it could not be
+    /// brought to.
+    pub fn announced(&mut self, view: Order, done: bool, number: u64) {
         if done {
+            self.claim.said(number);
             self.handle(Input::StandingDone(view));
         } else {
             self.unannounced = true;
         }
+    }
+
+    /// Claims from now on, or no more, that whatever this node runs asks the page before it acts. `done` is told once no
+    /// frame claims it.
+    pub fn gate(&mut self, gated: bool, done: oneshot::Sender<()>) {
+        if self.claim.make(gated) {
+            self.announce_again();
+        }
+        self.claim.await_none(done);
+    }
+
+    /// Has the watchdog device outlast this hang limit.
+    ///
+    /// # Errors
+    /// If it cannot.
+    pub fn retime(&mut self, hang_limit: Duration) -> Result<(), String> {
+        let Some(feeder) = &mut self.setup.feeder else { return Ok(()) };
+        feeder.retime(hang_limit).map_err(|error| format!("{error:#}"))
     }
 
     /// Asks the core for something. `answer` gets what becomes of it.
@@ -268,7 +313,9 @@ impl Hands {
         self.setup.shared.page()
     }
 
-    fn own(&self) -> Member {
+    /// Returns this node, under the incarnation that the agreement goes by.
+    #[must_use]
+    pub fn own(&self) -> Member {
         self.setup.agreement.setup().own
     }
 
@@ -299,16 +346,25 @@ impl Hands {
     /// Tells what happened since it was last called: of a node that was removed also what its paths looked like from here.
     pub fn tell(&mut self, controller: &Controller) {
         for event in self.happened.drain(..) {
+            let at = match &event {
+                AgreementEvent::QuorumLost { ended, .. } => Some(*ended),
+                _ => None,
+            };
             let mut event = tell(event, &self.setup.names);
             if let ViewEvent::NodeRemoved { member, paths, .. } = &mut event {
                 *paths = controller.evidence_of(member.node_id);
             }
-            self.setup.sink.now(event.into());
+            let noticed = clock::now();
+            if let ViewEvent::QuorumLost { noticed_after_ms, .. } = &mut event {
+                *noticed_after_ms = at.map_or(0, |at| millis(noticed.since(at)));
+            }
+            self.setup.sink.offer(Event { at: at.unwrap_or(noticed), noticed, body: event.into() });
         }
     }
 
     fn look(&mut self, now: MonoTime, controller: &Controller, looks: &[Look]) {
         let mut facts = Vec::new();
+        self.answered.clear();
         for (id, node) in controller.nodes() {
             let paths = || controller.paths().filter(move |(_, spec, _)| spec.node == id);
             let detection = paths().map(|(_, _, path)| path.rule().detection_time()).max().unwrap_or(Duration::ZERO);
@@ -320,6 +376,7 @@ impl Hands {
                 let _ = self.setup.link.0.heard(id, newest);
             }
             facts.push(fact);
+            self.answered.extend(ticks.iter().map(|tick| (id, MonoTime(tick.fence_answered_ns))));
         }
         self.handle(Input::Facts(facts));
     }
@@ -353,17 +410,53 @@ impl Hands {
         let page = self.page();
         let acting = lease::acting(page, self.clocks.times().boot_ns);
         self.feed(acting);
+        if std::mem::take(&mut self.inherited) && acting.is_err() {
+            // Nobody saw the end of what it guards: it is disarmed once that is over.
+            self.setup.stopper.begin();
+        }
         let page = self.page();
-        let view = PageView { acting, fenced: page.get(word::FENCED), fenced_by: None };
+        let fenced = page.get(word::FENCED);
+        let by = if fenced >= self.own().incarnation { first_fencer(&self.answered) } else { None };
+        let view = PageView {
+            acting,
+            lease_until_ns: page::lease_until(page),
+            fenced,
+            fenced_by: by.map(|(node, _)| node),
+            fenced_at: by.map_or(MonoTime::ZERO, |(_, at)| at),
+        };
         let quorate = if acting.is_ok() { FLAG_QUORATE } else { 0 };
         self.set_flags(self.flags & !FLAG_QUORATE | quorate);
         self.handle(Input::Page(view));
         self.keep_alive();
     }
 
+    /// Returns who signs fences, of each path with its peer.
+    #[must_use]
+    pub fn fences(&self) -> &[(NodeId, FenceSigner)] {
+        &self.setup.fences
+    }
+
     /// Returns this node's times.
     #[must_use]
     pub fn times(&self) -> Times {
         self.clocks.times()
+    }
+}
+
+/// Returns who first had a fence acknowledged by this node's kernel, and when. Under a new incarnation all ticks begin
+/// anew, so that no fence of an older one is among them but for those that came after its end.
+fn first_fencer(answered: &[(NodeId, MonoTime)]) -> Option<(NodeId, MonoTime)> {
+    answered.iter().filter(|(_, at)| *at != MonoTime::ZERO).min_by_key(|(_, at)| *at).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_fence_that_was_acknowledged_names_its_sender() {
+        let answered = [(NodeId(1), MonoTime::ZERO), (NodeId(2), MonoTime(900)), (NodeId(3), MonoTime(700))];
+        assert_eq!(first_fencer(&answered), Some((NodeId(3), MonoTime(700))));
+        assert_eq!(first_fencer(&answered[..1]), None, "nobody is named where no path was answered on");
     }
 }

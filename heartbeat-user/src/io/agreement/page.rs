@@ -34,6 +34,12 @@ pub fn install<W: Words>(page: &W, view: &Bank, slots: &BTreeMap<NodeId, usize>,
     );
 }
 
+/// Returns until when the lease holds by the dates of the active bank, or held, and by what the view before left over,
+/// CLOCK_BOOTTIME ns; 0: there was none.
+pub fn lease_until<W: Words>(page: &W) -> u64 {
+    page.get(lease::active_bank(page) + bank::CARRY_UNTIL_NS).max(lease::until(page))
+}
+
 /// Until when the lease of the active bank goes on by what it holds now: a grant of the own that still stands ends with
 /// this installation.
 fn carried<W: Words>(page: &W, now: Times) -> u64 {

@@ -7,6 +7,7 @@ use crate::control::{
     RemovalStatus, Stage, ViewDocument, ViewNumber, ViewRef, ViewStatus, VoteStatus,
 };
 use crate::core::agreement::document::{Document, Holder, Member, Reason, Vote};
+use crate::core::agreement::event::Grounds;
 use crate::core::agreement::{self, Status};
 use crate::core::event::{NodeNames, NotActing, seconds_text};
 use crate::core::ids::NodeId;
@@ -73,7 +74,7 @@ fn held(document: &Document, status: &Status, names: &NodeNames) -> ViewDocument
             .map(|removal| RemovalStatus {
                 member: member(&removal.member),
                 reason: reason(removal.reason),
-                judges: names.bits(removal.judges),
+                judges: names.all(Grounds::of(document, removal).judges),
                 silent_ms: removal.silent_ms,
                 controller_age_ms: removal.controller_age_ms,
             })
@@ -90,7 +91,15 @@ fn held(document: &Document, status: &Status, names: &NodeNames) -> ViewDocument
         quarantined: document
             .quarantined
             .iter()
-            .map(|one| QuarantineStatus { name: names.of(one.node), id: one.node.0, exits: one.exits })
+            .map(|one| {
+                let left = status.quarantines.iter().find(|(node, _)| *node == one.node);
+                QuarantineStatus {
+                    name: names.of(one.node),
+                    id: one.node.0,
+                    exits: one.exits,
+                    remaining_ms: left.map_or(0, |(_, left)| millis(*left)),
+                }
+            })
             .collect(),
     }
 }

@@ -9,7 +9,7 @@
 //! Numbers are little-endian.
 
 use crate::core::agreement::document::{self, DocumentFault};
-use crate::core::agreement::voter::State;
+use crate::core::agreement::voter::{Served, State};
 use crate::core::ids::NodeId;
 use heartbeat_common::lease::Remembered;
 use sha2::{Digest, Sha256};
@@ -17,7 +17,9 @@ use thiserror::Error;
 
 const MAGIC: [u8; 8] = *b"HBAGREE1";
 /// Layout of head and state.
-const SCHEMA: u16 = 1;
+const SCHEMA: u16 = 2;
+/// The layout before, which is read too: its state ends before the quarantines.
+const OLDER: u16 = 1;
 /// Length of the head, bytes.
 const HEAD: usize = 64;
 /// Where the checksum lies.
@@ -50,7 +52,7 @@ pub enum Lost {
     #[error("it is no agreement of heartbeatd")]
     Foreign,
     /// Another build's layout.
-    #[error("its layout is version {0}, and this build reads version {SCHEMA}")]
+    #[error("its layout is version {0}, and this build reads versions {OLDER} and {SCHEMA}")]
     Schema(u16),
     /// Not what was written.
     #[error("its checksum is wrong")]
@@ -109,7 +111,7 @@ pub fn decode(owner: Owner, remembered: Remembered, bytes: &[u8]) -> Result<Stat
     if state_id != owner.state_id {
         return Err(Lost::OtherState(state_id));
     }
-    let state = contents(body).map_err(Lost::Contents)?;
+    let state = contents(head, body).map_err(Lost::Contents)?;
     let sequence = u64::from_le_bytes(field(head, 24));
     if sequence != state.sequence {
         return Err(Lost::Contents(DocumentFault::Rule("its sequence is not that of its head")));
@@ -127,7 +129,7 @@ pub fn decode(owner: Owner, remembered: Remembered, bytes: &[u8]) -> Result<Stat
 /// That is so whatever became of the vote: an older copy, or another state's, tells of incarnations that were.
 #[must_use]
 pub fn admitted(node: NodeId, bytes: &[u8]) -> u64 {
-    let state = whole(bytes).ok().and_then(|(_, body)| contents(body).ok());
+    let state = whole(bytes).ok().and_then(|(head, body)| contents(head, body).ok());
     state.map_or(0, |state| state.installed.admitted_of(node))
 }
 
@@ -139,7 +141,7 @@ fn whole(bytes: &[u8]) -> Result<(&[u8], &[u8]), Lost> {
     }
     let Some((head, body)) = bytes.split_at_checked(HEAD) else { return Err(Lost::Truncated(bytes.len())) };
     let schema = u16::from_le_bytes(field(head, 8));
-    if schema != SCHEMA {
+    if !(OLDER..=SCHEMA).contains(&schema) {
         return Err(Lost::Schema(schema));
     }
     let length = u32::from_le_bytes(field(head, 12)) as usize;
@@ -156,8 +158,10 @@ fn whole(bytes: &[u8]) -> Result<(&[u8], &[u8]), Lost> {
     Ok((head, body))
 }
 
-fn contents(body: &[u8]) -> Result<State, DocumentFault> {
-    let state: State = borsh::from_slice(body).map_err(|_| DocumentFault::Malformed)?;
+fn contents(head: &[u8], body: &[u8]) -> Result<State, DocumentFault> {
+    let none = borsh::to_vec(&Vec::<Served>::new()).unwrap_or_default();
+    let whole = if u16::from_le_bytes(field(head, 8)) == OLDER { [body, &none].concat() } else { body.to_vec() };
+    let state: State = borsh::from_slice(&whole).map_err(|_| DocumentFault::Malformed)?;
     state.check()?;
     if let Some(accepted) = &state.accepted {
         accepted.check()?;

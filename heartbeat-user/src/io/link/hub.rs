@@ -2,16 +2,17 @@
 //! starts and ends the tasks that call, listen and speak; what they say is `connection`'s, what stays is `hello`'s to
 //! decide.
 
-use super::admission::{Admission, Turned};
+use super::admission::{Admission, Pace, Turned};
 use super::connection::{self, Mailbox};
 use super::hello::{Claim, Hello, HelloFault, Standing};
 use super::inbox::Inbox;
 use super::retry::{self, Chance, LinkPath, Retry, WAIT_MIN};
-use super::{Count, Counts, LinkEvent, LinkSetup, Peer, socket};
+use super::{Count, Counts, LinkEvent, LinkSetup, Peer, rate, socket};
 use crate::core::agreement::document::SCHEMA;
 use crate::core::agreement::message::Message;
 use crate::core::ids::NodeId;
 use crate::io::clock;
+use crate::io::conflict::Held;
 use crate::keys::{KeyRing, SLOTS};
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,6 +92,7 @@ pub(super) struct Hub {
     limit: Cell<Duration>,
     pub(super) counts: Arc<Counts>,
     port: u16,
+    held: Held,
     inbox: Arc<Inbox>,
     state: RefCell<State>,
 }
@@ -142,7 +144,8 @@ impl Hub {
             chance: Chance(setup.seed),
         };
         let limit = Cell::new(at_least(setup.control_limit));
-        Rc::new(Self { own: setup.own, limit, counts, port: setup.port, inbox, state: RefCell::new(state) })
+        let held = setup.held.clone();
+        Rc::new(Self { own: setup.own, limit, counts, port: setup.port, held, inbox, state: RefCell::new(state) })
     }
 
     /// Replaces the peers: what is gone ends, what is new begins, what stays is not disturbed.
@@ -378,7 +381,7 @@ impl Hub {
 
     fn admit(self: &Rc<Self>, local: IpAddr, from: IpAddr) -> Option<Entry> {
         let is_peer = self.peer_at(local, from).is_some();
-        let admitted = self.state.borrow_mut().admission.admit(from, is_peer);
+        let admitted = self.state.borrow_mut().admission.admit(from, is_peer, clock::now());
         match admitted {
             Ok(()) => Some(Entry { hub: self.clone(), from }),
             Err(turned) => {
@@ -417,6 +420,10 @@ async fn call(hub: Rc<Hub>, node: NodeId, changed: Rc<Notify>) {
         let chance = hub.state.borrow_mut().chance.draw();
         tokio::time::sleep(yields + retry.wait(chance)).await;
         let Some(path) = hub.next_path(node, &retry) else { continue };
+        if hub.held.contains(path.local) {
+            retry.failed();
+            continue;
+        }
         retry.stood(connection::call(&hub, node, path, hub.port).await);
         retry.failed();
     }
@@ -425,6 +432,9 @@ async fn call(hub: Rc<Hub>, node: NodeId, changed: Rc<Notify>) {
 /// Listens on one of the own addresses, from whenever it can be had.
 async fn listen(hub: Rc<Hub>, local: IpAddr) {
     let mut told = false;
+    while hub.held.contains(local) {
+        tokio::time::sleep(LISTEN_AGAIN).await;
+    }
     let listener = loop {
         match socket::listen(local, hub.port) {
             Ok(listener) => break listener,
@@ -436,15 +446,21 @@ async fn listen(hub: Rc<Hub>, local: IpAddr) {
         }
         tokio::time::sleep(LISTEN_AGAIN).await;
     };
+    let mut pace = Pace::default();
     loop {
         let Ok((stream, from)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_AGAIN).await;
             continue;
         };
+        let wait = pace.take(clock::now());
         let from = from.ip();
         match hub.admit(local, from) {
             Some(entry) => drop(spawn_local(connection::answer(hub.clone(), local, from, stream, entry))),
             None => socket::reset(stream),
+        }
+        // Peers that a flood keeps out of the queue are called from here, and this node does not wait for them.
+        if rate::is_worth_waiting(wait) {
+            tokio::time::sleep(wait).await;
         }
     }
 }

@@ -31,6 +31,7 @@ pub use inbox::LinkEvents;
 
 use crate::core::agreement::message::Message;
 use crate::core::ids::NodeId;
+use crate::io::conflict::Held;
 use crate::io::realtime;
 use crate::keys::KeyRing;
 use anyhow::Context;
@@ -107,6 +108,8 @@ pub struct LinkSetup {
     pub control_limit: Duration,
     /// SCHED_FIFO priority wanted; 0: none.
     pub priority: u8,
+    /// Own addresses that are held back: nobody is called or answered from there.
+    pub held: Held,
     /// Any number, another one on each node: waits between attempts are drawn from it.
     pub seed: u64,
     /// Wakes the deciding thread.

@@ -1,4 +1,4 @@
-//! How much one peer may say: a bucket of messages and one of bytes, which fill with time. It tells how long to wait
+//! How much one peer may say, and how often somebody may call: buckets, which fill with time. It tells how long to wait
 //! before the next message is read; it reads no clock and waits for nothing.
 
 use crate::core::time::{MonoTime, nanos};
@@ -15,7 +15,7 @@ const NS_PER_S: u64 = 1_000_000_000;
 
 /// One quantity.
 #[derive(Clone, Copy, Debug)]
-struct Bucket {
+pub(super) struct Bucket {
     /// When all that was taken will be paid for.
     paid_at: MonoTime,
     unit_ns: u64,
@@ -23,15 +23,27 @@ struct Bucket {
 }
 
 impl Bucket {
-    const fn new(per_s: u64, burst: u64) -> Self {
+    /// Begins full: `burst` units may come at once, and `per_s` a second in the long run.
+    pub(super) const fn new(per_s: u64, burst: u64) -> Self {
         let unit_ns = NS_PER_S / per_s;
         Self { paid_at: MonoTime::ZERO, unit_ns, burst_ns: unit_ns * burst }
     }
 
-    fn take(&mut self, now: MonoTime, units: u64) -> Duration {
+    /// Takes units at `now`, there or not, and returns how long it takes until there are as many.
+    pub(super) fn take(&mut self, now: MonoTime, units: u64) -> Duration {
         let cost = Duration::from_nanos(self.unit_ns.saturating_mul(units));
         self.paid_at = self.paid_at.max(now) + cost;
         self.paid_at.since(now).saturating_sub(Duration::from_nanos(self.burst_ns))
+    }
+
+    /// Takes one unit at `now` if it is there.
+    pub(super) fn try_take(&mut self, now: MonoTime) -> bool {
+        let mut after = *self;
+        let is_there = after.take(now, 1).is_zero();
+        if is_there {
+            *self = after;
+        }
+        is_there
     }
 }
 

@@ -49,6 +49,7 @@ impl Net {
             port: PORT,
             control_limit: LIMIT,
             priority: 0,
+            held: Held::default(),
             seed: u64::from(own),
             waker: Arc::new(|| {}),
         }

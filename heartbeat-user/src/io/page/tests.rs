@@ -42,6 +42,21 @@ fn a_closed_page_is_over() {
 }
 
 #[test]
+fn only_the_page_that_an_incarnation_had_ends_what_it_ran() {
+    let page = Page::private().unwrap();
+    assert!(!page.end_earlier(7), "a page that nobody had: the earlier one is elsewhere, and runs out");
+    page.take_on(7, BOOT, false);
+    install(&page);
+    assert!(page.end_earlier(7));
+    assert_eq!(acting(&page, 1), Err(Refused::Closed));
+    // In between it ran under another incarnation, and by another page.
+    page.take_on(7, BOOT, false);
+    install(&page);
+    assert!(!page.end_earlier(8));
+    assert_eq!(acting(&page, 1), Err(Refused::Closed));
+}
+
+#[test]
 fn grants_that_were_cleared_are_cleared_for_whoever_looks_next() {
     let page = Page::private().unwrap();
     page.take_on(7, BOOT, false);

@@ -13,6 +13,7 @@ struct State {
     options: u32,
     settable: bool,
     feeding_fails: bool,
+    disarmed: u32,
 }
 
 struct Played {
@@ -54,7 +55,8 @@ impl Watchdog for Played {
 impl Drop for Played {
     fn drop(&mut self) {
         if self.announced {
-            self.state.lock().unwrap().running = false;
+            let mut state = self.state.lock().unwrap();
+            (state.running, state.disarmed) = (false, state.disarmed + 1);
         }
     }
 }
@@ -121,6 +123,48 @@ fn a_daemon_that_dies_leaves_it_armed() {
 }
 
 #[test]
+fn what_a_predecessor_left_armed_is_taken_over_without_a_gap() {
+    for (acting, runs, armed) in [(true, false, true), (true, true, true), (false, true, true), (false, false, false)] {
+        let (mut feeder, state) = feeder(State { running: runs, ..good() });
+        state.lock().unwrap().disarmed = 0;
+        feeder.take_over(acting, || runs).unwrap();
+        assert_eq!(feeder.is_armed(), armed, "acting {acting}, running {runs}");
+        let mut state = state.lock().unwrap();
+        assert_eq!((state.running, state.disarmed), (armed, u32::from(!armed)), "acting {acting}, running {runs}");
+        state.disarmed = 0;
+    }
+    let (mut feeder, state) = feeder(good());
+    feeder.take_over(true, || panic!("nobody is asked")).unwrap();
+    feeder.handle(MAY).unwrap();
+    feeder.take_over(true, || true).unwrap();
+    let state = state.lock().unwrap();
+    assert_eq!((state.opened, state.fed, state.disarmed), (1, 1, 0), "it is fed on, and opened once");
+}
+
+#[test]
+fn another_hang_limit_is_asked_of_the_device_that_runs() {
+    const S: Duration = Duration::from_secs(1);
+    let (mut feeder, state) = feeder(good());
+    feeder.handle(MAY).unwrap();
+    feeder.retime(120 * S).unwrap();
+    assert_eq!(state.lock().unwrap().timeout, 120);
+    feeder.retime(30 * S).unwrap();
+    assert_eq!(state.lock().unwrap().timeout, 30);
+    // Beyond what it has: it is refused, and runs on as it was.
+    let error = feeder.retime(300 * S).unwrap_err().to_string();
+    assert!(error.contains("hang_limit_s (300 s)"), "{error}");
+    let seen = |state: &State| (state.timeout, state.running, state.opened, state.disarmed);
+    assert_eq!(seen(&state.lock().unwrap()), (30, true, 1, 0));
+    feeder.handle(MAY).unwrap();
+    // Where it does not run, it is tried and closed; the former limit stays for the next time.
+    feeder.everything_stopped().unwrap();
+    assert!(feeder.retime(300 * S).is_err());
+    assert!(!state.lock().unwrap().running);
+    feeder.handle(MAY).unwrap();
+    assert_eq!(state.lock().unwrap().timeout, 30);
+}
+
+#[test]
 fn a_device_quicker_than_the_hang_limit_is_refused_and_disarmed() {
     for (timeout, most, settable) in [(30, 59, true), (30, 255, false), (59, 255, false)] {
         let (mut feeder, state) = feeder(State { timeout, most, settable, ..good() });
@@ -166,8 +210,22 @@ fn the_check_reads_what_the_kernel_says_and_opens_nothing() {
     says("max_timeout", "0\n");
     says("nowayout", "1\n");
     assert!(check_entry(entry.path(), HANG).unwrap_err().to_string().contains("nowayout"));
-    assert!(check(Path::new("/dev/null"), HANG).is_ok(), "a device that says nothing is left to the start");
+    says("nowayout", "0\n");
+    let class = |name: &str| {
+        let _ = std::fs::remove_file(entry.path().join("subsystem"));
+        std::os::unix::fs::symlink(format!("../../../class/{name}"), entry.path().join("subsystem")).unwrap();
+        check_entry(entry.path(), HANG).map_err(|error| error.to_string())
+    };
+    assert_eq!(class("watchdog"), Ok(()));
+    assert_eq!(class("mem"), Err("is no watchdog device".to_owned()));
     assert!(check(entry.path(), HANG).unwrap_err().to_string().contains("no watchdog device"));
+    let error = format!("{:#}", check(Path::new("/no/such/device"), HANG).unwrap_err());
+    assert!(error.starts_with("/no/such/device: No such file"), "{error}");
+    for (state, known) in [("active\n", true), ("inactive\n", false)] {
+        says("state", state);
+        assert_eq!(state_of(entry.path()), known);
+    }
+    assert!(!runs(entry.path()) && !runs(Path::new("/no/such/device")));
 }
 
 /// The requests as the kernel numbers them (linux/watchdog.h): a device that is none refuses each, and is not harmed.

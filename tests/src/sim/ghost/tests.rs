@@ -45,7 +45,7 @@ const fn ballot(round: u64) -> Ballot {
 fn begun() -> (Ghost, Vec<State>) {
     let first = document(1, [0; 4], &[0, 1, 2]);
     let states: Vec<_> = (0..3).map(|node| State::new(vote(node), first.clone())).collect();
-    let mut ghost = Ghost::new(3);
+    let mut ghost = Ghost::new(vec![7; 3]);
     for (node, state) in states.iter().enumerate() {
         ghost.durable(node, state, 1).unwrap();
     }
@@ -165,6 +165,53 @@ fn a_fence_that_no_view_orders_is_seen() {
 #[test]
 fn a_removal_told_twice_is_seen() {
     let (mut ghost, _) = begun();
-    assert!(ghost.tells_removal(0, 10, Order(2), member(2)) && ghost.tells_removal(1, 10, Order(2), member(2)));
-    assert!(!ghost.tells_removal(0, 10, Order(2), member(2)));
+    let second = Name { order: Order(2), digest: [2; 4] };
+    assert!(ghost.tells_removal(0, 10, second, member(2)) && ghost.tells_removal(1, 10, second, member(2)));
+    assert!(!ghost.tells_removal(0, 10, second, member(2)));
+}
+
+#[test]
+fn members_with_other_settings_are_seen() {
+    let (mut ghost, states) = begun();
+    ghost.settings[2] = 8;
+    let digest = states[0].register.view.digest;
+    let next = |members: &[usize]| document(2, digest, members);
+    let decide = |ghost: &mut Ghost, value: &Document| {
+        ghost.durable(0, &accepts(&states[0], 1, value), 2).unwrap();
+        ghost.durable(1, &accepts(&states[1], 1, value), 2)
+    };
+    let before = ghost.judged.of(Rule::S11);
+    assert_eq!(property(decide(&mut ghost.clone(), &next(&[1, 2]))), "S11");
+    decide(&mut ghost, &next(&[0, 1])).unwrap();
+    assert_eq!(ghost.judged.of(Rule::S11), before + 1);
+}
+
+#[test]
+fn two_forced_starts_are_told_apart_and_the_lower_digest_wins() {
+    let (mut ghost, states) = begun();
+    let digest = states[0].register.view.digest;
+    let order = Order::new(1, 2).unwrap();
+    let alone = |node: usize| Document { order, ..document(2, digest, &[node]) };
+    for node in [0, 2] {
+        let state = State { sequence: 9, ..State::new(vote(node), alone(node)) };
+        ghost.durable(node, &state, 2).unwrap();
+    }
+    let lower = [0, 2].map(|node| alone(node).name()).into_iter().min_by_key(|name| name.digest).unwrap();
+    assert_eq!((ghost.newest, ghost.view(order).unwrap().name, ghost.forced), (order, lower, 2));
+    let next =
+        |node: usize| Document { order: order.next().unwrap(), ..document(3, alone(node).name().digest, &[node]) };
+    for node in [0, 2] {
+        let state = State::new(vote(node), alone(node));
+        ghost.durable(node, &State { sequence: 20, ..accepts(&state, 1, &next(node)) }, 3).unwrap();
+    }
+    assert_eq!(ghost.views().filter(|view| view.name.order.number() == 3).count(), 2);
+    for node in [0, 2] {
+        let (own, line) = (alone(node).name(), next(node).name());
+        assert_eq!(ghost.in_line(line, order).unwrap().name, own, "its own line's, whichever wins");
+        assert_eq!(ghost.in_line(own, order).unwrap().name, own);
+        assert_eq!(ghost.in_line(line, Order::new(0, 1).unwrap()).unwrap().name.digest, digest);
+        assert!(ghost.in_line(own, line.order).is_none() && ghost.in_line(line, Order::new(0, 2).unwrap()).is_none());
+    }
+    let stray = State { sequence: 9, ..State::new(vote(1), Document { order, ..document(2, digest, &[0, 1]) }) };
+    assert_eq!(property(ghost.durable(1, &stray, 4)), "S2", "a forced start is alone");
 }

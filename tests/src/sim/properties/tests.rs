@@ -2,12 +2,17 @@
 
 use super::*;
 use crate::sim::clock::{Clock, MS};
+use crate::sim::faults;
 use crate::sim::service;
 use crate::sim::{Plan, plan};
-use heartbeat_common::lease;
+use heartbeat_common::lease::{self, bank};
 use heartbeat_common::view::{Name, VoteId};
-use heartbeat_user::core::agreement::document::{Document, Holder, LeaseTerms, Owed, QuorumTerms, SCHEMA, Vote};
-use heartbeat_user::core::agreement::types::Bank;
+use heartbeat_user::core::agreement::document::{
+    Document, Holder, LeaseTerms, Owed, QuorumTerms, Reason, SCHEMA, Vote,
+};
+use heartbeat_user::core::agreement::event::Grounds;
+use heartbeat_user::core::agreement::types::{Bank, Command};
+use heartbeat_user::core::ids::NodeId;
 use heartbeat_user::io::agreement::page;
 use std::time::Duration;
 
@@ -81,6 +86,7 @@ fn both_act(document: &Document) -> World {
         page::install(page, &bank, &world.slots, world.times(place));
         assert!(lease::grant(page, 77));
         page.set(word::IN_FORCE, document.order.0);
+        world.grants.note(place, document.name().digest[0].max(1), world.now);
     }
     world
 }
@@ -109,6 +115,7 @@ fn what_runs_on_after_its_lease_is_seen() {
     world.nodes[0].kernel.page.set(word::CLOSED, 1);
     let token = Token { order: 1, incarnation: 10 };
     world.nodes[0].service.state = service::State::Stopping(token, world.now + MS);
+    world.nodes[0].service.stop_ns = MS;
     let after = world.acting(1);
     world.permission_changed(1, None, after);
     assert_eq!(broken_property(&world), Some("S3"));
@@ -153,6 +160,7 @@ fn an_acceptance_written_while_grants_stand_is_seen() {
 #[test]
 fn an_act_that_comes_too_late_is_seen() {
     let mut world = both_act(&document(1, &[1], &[]));
+    world.unasked = &["lease"];
     assert!(world.sink.act(1, Token { order: 5, incarnation: 10 }));
     world.acts(0);
     assert_eq!(broken_property(&world), Some("S4"));
@@ -161,6 +169,86 @@ fn an_act_that_comes_too_late_is_seen() {
     world.acts(1);
     assert_eq!(broken_property(&world), None, "a member that is behind is refused, and no more");
     assert_eq!(world.stats.of(Count::ActsRefused), 2);
+}
+
+/// Asks, so many milliseconds later, what the first node's acting rests on.
+fn rests(world: &mut World, ms: u64) -> Option<&'static str> {
+    world.now += ms * MS;
+    world.rests_on_grants(0, Token { order: 1, incarnation: 10 });
+    broken_property(world)
+}
+
+#[test]
+fn acting_without_grants_of_a_majority_is_seen() {
+    let mut world = both_act(&document(1, &[0, 1], &[]));
+    assert_eq!(rests(&mut world, 10_000), None, "grants that stand do not age");
+    world.grants.note(1, 0, world.now);
+    assert_eq!(rests(&mut world, 500), None, "one lease after the last of them");
+    assert_eq!(rests(&mut world, 5), Some("lease"));
+    assert_eq!((world.ghost.judged.of(Rule::Lease), world.ghost.judged.of(Rule::S5)), (3, 0));
+    world.violation = None;
+    world.nodes[0].gap.open = true;
+    assert_eq!(rests(&mut world, 0), Some("S5"), "the first act after a gap");
+    let mut world = both_act(&document(1, &[1], &[]));
+    assert_eq!(rests(&mut world, 0), Some("lease"), "no member");
+}
+
+#[test]
+fn a_grant_that_the_same_turn_clears_was_given() {
+    let view = document(1, &[0, 1], &[]);
+    let mark = view.name().digest[0].max(1);
+    let mut world = both_act(&view);
+    world.grants = Grants::default();
+    world.grants.note(1, mark, world.now);
+    let page = &world.nodes[0].kernel.page;
+    page.clear(word::GRANTING);
+    page.set(lease::active_bank(page) + bank::OWN_MARK, mark);
+    assert_eq!(rests(&mut world, 0), Some("lease"), "not given yet");
+    world.violation = None;
+    world.carry(0, Command::SetGranting(mark));
+    world.carry(0, Command::ClearGrants(mark));
+    world.note_grants(0);
+    assert_eq!(rests(&mut world, 500), None, "one lease from then on");
+    world.carry(0, Command::SetGranting(mark));
+    assert_eq!(rests(&mut world, 5), Some("lease"), "a grant that is refused counts for nothing");
+}
+
+#[test]
+fn acting_on_stamps_from_before_a_sleep_is_seen() {
+    let after = |woke: u64, slept: u64, looked: bool, clear_at: Option<u64>| {
+        let mut world = both_act(&document(1, &[0, 1], &[]));
+        world.now += 200 * MS;
+        let page = &world.nodes[0].kernel.page;
+        let active = lease::active_bank(page);
+        let floor = page.get(active + bank::FLOOR_NS);
+        if let Some(ms) = clear_at {
+            page.clear(word::GRANTING);
+            page.set(active + bank::OWN_DATE_NS, floor + ms * MS);
+        }
+        world.nodes[0].gap = Gap { open: true, woke: floor + woke * MS, slept: slept * MS, looked };
+        let broken = rests(&mut world, 0);
+        assert_eq!(world.ghost.judged.of(Rule::S5), 1);
+        broken
+    };
+    assert_eq!(after(100, 1, true, None), Some("S5"), "its controller has looked since, and goes on by the old bank");
+    assert_eq!(after(0, 1, true, None), None, "the bank was made afterwards");
+    assert_eq!(after(100, 700, false, None), None, "an own grant that stands has no age");
+    assert_eq!(after(100, 290, false, Some(50)), None, "150 ms awake and 290 ms asleep");
+    assert_eq!(after(100, 400, false, Some(50)), Some("S5"), "150 ms awake and 400 ms asleep");
+    assert_eq!(after(100, 400, false, Some(150)), None, "a stamp from after the sleep");
+}
+
+#[test]
+fn a_controller_that_is_made_younger_is_seen() {
+    let mut world = World::new(Plan::calm(2));
+    world.nodes[0].clock = Clock::new(world.now, 10_000 * MS, 0, 0);
+    world.nodes[0].ran = 9_950 * MS;
+    world.answers(0, 50);
+    world.answers(0, heartbeat_common::frame::age_since(0, 0));
+    assert_eq!(broken_property(&world), None, "50 ms, or not known");
+    world.answers(0, 40);
+    assert_eq!(broken_property(&world), Some("S8"));
+    assert_eq!(world.ghost.judged.of(Rule::S8), 2);
 }
 
 #[test]
@@ -176,21 +264,84 @@ fn an_accusation_without_silence_is_seen() {
     assert_eq!(broken_property(&world), None);
 }
 
+/// Two nodes that hear each other, after the faults of these classes.
+fn after_faults(classes: &[usize]) -> World {
+    let mut plan = Plan::calm(2);
+    plan.faults.classes = classes.iter().map(|class| 1 << class).sum();
+    let mut world = World::new(plan);
+    world.player.over = true;
+    world.begin();
+    world.run_ms(5_000);
+    assert_eq!(broken_property(&world), None);
+    world
+}
+
+#[test]
+fn what_is_up_by_a_replayed_frame_is_believed_no_longer_than_any_other() {
+    let believes = |age: u64, replayed: Option<u64>| {
+        let mut world = after_faults(&[faults::REPLAY]);
+        world.nodes[1].ran = world.nodes[1].clock.mono(world.now) - age * MS;
+        world.nodes[0].replayed[1] = replayed.map_or(0, |ms| world.now - ms * MS);
+        world.believes(0);
+        broken_property(&world)
+    };
+    assert_eq!(believes(1_000, None), None);
+    assert_eq!(believes(3_000, None), Some("S8"));
+    assert_eq!(believes(3_000, Some(1_000)), None, "two detection times");
+    assert_eq!(believes(3_000, Some(1_500)), Some("S8"));
+}
+
+#[test]
+fn only_a_silence_with_a_probe_that_was_signed_late_may_last() {
+    let accuses = |signed: Option<u64>, waits: bool| {
+        let mut world = after_faults(&[faults::SIGNING]);
+        world.unasked = &["L8"];
+        let path = world.plan.path_to(0, 1, 0);
+        let node = &mut world.nodes[0];
+        node.kernel.ticks[path].heard_ns.set(node.clock.mono(world.now) - 700 * MS);
+        node.signed_late = signed.map_or(0, |ms| world.now - ms * MS);
+        if waits {
+            node.process.as_mut().unwrap().pacer.paths[path].half = Some((0, 0, 0, 0));
+        }
+        world.accused(0, 1);
+        assert_eq!(world.ghost.judged.of(Rule::S7), 1);
+        broken_property(&world)
+    };
+    assert_eq!(accuses(None, false), Some("L1"));
+    assert_eq!(accuses(Some(800), false), Some("L1"), "before the silence");
+    assert_eq!(accuses(Some(600), false), None);
+    assert_eq!(accuses(None, true), None, "it has not left yet");
+}
+
+fn grounds(reason: Reason, judges: &[u16]) -> Grounds {
+    let judges = judges.iter().map(|node| NodeId(*node)).collect();
+    Grounds { reason, silent_ms: 600, controller_age_ms: 0, judges, others: Vec::new() }
+}
+
 #[test]
 fn a_removal_without_cause_is_seen() {
-    let mut world = both_act(&document(1, &[1], &[]));
-    world.removed(1, Order(1), member(0, 10), Reason::Left, 0);
+    let view = document(1, &[1], &[]);
+    let mut world = both_act(&view);
+    world.told_removal(1, view.name(), Order(1), member(0, 10));
     assert_eq!(broken_property(&world), None);
-    world.removed(1, Order(1), member(0, 10), Reason::Left, 0);
+    world.told_removal(1, view.name(), Order(1), member(0, 10));
     assert_eq!(broken_property(&world), Some("S14"), "told twice");
-    let mut world = both_act(&document(1, &[0, 1], &[]));
-    world.removed(1, Order(1), member(0, 10), Reason::Left, 0);
+    let mut world = both_act(&view);
+    world.told_removal(1, view.name(), Order(2), member(0, 10));
+    assert_eq!(broken_property(&world), Some("S14"), "no view before it");
+    let view = document(1, &[0, 1], &[]);
+    let mut world = both_act(&view);
+    world.told_removal(1, view.name(), Order(1), member(0, 10));
     assert_eq!(broken_property(&world), Some("S14"), "it is a member");
     let mut world = both_act(&document(1, &[1], &[]));
-    world.removed(1, Order(1), member(0, 10), Reason::Down, 1);
+    world.removed(1, Order(1), member(0, 10), Some(&grounds(Reason::Down, &[1])));
     assert_eq!(broken_property(&world), Some("S7"), "nobody saw it silent");
     let mut world = both_act(&document(1, &[1], &[]));
     world.ghost.accuse(0);
-    world.removed(1, Order(1), member(0, 10), Reason::Down, 1);
+    world.removed(1, Order(1), member(0, 10), Some(&grounds(Reason::Down, &[])));
+    assert_eq!(broken_property(&world), Some("S7"), "nobody is named who judged it");
+    let mut world = both_act(&document(1, &[1], &[]));
+    world.ghost.accuse(0);
+    world.removed(1, Order(1), member(0, 10), Some(&grounds(Reason::Down, &[1])));
     assert_eq!(broken_property(&world), None);
 }

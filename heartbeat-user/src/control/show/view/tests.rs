@@ -69,7 +69,7 @@ fn waiting() -> ViewStatus {
         controller_age_ms: 9,
     }];
     view.owed = vec![OwedStatus { member: of("c", 3, 4), left_out_by: "0.8".into(), stopped: false }];
-    view.quarantined = vec![QuarantineStatus { name: "d".into(), id: 4, exits: 3 }];
+    view.quarantined = vec![QuarantineStatus { name: "d".into(), id: 4, exits: 3, remaining_ms: 5_400_000 }];
     status.waits_for = vec!["c to have stopped".into()];
     status.stage = Stage::Cleanup;
     status
@@ -93,9 +93,9 @@ fn a_view_not_in_force_says_whom_it_waits_for_and_why() {
         "view       0.8 (00112233445566aa), agreed, NOT in force\n",
         "in force   still 0.7: who goes on acts under that one\n",
         "stage      cleanup\nwaits for  c to have stopped\n",
-        "left out   c (incarnation 4): silent on every path for 512ms; so judged a, b\n",
+        "left out   c (incarnation 4): silent on every path for 512ms; so judged by a, b\n",
         "owed       c (incarnation 4), left out by view 0.8: NOT known to have stopped\n",
-        "quarantine d may not join: it ended ungracefully 3 times within an hour\n",
+        "quarantine d may not join for 1h30m: it ended ungracefully 3 times within an hour\n",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
     }
@@ -144,6 +144,7 @@ fn status_has_view_and_lease_in_a_line_each() {
     assert_eq!(well.fault(), None);
     let waits = glanced(waiting());
     let text = glance(Some(&waits));
+    assert!(text.contains("; d in quarantine for 1h30m; waits for"), "{text}");
     assert!(text.contains("agreed, NOT in force of a, b; acts under 0.7 meanwhile"), "{text}");
     assert!(text.ends_with("; waits for c to have stopped"), "{text}");
     assert_eq!(waits.fault().unwrap(), "view 0.8 is not in force: waits for c to have stopped");

@@ -65,8 +65,8 @@ fn an_owed_wait_is_kept_across_views_and_grows_with_the_lease() {
     assert_eq!(stops.advance(at(1_901)), [(C, How::Waited)]);
     let mut stops = owing(&[B]);
     stops.install(&view(3, &[B], 2_000, 100), Duration::ZERO, at(1_400));
-    assert_eq!(stops.advance(at(2_999)), []);
-    assert_eq!(stops.advance(at(3_001)), [(B, How::Waited)]);
+    assert_eq!(stops.advance(at(3_002)), []);
+    assert_eq!(stops.advance(at(3_003)), [(B, How::Waited)]);
     // A shorter lease shortens no wait that was begun.
     let mut stops = Stops::default();
     stops.install(&view(2, &[B], 2_000, 100), Duration::ZERO, at(1_000));

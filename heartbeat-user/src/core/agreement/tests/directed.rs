@@ -55,7 +55,7 @@ fn an_empty_disk_begins_with_a_vote_of_its_own() {
     let mut world = World::formed(3);
     let old = disk(&world, 3).vote;
     world.crash(3);
-    world.nodes.get_mut(&3).unwrap().disk = None;
+    world.lose_disk(3);
     world.start(3);
     world.run_until(2_000, |world| world.nodes[&3].disk.is_some());
     let (vote, view) = (disk(&world, 3).vote, world.view(3));

@@ -8,7 +8,7 @@ use heartbeat_common::view::Order;
 
 fn removed(world: &World, at: u16, who: u16) -> Vec<Reason> {
     let reason = |event: &AgreementEvent| match event {
-        AgreementEvent::NodeRemoved { removal, .. } if removal.member.node.0 == who => Some(removal.reason),
+        AgreementEvent::NodeRemoved { member, grounds, .. } if member.node.0 == who => Some(grounds.as_ref()?.reason),
         _ => None,
     };
     world.nodes[&at].events.iter().filter_map(reason).collect()
@@ -34,7 +34,7 @@ fn whoever_lost_its_disk_creates_nothing_beside_the_cluster_it_has_not_heard_yet
     let mut world = World::formed(3);
     world.crash(3);
     world.run(5_000);
-    world.nodes.get_mut(&3).unwrap().disk = None;
+    world.lose_disk(3);
     world.start(3);
     world.request(3, 9, Request::Init { instance: [8, 8] });
     world.run(2_000);

@@ -1,7 +1,13 @@
 //! Clusters in memory: how they form, change, split and come back, and each rule that keeps two of them from acting.
 
 mod directed;
+mod endings;
 mod life;
+mod outside;
+mod parted;
 mod returns;
 mod rules;
+mod stale;
+mod wants;
+mod words;
 mod world;

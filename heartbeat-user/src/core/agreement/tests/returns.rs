@@ -3,6 +3,7 @@
 
 use super::world::{World, times};
 use crate::core::agreement::message::{Message, Setting};
+use crate::core::agreement::stops::slack;
 use crate::core::agreement::types::{Command, Input, Outcome, Refusal, Request};
 use crate::core::agreement::voter::State;
 use crate::core::ids::NodeId;
@@ -136,7 +137,7 @@ fn a_view_owes_the_lease_and_what_a_slewed_clock_may_add() {
     world.run_until(3_000, |world| world.nodes[&1].kernel.in_force == world.view(1).order);
     let waited = Duration::from_millis(world.now - learned);
     let timing = world.setup(1).timing;
-    assert!(waited >= Duration::from_millis(super::world::LEASE) + timing.delay / 20, "{waited:?}");
+    assert!(waited >= Duration::from_millis(super::world::LEASE) + slack(timing.delay), "{waited:?}");
 }
 
 #[test]

@@ -239,7 +239,41 @@ fn an_acknowledged_fence_ends_the_wait_where_the_kernel_gates() {
     assert!(matches!(world.outcome(1, 3), Some(Outcome::Decided(_))));
     assert_eq!(world.nodes[&3].kernel.fenced, world.nodes[&3].incarnation);
     world.run(1_000);
-    assert_eq!(world.nodes[&3].ended, Some(Ending::Out));
+    assert_eq!(world.nodes[&3].ended, Some(Ending::Removed), "an operator's order is no fault of the victim's");
+}
+
+#[test]
+fn no_kernel_gates_what_an_older_lease_gave_time_to_stop() {
+    let claims = |world: &World| world.nodes[&3].kernel.standing.as_ref().is_some_and(|said| said.stops_at_once);
+    let mut world = World::formed(3);
+    assert!(claims(&world));
+    world.request(1, 5, Request::Set(Setting::StopMs(50)));
+    world.run_until(2_000, |world| world.view(3).lease.stop_ms == 50 && world.settled(3));
+    assert!(!claims(&world));
+    world.request(1, 6, Request::Set(Setting::StopMs(0)));
+    world.run_until(2_000, |world| world.view(3).lease.stop_ms == 0 && world.settled(3));
+    assert!(!claims(&world), "what ran by the view before may be stopping");
+    // The same goes for the view that leaves it out.
+    world.nodes.get_mut(&3).unwrap().log.clear();
+    world.request(1, 7, Request::Fence(NodeId(3)));
+    world.run(200);
+    assert_eq!(world.members(1), [1, 2]);
+    let says = |command: &Command| matches!(command, Command::Standing(standing) if standing.stops_at_once);
+    assert!(!world.nodes[&3].log.iter().any(says));
+}
+
+#[test]
+fn a_kernel_gates_again_once_no_older_lease_lasts() {
+    let claims = |world: &World| world.nodes[&3].kernel.standing.as_ref().is_some_and(|said| said.stops_at_once);
+    let mut world = World::formed(3);
+    world.request(1, 5, Request::Set(Setting::StopMs(50)));
+    world.run_until(2_000, |world| world.view(3).lease.stop_ms == 50 && world.settled(3));
+    world.request(1, 6, Request::Set(Setting::StopMs(0)));
+    world.run_until(2_000, |world| world.view(3).lease.stop_ms == 0 && world.settled(3));
+    let took = world.run_until(2_000, claims);
+    assert!(took + 100 >= LEASE, "{took} ms");
+    world.run(500);
+    assert!(world.settled(3), "saying so once more costs nothing");
 }
 
 #[test]
@@ -247,7 +281,7 @@ fn an_empty_disk_has_no_vote_and_grants_nothing() {
     let mut world = World::formed(3);
     world.crash(3);
     world.run(200);
-    world.nodes.get_mut(&3).unwrap().disk = None;
+    world.lose_disk(3);
     world.start(3);
     world.nodes.get_mut(&3).unwrap().log.clear();
     world.run_until(2_000, |world| world.life(3) == Some(Life::Observer));
@@ -273,6 +307,41 @@ fn a_failed_write_forfeits_the_vote_and_ends_the_node() {
     world.run_until(8_000, |world| world.nodes[&2].ended == Some(Ending::Forfeited));
     assert!(world.nodes[&2].events.contains(&AgreementEvent::VoteForfeited));
     world.run_until(3_000, |world| world.members(1) == [1, 3] && world.members(3) == [1, 3]);
+}
+
+#[test]
+fn who_cannot_write_a_view_is_left_out_of_the_next_by_its_own_word() {
+    let mut world = World::formed(3);
+    let leave = world.setup(2).timing.leave.as_millis() as u64;
+    // A view is decided without its vote, and fails to get to its disk.
+    world.nodes.get_mut(&2).unwrap().disk_fails = true;
+    world.lose = |message, _, to| to == 2 && matches!(message, Message::Prepare { .. } | Message::Accept { .. });
+    world.request(1, 5, Request::Set(Setting::LeaseMs(700)));
+    let forfeited = |world: &World| world.nodes[&2].events.contains(&AgreementEvent::VoteForfeited);
+    world.run_until(3_000, |world| forfeited(world) && world.view(1).lease.lease_ms == 700);
+    let before = world.view(1).order;
+    assert!(world.view(2).order < before && world.members(1) == [1, 2, 3]);
+    // It is waited for neither until it gives up leaving, nor by others.
+    world.run_until(leave / 2, |world| world.members(1) == [1, 3] && world.members(3) == [1, 3]);
+    assert_eq!(Some(world.view(1).order), before.next());
+    assert_eq!(world.view(1).removals[0].reason, Reason::Left);
+    world.run_until(leave / 4, |world| world.nodes[&2].ended == Some(Ending::Forfeited));
+}
+
+#[test]
+fn who_forfeits_a_vote_that_all_need_waits_for_no_view_without_it() {
+    let mut world = World::new(4);
+    world.dynamic = false;
+    world.form();
+    for node in [1, 2] {
+        world.nodes.get_mut(&node).unwrap().disk_fails = true;
+    }
+    world.request(3, 5, Request::Set(Setting::LeaseMs(700)));
+    let over = |world: &World, node: u16| world.nodes[&node].events.contains(&AgreementEvent::VoteForfeited);
+    world.run_until(3_000, |world| over(world, 1) && over(world, 2));
+    // Three of four votes are needed: until one of the two is back there is nothing to wait for.
+    let ended = |world: &World, node: u16| world.nodes[&node].ended == Some(Ending::Forfeited);
+    world.run_until(1_000, |world| ended(world, 1) || ended(world, 2));
 }
 
 #[test]
@@ -348,7 +417,7 @@ fn a_forced_start_waits_before_it_acts_and_its_side_wins_when_they_meet() {
     world.request(1, 2, Request::Force);
     assert_eq!(world.outcome(1, 2), Some(Outcome::Refused(Refusal::NotWaiting)));
     world.heal();
-    world.run_until(1_000, |world| (1..=2).all(|node| world.nodes[&node].ended == Some(Ending::Out)));
+    world.run_until(1_000, |world| (1..=2).all(|node| world.nodes[&node].ended == Some(Ending::Removed)));
     world.run_until(1_000, |world| world.acting(3).is_ok());
     world.start(1);
     world.start(2);

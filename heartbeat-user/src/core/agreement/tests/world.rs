@@ -98,6 +98,8 @@ pub struct Node {
     pub disk_fails: bool,
     pub kernel: Kernel,
     pub stalled_since: Option<u64>,
+    /// It acted when its controller last looked.
+    pub acted: bool,
     /// Its controller began a moment ago, and has no answer to what it asked before this.
     answered_from: u64,
     pub events: Vec<AgreementEvent>,
@@ -124,6 +126,8 @@ pub struct World {
     pub no_fences: bool,
     /// After how long without progress a controller counts as stalled, ms.
     pub stall_limit: u64,
+    /// How long a quarantine lasts.
+    pub quarantine: Duration,
     /// Controllers that start find that their machines slept since their page's bank was made.
     pub slept: bool,
 }
@@ -143,6 +147,7 @@ impl World {
             gated: false,
             no_fences: false,
             stall_limit: 300,
+            quarantine: Duration::from_secs(7_200),
             slept: false,
         }
     }
@@ -150,12 +155,18 @@ impl World {
     /// A cluster of so many nodes, all of them members, that act.
     pub fn formed(nodes: u16) -> Self {
         let mut world = Self::new(nodes);
-        for node in 1..=nodes {
-            world.start(node);
-        }
-        world.request(1, 1, Request::Init { instance: [7, 7] });
-        world.run_until(20_000, |world| world.settled(nodes));
+        world.form();
         world
+    }
+
+    /// Starts all nodes, creates the cluster, and waits until all are members that act.
+    pub fn form(&mut self) {
+        let nodes = self.nodes.len() as u16;
+        for node in 1..=nodes {
+            self.start(node);
+        }
+        self.request(1, 1, Request::Init { instance: [7, 7] });
+        self.run_until(20_000, |world| world.settled(nodes));
     }
 
     /// All of 1 to `nodes` are members of one view that is in force, and act.
@@ -192,7 +203,7 @@ impl World {
                 delay: Duration::from_millis(100),
                 leave: Duration::from_secs(5),
             },
-            quarantine: QuarantineTerms { threshold: 3, duration: Duration::from_secs(7_200) },
+            quarantine: QuarantineTerms { threshold: 3, duration: self.quarantine },
             own_ends: 0,
             join_only: false,
             fresh_vote: VoteId([u64::from(node), self.now]),
@@ -223,7 +234,9 @@ impl World {
         this.seen.values_mut().for_each(|seen| seen.both_since = None);
         let kernel = &this.kernel;
         let bank = kernel.bank.as_ref().map_or((0, 0), |bank| (bank.view.order.0, bank.view.digest[0]));
-        let adopted = Adopted { bank, in_force: kernel.in_force, cleared: kernel.cleared, slept: self.slept };
+        let member = kernel.bank.as_ref().is_some_and(|bank| bank.member);
+        let (in_force, cleared) = (kernel.in_force, kernel.cleared);
+        let adopted = Adopted { bank, in_force, cleared, member, slept: self.slept, acting: this.acted };
         self.boot(node, Some(adopted), self.now);
     }
 
@@ -258,6 +271,11 @@ impl World {
         this.agreement = None;
         this.writes.clear();
         this.kernel = Kernel::default();
+    }
+
+    /// What a node's disk held is gone.
+    pub fn lose_disk(&mut self, node: u16) {
+        self.nodes.get_mut(&node).unwrap().disk = None;
     }
 
     /// Its controller stops making progress, or goes on.
@@ -362,7 +380,18 @@ impl World {
             self.input(node, Input::Facts(facts));
             let this = &self.nodes[&node];
             let acting = this.kernel.acting(this.incarnation, self.now);
-            self.input(node, Input::Page(PageView { acting, fenced: this.kernel.fenced, fenced_by: None }));
+            self.nodes.get_mut(&node).unwrap().acted = acting.is_ok();
+            let this = &self.nodes[&node];
+            self.input(
+                node,
+                Input::Page(PageView {
+                    acting,
+                    lease_until_ns: this.kernel.lease_until().saturating_mul(1_000_000),
+                    fenced: this.kernel.fenced,
+                    fenced_by: None,
+                    fenced_at: MonoTime::ZERO,
+                }),
+            );
         }
         self.check();
     }
@@ -425,7 +454,7 @@ impl World {
         if goes { word } else { 0 }
     }
 
-    fn facts(&self, node: u16) -> Vec<PeerFacts> {
+    pub fn facts(&self, node: u16) -> Vec<PeerFacts> {
         let this = &self.nodes[&node];
         let fact = |(peer, seen): (&u16, &Seen)| {
             let other = &self.nodes[peer];

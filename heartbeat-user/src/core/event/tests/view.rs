@@ -2,11 +2,12 @@
 
 use super::super::*;
 use crate::core::agreement::AgreementEvent as A;
-use crate::core::agreement::document::{ChangeId, Member, Reason, Removal};
-use crate::core::agreement::event::{JoinFault, Trigger};
+use crate::core::agreement::document::{ChangeId, Member, Reason};
+use crate::core::agreement::event::{ControlFault, Grounds, JoinFault, Trigger};
 use crate::core::agreement::message::Setting;
 use crate::core::agreement::stops::How;
 use crate::core::ids::NodeId;
+use crate::core::time::MonoTime;
 use heartbeat_common::lease::{Refused, hold};
 use heartbeat_common::view::{Name, Order};
 use serde_json::json;
@@ -25,12 +26,13 @@ fn member(node: u16) -> Member {
     Member { node: NodeId(node), incarnation: 10 + u64::from(node) }
 }
 
-fn removal(reason: Reason) -> Removal {
-    Removal { member: member(3), reason, silent_ms: 512, controller_age_ms: 9, judges: 0b011 }
+fn grounds(reason: Reason) -> Grounds {
+    let judges = vec![NodeId(1), NodeId(2)];
+    Grounds { reason, silent_ms: 512, controller_age_ms: 9, judges, others: Vec::new() }
 }
 
 fn removed(reason: Reason) -> A {
-    A::NodeRemoved { view: view(8), removal: removal(reason) }
+    A::NodeRemoved { view: view(8), member: member(3), grounds: Some(grounds(reason)) }
 }
 
 fn change() -> ChangeId {
@@ -39,8 +41,8 @@ fn change() -> ChangeId {
 
 /// Events about membership and quorum: each case whose sentences differ.
 fn grave() -> Vec<A> {
-    let lost = |why, missing| A::QuorumLost { view: view(7), why, missing };
-    let left_out = |removal, stayed| A::LeftOut { view: view(8), removal, stayed };
+    let lost = |why, missing| A::QuorumLost { view: view(7), why, missing, ended: MonoTime(1) };
+    let left_out = |grounds, stayed| A::LeftOut { view: view(8), grounds, stayed };
     vec![
         removed(Reason::Down),
         removed(Reason::Hung),
@@ -51,12 +53,13 @@ fn grave() -> Vec<A> {
         removed(Reason::CannotApply),
         removed(Reason::Fenced),
         removed(Reason::Forced),
+        A::NodeRemoved { view: view(8), member: member(3), grounds: None },
         lost(Refused::Expired, vec![NodeId(2), NodeId(3)]),
         lost(Refused::Expired, Vec::new()),
         lost(Refused::Held(hold::CLOCK), Vec::new()),
-        A::Fenced { by: Some(NodeId(1)), view: view(8), reason: Some(Reason::Hung) },
-        A::Fenced { by: None, view: view(8), reason: None },
-        left_out(Some(removal(Reason::NotConnected)), vec![NodeId(1), NodeId(2)]),
+        A::Fenced { by: Some(NodeId(1)), view: Some(view(8)), reason: Some(Reason::Hung) },
+        A::Fenced { by: None, view: None, reason: None },
+        left_out(Some(grounds(Reason::NotConnected)), vec![NodeId(1), NodeId(2)]),
         left_out(None, vec![NodeId(1)]),
         A::JoinRefused { node: member(3), why: JoinFault::Settings },
         A::StateNotNewest { held: view(7), newest: view(9), told_by: NodeId(2) },
@@ -64,11 +67,12 @@ fn grave() -> Vec<A> {
         A::OtherSideForced { own: view(7), other: Order::new(1, 8).unwrap() },
         A::Quarantined { node: NodeId(3), ends: 3, remaining: Duration::from_secs(7200) },
         A::QuarantineRefused { node: NodeId(3), remaining: Duration::from_secs(60) },
-        A::OwnQuarantine { ends: 3 },
+        A::OwnQuarantine { ends: 3, remaining: Duration::from_secs(7200) },
         A::StoppedForConsistency,
         A::VoteForfeited,
         A::OlderState { sequence: 4, seen: 9, seen_by: NodeId(2) },
-        A::Hole { view: view(8), silent: Duration::from_secs(1) },
+        A::Hole { view: view(8), hung: false, lost: Duration::from_secs(1) },
+        A::Hole { view: view(8), hung: true, lost: Duration::from_secs(1) },
         A::RestartBackoff { ends: 2, wait: Duration::from_secs(4) },
         A::ForcedQuorum { view: Order::new(1, 8).unwrap() },
         A::ClockOutOfBounds,
@@ -104,6 +108,7 @@ fn ordinary() -> Vec<A> {
         A::NodeLeftView { view: view(8), member: member(3), handed_over: true },
         A::NodeLeftView { view: view(7), member: member(1), handed_over: false },
         A::LeaseGained { view: view(8) },
+        A::LeaseGivenUp { view: view(8) },
         A::FenceSent { victim: member(3), view: view(8) },
         A::FenceAcknowledged { victim: member(3), gated: true },
         A::FenceAcknowledged { victim: member(3), gated: false },
@@ -118,7 +123,9 @@ fn ordinary() -> Vec<A> {
         setting(None),
         A::NoConnectedMajority { view: view(7), apart: vec![NodeId(1), NodeId(3)] },
         A::LastDisk { view: view(8), node: NodeId(1) },
-        A::ControlLost { node: NodeId(2) },
+        A::ControlLost { node: NodeId(2), fault: ControlFault::There },
+        A::ControlLost { node: NodeId(2), fault: ControlFault::Here },
+        A::ControlLost { node: NodeId(2), fault: ControlFault::NotDetermined },
         A::ControlRestored { node: NodeId(2) },
     ]
 }
@@ -135,7 +142,7 @@ fn sentence(told: A) -> String {
 fn numbers_are_those_of_windows_or_from_20100() {
     let windows = [1006, 1070, 1073, 1118, 1135, 1177, 1561, 1672, 1675, 1676, 5396, 5398];
     let own: BTreeSet<u32> = ViewEvent::ALL.iter().map(|event| event.0).filter(|id| !windows.contains(id)).collect();
-    let expected: BTreeSet<u32> = (20_100..=20_125).filter(|id| *id != 20_107).collect();
+    let expected: BTreeSet<u32> = (20_100..=20_125).collect();
     assert_eq!(own, expected);
     assert_eq!(ViewEvent::ALL.len(), windows.len() + own.len());
 }
@@ -182,11 +189,37 @@ fn a_removal_says_why_who_judged_and_where_the_fault_was() {
         ("view", json!("0.8")),
         ("cause", json!("down")),
         ("judges", json!(["a", "b"])),
+        ("others", json!([])),
         ("silent_ms", json!(512)),
         ("controller_age_ms", json!(9)),
     ] {
         assert_eq!(line[field], value, "{field}: {line}");
     }
+}
+
+#[test]
+fn whose_fault_a_broken_connection_was_follows_from_who_judged() {
+    let text = |reason, judges, others| {
+        let grounds = Grounds { judges, others, ..grounds(reason) };
+        sentence(A::NodeRemoved { view: view(8), member: member(3), grounds: Some(grounds) })
+    };
+    let all = text(Reason::NoMessages, vec![NodeId(1), NodeId(2)], Vec::new());
+    assert!(all.ends_with("so judged by a and b, which is everybody that stayed: look at its end first"), "{all}");
+    let one = text(Reason::NotConnected, vec![NodeId(1)], vec![NodeId(2)]);
+    assert!(one.ends_with("so judged by a and not by b: look between it and the former"), "{one}");
+    let pair = text(Reason::NotConnected, vec![NodeId(1)], Vec::new());
+    assert!(pair.ends_with("so judged by a"), "of two ends neither is known to be at fault: {pair}");
+    let never = Grounds { silent_ms: u32::MAX, ..grounds(Reason::Down) };
+    let never = sentence(A::NodeRemoved { view: view(8), member: member(3), grounds: Some(never) });
+    assert!(never.contains("(never heard)"), "{never}");
+}
+
+#[test]
+fn a_removal_by_a_view_that_was_never_seen_claims_no_reason() {
+    let event = event(tell(A::NodeRemoved { view: view(8), member: member(3), grounds: None }, &names()));
+    let line = serde_json::to_value(&event).unwrap();
+    assert_eq!((&line["id"], &line["node"], &line["view"]), (&json!(1135), &json!("c"), &json!("0.8")));
+    assert!(line.get("cause").is_none() && line.get("judges").is_none(), "{line}");
 }
 
 #[test]
@@ -201,7 +234,7 @@ fn who_leaves_by_itself_is_no_error() {
 
 #[test]
 fn a_lost_quorum_names_the_votes_that_are_missing() {
-    let lost = |why, missing| sentence(A::QuorumLost { view: view(7), why, missing });
+    let lost = |why, missing| sentence(A::QuorumLost { view: view(7), why, missing, ended: MonoTime(1) });
     let text = lost(Refused::Expired, vec![NodeId(2), NodeId(3)]);
     assert!(text.contains("no majority of votes has granted within the lease"), "{text}");
     assert!(text.ends_with("of the holders of votes b and c is not heard: dead, or cut off from this node"), "{text}");
@@ -210,15 +243,32 @@ fn a_lost_quorum_names_the_votes_that_are_missing() {
 }
 
 #[test]
+fn a_loss_that_was_noticed_late_says_so() {
+    let told = |noticed_after_ms| {
+        let mut told = tell(
+            A::QuorumLost { view: view(7), why: Refused::Expired, missing: vec![NodeId(2)], ended: MonoTime(1) },
+            &names(),
+        );
+        if let ViewEvent::QuorumLost { noticed_after_ms: after, .. } = &mut told {
+            *after = noticed_after_ms;
+        }
+        event(told).to_string()
+    };
+    assert!(told(12_000).ends_with("; noticed 12.0 s later"), "{}", told(12_000));
+    assert!(!told(40).contains("noticed"), "{}", told(40));
+}
+
+#[test]
 fn who_was_fenced_knows_by_whom_under_which_view_and_why() {
     assert_eq!(
-        sentence(A::Fenced { by: Some(NodeId(1)), view: view(8), reason: Some(Reason::Hung) }),
+        sentence(A::Fenced { by: Some(NodeId(1)), view: Some(view(8)), reason: Some(Reason::Hung) }),
         "this node was told to stop by node a in the name of view 0.8, and its kernel obeyed: its kernel answered and \
          its controller made no progress: the fault is on that node"
     );
-    let unknown = tell(A::Fenced { by: None, view: view(8), reason: None }, &names());
+    let unknown = tell(A::Fenced { by: None, view: None, reason: None }, &names());
     let line = serde_json::to_value(event(unknown)).unwrap();
-    assert_eq!((&line["by"], &line["cause"]), (&json!(null), &json!(null)));
+    let fields = (&line["by"], &line["by_id"], &line["view"], &line["cause"]);
+    assert_eq!(fields, (&json!(null), &json!(null), &json!(null), &json!(null)));
 }
 
 #[test]
@@ -233,10 +283,7 @@ fn a_view_is_named_by_order_and_digest() {
 fn names_come_from_the_settings_and_numbers_where_there_are_none() {
     let names = names();
     assert_eq!((names.of(NodeId(2)), names.of(NodeId(9))), ("b".into(), "9".into()));
-    assert_eq!(names.bits(0b101), ["a", "c"]);
-    assert_eq!(names.bits(u64::MAX), ["a", "b", "c"], "bits of nobody are nobody");
-    let many = NodeNames::new((0..100).map(|id| (NodeId(id), format!("n{id}"))).collect());
-    assert_eq!(many.bits(1 << 63), ["n63"]);
+    assert_eq!(names.all([NodeId(3), NodeId(1)]), ["c", "a"]);
 }
 
 #[test]

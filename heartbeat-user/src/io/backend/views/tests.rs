@@ -60,6 +60,7 @@ fn status() -> Status {
         acting: true,
         forfeited: false,
         granting: true,
+        quarantines: vec![(NodeId(40), Duration::from_secs(600))],
     }
 }
 
@@ -89,6 +90,7 @@ fn a_view_is_named_and_says_what_it_waits_for() {
     assert_eq!((held.removals[0].reason, held.removals[0].judges.join("")), (RemovalReason::Down, "ab".into()));
     assert_eq!((held.owed[0].left_out_by.as_str(), held.owed[0].stopped), ("0.8", false));
     assert_eq!(held.quarantined[0].name, "40", "a node that is not configured here goes by its number");
+    assert_eq!(held.quarantined[0].remaining_ms, 600_000);
 }
 
 #[test]
@@ -125,8 +127,8 @@ fn votes_are_fresh_within_the_lease_less_the_time_to_stop() {
     );
     assert_eq!((answer.lease_left_ms, answer.last_disk.as_deref()), (Some(250), Some("a")));
     assert_eq!((answer.dynamic, answer.lower_priority.as_deref()), (true, Some("b")));
-    // 20 s x 1.0002 / 0.9998, rounded up.
-    assert_eq!(answer.budget.takeover_ms(), 1000 + 20 + 20_009);
+    // 20 s x 1.0002 / 0.9998 / 0.9991, rounded up.
+    assert_eq!(answer.budget.takeover_ms(), 1000 + 20 + 20_027);
     let mut late = facts();
     late.others[0].1 = Some(Duration::from_millis(400));
     late.acting = Err(Refused::Expired);

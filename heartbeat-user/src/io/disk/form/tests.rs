@@ -27,11 +27,23 @@ fn a_state_is_what_was_written() {
 }
 
 #[test]
+fn a_state_of_the_layout_before_is_read() {
+    let mut bytes = encode(OWNER, &accepted(2));
+    // It ends before the quarantines: there are none, which is four bytes.
+    bytes.truncate(bytes.len() - 4);
+    bytes[8..10].copy_from_slice(&1_u16.to_le_bytes());
+    let length = (bytes.len() - HEAD) as u32;
+    bytes[12..16].copy_from_slice(&length.to_le_bytes());
+    assert_eq!(decode(OWNER, since(2), &sealed(bytes)), Ok(accepted(2)));
+}
+
+#[test]
 fn every_fault_has_its_name() {
     let whole = encode(OWNER, &state());
     let lost = |bytes: &[u8]| decode(OWNER, since(0), bytes).unwrap_err();
     assert_eq!(lost(b"HBAGREE2 and so on"), Lost::Foreign);
-    assert_eq!(lost(&changed(8, &[2, 0])), Lost::Schema(2));
+    assert_eq!(lost(&changed(8, &[3, 0])), Lost::Schema(3));
+    assert_eq!(lost(&changed(8, &[0, 0])), Lost::Schema(0));
     assert_eq!(lost(&[whole.as_slice(), b"x"].concat()), Lost::TooLong);
     assert_eq!(lost(&changed(24, &[9])), Lost::Checksum);
     assert_eq!(lost(&changed(whole.len() - 1, &[9])), Lost::Checksum);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::core::agreement::document::{Document, LeaseTerms, QuorumTerms};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]
 fn other_keys_and_clusters_are_not_spoken_to() {
@@ -50,6 +51,40 @@ fn a_crowd_of_the_silent_is_bounded_and_leaves_the_true_peer_a_way() {
     assert!((2..=most).contains(&let_in), "{let_in} in {took:?}");
     let two = net.start(2, 2);
     one.say_until_heard(&two, (1, 2), 1);
+}
+
+#[test]
+fn a_flood_of_strangers_is_taken_at_a_pace_and_keeps_no_peer_away() {
+    let net = Net(34);
+    let one = net.start(1, 2);
+    let over = Arc::new(AtomicBool::new(false));
+    let begun = Instant::now();
+    let flood: Vec<_> = (0..4)
+        .map(|_| {
+            let over = over.clone();
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    while !over.load(Ordering::Relaxed) {
+                        let call = socket::connect(net.path(3, 1), PORT, PATIENCE);
+                        drop(tokio::time::timeout(Duration::from_millis(100), call).await);
+                    }
+                });
+            })
+        })
+        .collect();
+    // It has used up what may come at once.
+    one.wait_count(Count::Stranger, admission::TAKEN_BURST);
+    let two = net.start(2, 2);
+    one.say_until_heard(&two, (1, 2), 1);
+    while begun.elapsed() < Duration::from_secs(2) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let (taken, took) = (one.link.counts().get(Count::Stranger), begun.elapsed());
+    over.store(true, Ordering::Relaxed);
+    flood.into_iter().for_each(|thread| thread.join().unwrap());
+    let most = admission::TAKEN_BURST + (took.as_secs_f64() * admission::TAKEN_PER_S as f64) as u64 + 8;
+    assert!(taken <= most, "{taken} were taken in {took:?}");
 }
 
 /// Says `bytes` as the first on a connection of node 2, and waits until it is closed and counted.

@@ -1,0 +1,102 @@
+//! Nodes that hold votes and are no members, or may not become ones: what they say counts for as much as it should.
+
+use super::world::World;
+use crate::core::agreement::AgreementEvent;
+use crate::core::agreement::event::JoinFault;
+use crate::core::agreement::message::Message;
+use std::time::Duration;
+
+/// Three nodes formed a cluster; 2 is dead, and 3 is back with settings that are not those of the view.
+fn back_with_other_settings() -> World {
+    let mut world = World::formed(3);
+    world.crash(2);
+    world.crash(3);
+    world.run(50);
+    world.start(3);
+    let setup = world.setup(3);
+    let agreement = world.nodes.get_mut(&3).unwrap().agreement.as_mut().unwrap();
+    agreement.reconfigure(setup.settings + 1, setup.timing, setup.quarantine);
+    world
+}
+
+#[test]
+fn whoever_is_no_member_judges_joiners_by_a_member_s_settings() {
+    let mut world = back_with_other_settings();
+    // The member cannot propose, so that it would be the other's turn.
+    world.lose = |message, from, _| from == 1 && matches!(message, Message::Prepare { .. });
+    for _ in 0..60 {
+        world.run(100);
+        assert_ne!(world.view(1).members.last(), Some(&world.member(3)), "{}", world.describe());
+    }
+    let why = JoinFault::Settings;
+    let refused = AgreementEvent::JoinRefused { node: world.member(3), why };
+    assert!(world.nodes[&1].events.contains(&refused));
+}
+
+#[test]
+fn a_vote_counts_also_where_its_holder_may_not_be_a_member() {
+    let mut world = back_with_other_settings();
+    world.run_until(3_000, |world| world.members(1) == [1] && world.acting(1).is_ok());
+    world.run_until(200, |world| world.members(3) == [1]);
+}
+
+#[test]
+fn where_no_member_is_left_a_joiner_needs_the_settings_that_most_votes_have() {
+    let mut world = World::formed(3);
+    for node in 1..=3 {
+        world.crash(node);
+    }
+    world.run(50);
+    for node in 1..=3 {
+        world.start(node);
+    }
+    let setup = world.setup(3);
+    let agreement = world.nodes.get_mut(&3).unwrap().agreement.as_mut().unwrap();
+    agreement.reconfigure(setup.settings + 1, setup.timing, setup.quarantine);
+    // The others cannot propose, so that it would be the stranger's turn.
+    world.lose = |message, from, _| from != 3 && matches!(message, Message::Prepare { .. });
+    for _ in 0..60 {
+        world.run(100);
+        assert!(!world.view(3).members.contains(&world.member(3)), "{}", world.describe());
+    }
+    world.lose = |_, _, _| false;
+    world.run_until(5_000, |world| world.members(1) == [1, 2] && world.acting(1).is_ok() && world.acting(2).is_ok());
+}
+
+#[test]
+fn a_quarantine_ends_though_every_controller_restarts_again_and_again() {
+    let mut world = World::formed(3);
+    world.quarantine = Duration::from_secs(10);
+    for node in [1, 2] {
+        let setup = world.setup(node);
+        let agreement = world.nodes.get_mut(&node).unwrap().agreement.as_mut().unwrap();
+        agreement.reconfigure(setup.settings, setup.timing, setup.quarantine);
+    }
+    while world.view(1).quarantined.is_empty() {
+        world.run_until(5_000, |world| world.settled(3));
+        world.crash(3);
+        world.run_until(5_000, |world| world.members(1) == [1, 2] && world.members(2) == [1, 2]);
+        world.start(3);
+    }
+    let begun = world.now;
+    let restart = |world: &mut World, node: u16| {
+        world.kill_controller(node);
+        world.run(100);
+        world.restart_controller(node);
+    };
+    while world.now < begun + 9_000 {
+        restart(&mut world, 1);
+        world.run(700);
+        restart(&mut world, 2);
+        world.run(700);
+        assert_eq!(world.view(1).quarantined.len(), 1, "{} ms", world.now - begun);
+    }
+    while world.now < begun + 11_500 {
+        restart(&mut world, 1);
+        world.run(400);
+        restart(&mut world, 2);
+        world.run(400);
+    }
+    assert_eq!(world.view(1).quarantined, []);
+    world.run_until(5_000, |world| world.settled(3));
+}

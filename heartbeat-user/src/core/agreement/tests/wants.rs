@@ -1,0 +1,94 @@
+//! What is asked for and may not be done, or cannot be: who asked learns it, and nobody else waits for it.
+
+use super::world::World;
+use crate::core::agreement::message::Setting;
+use crate::core::agreement::types::{Outcome, Refusal, Request, Timing};
+use crate::core::ids::NodeId;
+use std::time::Duration;
+
+#[test]
+fn nobody_forces_who_hears_a_quorate_node_though_that_does_not_hear_it() {
+    let mut world = World::formed(3);
+    world.split(&[3]);
+    world.run_until(5_000, |world| world.settled(2));
+    // The others' frames arrive again, and nothing else does.
+    world.deaf.retain(|(from, _)| *from == 3);
+    world.run(100);
+    world.request(3, 1, Request::Force);
+    assert_eq!(world.outcome(3, 1), Some(Outcome::Refused(Refusal::QuorateHeard)));
+    // Silent for the detection time they may be dead.
+    world.split(&[3]);
+    world.run(600);
+    world.request(3, 2, Request::Force);
+    assert_eq!(world.view(3).order.force(), 0, "it is not on disk yet");
+    world.run(50);
+    assert_eq!(world.view(3).order.force(), 1);
+}
+
+#[test]
+fn nobody_creates_a_cluster_who_hears_a_quorate_node_though_that_does_not_hear_it() {
+    let mut world = World::new(3);
+    world.start(1);
+    world.start(2);
+    world.request(1, 1, Request::Init { instance: [7, 7] });
+    world.run_until(20_000, |world| world.settled(2));
+    world.split(&[3]);
+    world.deaf.retain(|(from, _)| *from == 3);
+    world.start(3);
+    world.request(3, 2, Request::Init { instance: [8, 8] });
+    world.run_until(2_000, |world| world.outcome(3, 2).is_some());
+    assert_eq!(world.outcome(3, 2), Some(Outcome::Refused(Refusal::PeerHasView)));
+}
+
+#[test]
+fn a_cluster_that_nobody_could_speak_of_in_time_is_not_created_and_why_is_said() {
+    let mut world = World::new(3);
+    world.start(1);
+    let setup = world.setup(1);
+    let timing = Timing { detection: Duration::from_secs(20), ..setup.timing };
+    let agreement = world.nodes.get_mut(&1).unwrap().agreement.as_mut().unwrap();
+    agreement.reconfigure(setup.settings, timing, setup.quarantine);
+    world.request(1, 1, Request::Init { instance: [7, 7] });
+    world.run_until(11_000, |world| world.outcome(1, 1).is_some());
+    assert_eq!(world.outcome(1, 1), Some(Outcome::Refused(Refusal::PeersUnheard)));
+    world.run(9_500);
+    world.request(1, 2, Request::Init { instance: [7, 7] });
+    world.run_until(1_000, |world| world.life(1) == Some(crate::core::agreement::Life::Member));
+}
+
+/// The only vote that the one wish would leave is one that does not answer.
+#[test]
+fn a_wish_that_nobody_can_fulfil_now_holds_up_no_other() {
+    let mut world = World::formed(3);
+    world.request(2, 1, Request::Set(Setting::LowerPriority(Some(NodeId(3)))));
+    world.run_until(3_000, |world| (1..=3).all(|node| world.view(node).quorum.lower_priority == Some(NodeId(3))));
+    world.run(200);
+    world.stall(1, true);
+    world.run(500);
+    world.request(2, 2, Request::Set(Setting::Weight(NodeId(2), 0)));
+    world.run(500);
+    world.request(3, 3, Request::Set(Setting::LeaseMs(700)));
+    world.run_until(2_000, |world| world.view(2).lease.lease_ms == 700);
+    assert_eq!(world.outcome(2, 2), None);
+    world.stall(1, false);
+    world.run_until(3_000, |world| matches!(world.outcome(2, 2), Some(Outcome::Decided(_))));
+}
+
+#[test]
+fn a_change_that_would_leave_no_vote_is_refused_when_that_is_known() {
+    let mut world = World::formed(3);
+    world.crash(3);
+    world.run_until(3_000, |world| world.settled(2));
+    // Of the two votes each would leave the other; 3 keeps its own, and is no member.
+    world.request(1, 1, Request::Set(Setting::Weight(NodeId(2), 0)));
+    world.request(2, 2, Request::Set(Setting::Weight(NodeId(1), 0)));
+    world.run_until(2_000, |world| world.outcome(1, 1).is_some() && world.outcome(2, 2).is_some());
+    assert!(matches!(world.outcome(1, 1), Some(Outcome::Decided(_))));
+    assert_eq!(world.outcome(2, 2), Some(Outcome::Refused(Refusal::NoVotes)));
+    world.request(2, 3, Request::Set(Setting::Weight(NodeId(1), 0)));
+    assert_eq!(world.outcome(2, 3), Some(Outcome::Refused(Refusal::NoVotes)));
+    world.start(3);
+    world.run_until(5_000, |world| world.settled(3));
+    world.request(2, 4, Request::Set(Setting::Weight(NodeId(1), 0)));
+    world.run_until(2_000, |world| matches!(world.outcome(2, 4), Some(Outcome::Decided(_))));
+}

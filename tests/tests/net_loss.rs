@@ -221,7 +221,8 @@ fn fault_14_a_duplicate_is_counted_and_changes_nothing() {
     play.lab.heal().unwrap();
     let dropped = play.counter(0, "drop_replay").unwrap() - drops;
     assert!(copies > 30, "only {copies} frames were doubled");
-    assert!(dropped + 4 >= copies * 9 / 10 && dropped <= copies, "{dropped} dropped of {copies} copies");
+    // Between the reading of the count and the end of the doubling a few more are made.
+    assert!(dropped + 4 >= copies * 9 / 10 && dropped <= copies + 4, "{dropped} dropped of {copies} copies");
     let now = play.path(0, 1, 0).unwrap();
     let grown = |field: &str| number(&now, field).unwrap() - number(&path, field).unwrap();
     let asked = number(&play.path(1, 0, 0).unwrap(), "departed").unwrap() - sent;

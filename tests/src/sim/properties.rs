@@ -62,12 +62,18 @@ impl World {
         Some(Acting { member: member(place, token.incarnation), order: Order(token.order) })
     }
 
+    /// Says whether who acts together is not promised: something happens in this world that no clock shows, or an operator
+    /// forced a start beside others that act.
+    pub const fn blind(&self) -> bool {
+        self.player.blind() || self.ghost.forced > 0
+    }
+
     /// A node's page allows something else than before the event.
     pub fn permission_changed(&mut self, place: usize, before: Option<Token>, after: Option<Token>) {
         self.say(place, || format!("may act: {before:?} -> {after:?}"));
         let Some(token) = after else { return };
         self.rests_on_grants(place, token);
-        if self.player.blind() {
+        if self.blind() {
             return;
         }
         let Some(own) = self.acts_now(place) else { return };
@@ -101,7 +107,7 @@ impl World {
         self.stats.add(Count::ActsRefused);
         let newest = Order(self.sink.highest());
         let is_member = self.ghost.has_member(newest, member(place, token.incarnation)) == Some(true);
-        if !is_member && !self.player.blind() {
+        if !is_member && !self.blind() {
             self.check(broken("S4", format!("an act of {} under {token:?} came after it was over", plan::name(place))));
         }
     }
@@ -119,7 +125,7 @@ impl World {
         };
         let found = view.document.owed.iter().map(|owed| owed.member).find(|owed| runs(*owed));
         if let Some(owed) = found
-            && !self.player.blind()
+            && !self.blind()
         {
             let by = plan::name(place);
             self.check(broken("in force", format!("{order:?} comes into force at {by} while {owed:?} acts")));

@@ -60,7 +60,7 @@ impl World {
 
     /// Something acts: a majority of one view, in which it is a member, granted within that view's lease.
     pub fn rests_on_grants(&mut self, place: usize, token: Token) {
-        if self.player.blind() || !self.ghost.newest.is_view() {
+        if self.blind() || !self.ghost.newest.is_view() {
             return;
         }
         let own = Member { node: plan::id(place), incarnation: token.incarnation };

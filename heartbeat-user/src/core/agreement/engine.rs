@@ -245,7 +245,7 @@ impl Agreement {
             peer.message_at = self.now.mono;
             peer.fresh = false;
         }
-        self.regroup.begin_again(self.now.mono);
+        self.regroup.late(self.now.mono);
     }
 
     fn life(&self) -> Life {

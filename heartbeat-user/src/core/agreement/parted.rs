@@ -63,6 +63,13 @@ impl Parted {
         }
     }
 
+    /// This node did not run for a while: of that time nothing is known, and none of it was waited.
+    pub fn late(&mut self, now: MonoTime) {
+        if let Some(seen) = &mut self.seen {
+            (seen.since, seen.begun) = (now, now);
+        }
+    }
+
     /// Returns what a judgement at `now` has to know.
     pub fn patience(&self, now: MonoTime, timing: &Timing) -> Patience<'_> {
         let passed = |since| move |end: Duration| now.since(since) >= end;
@@ -103,9 +110,10 @@ impl Judge<'_> {
             return None;
         }
         // To hear both ways takes both, so that one end alone says so for a moment only, or in a report that is outdated:
-        // frames pass at once where a network heals, and connections come back later.
+        // frames pass at once where a network heals, and connections come back later. Of a member that nobody hears there
+        // is no newer word to wait for: what it said before it fell silent contradicts nothing.
         let one_ended = |a: &&Member, b: &Member| self.hears(**a, *b, false) != self.hears(*b, **a, false);
-        let mut parted = self.scene.view.members.iter().filter(unsure);
+        let mut parted = self.scene.view.members.iter().filter(unsure).filter(|member| heard(member));
         let contradicted = parted.any(|a| kept.iter().any(|b| one_ended(&a, b)));
         let edges = self.edges(also);
         (contradicted || lasted != Some(&edges)).then_some(Verdict::Unsettled { nodes, edges })

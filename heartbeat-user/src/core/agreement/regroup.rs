@@ -122,6 +122,12 @@ impl Regroup {
         self.parted.begin_again(now);
     }
 
+    /// This node ran late: the same, and it has waited for nobody meanwhile.
+    pub fn late(&mut self, now: MonoTime) {
+        self.begin_again(now);
+        self.parted.late(now);
+    }
+
     pub const fn stage(&self) -> Stage {
         match (self.active, self.waiting) {
             (true, true) => Stage::Waiting,

@@ -7,6 +7,7 @@ mod outside;
 mod parted;
 mod returns;
 mod rules;
+mod scene;
 mod stale;
 mod wants;
 mod words;

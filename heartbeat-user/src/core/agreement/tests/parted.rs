@@ -1,14 +1,17 @@
 //! Networks that break and heal edge by edge: nobody who is heard is sent away for what is seen on the way, and whoever
 //! does not hear everybody for good is parted from the others once, in bounded time.
 
+use super::scene::{judge_reports, says};
 use super::world::{DETECTION, World};
 use crate::core::agreement::Stage;
-use crate::core::agreement::closing::{Scene, Verdict, judge};
-use crate::core::agreement::document::{Document, Holder, Member, Reason};
-use crate::core::agreement::message::{Health, Hears, Report};
-use crate::core::agreement::parted::{Edges, Patience};
-use heartbeat_common::view::{Ballot, Order};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::core::agreement::closing::Verdict;
+use crate::core::agreement::document::{Document, Member, Reason};
+use crate::core::agreement::message::{Health, Report};
+use crate::core::agreement::parted::{Edges, Parted, Patience};
+use crate::core::agreement::types::Timing;
+use crate::core::ids::NodeId;
+use crate::core::time::MonoTime;
+use heartbeat_common::view::Order;
 use std::time::Duration;
 
 /// Twice the longest delay: for so long who hears whom must have stayed the same.
@@ -206,38 +209,6 @@ fn what_is_news_reaches_those_whose_messages_do_not_pass_yet() {
     assert_eq!(orders(&world), before, "{}", world.describe());
 }
 
-/// What `author` reports in a regroup: whom it hears both ways, and whom not.
-fn says(view: &Document, author: Member, hears: &[(Member, bool)]) -> Report {
-    let holder = Holder::Node(author.node);
-    let edge = |(peer, both): &(Member, bool)| Hears {
-        peer: *peer,
-        health: if *both { Health::Up } else { Health::Down },
-        both_ways_ms: if *both { 5_000 } else { 0 },
-        silent_ms: 0,
-        controller_age_ms: 0,
-        messages_pass: true,
-    };
-    Report {
-        author,
-        serial: 1,
-        turn: 1,
-        view: view.name(),
-        vote: view.votes.iter().find(|vote| vote.holder == holder).expect("it votes").id,
-        sequence: 1,
-        accepted: Ballot::NONE,
-        round: 0,
-        settings: 5,
-        leaving: false,
-        cannot_apply: false,
-        joins: !view.members.contains(&author),
-        hears: hears.iter().map(edge).collect(),
-        stopped: Vec::new(),
-        ends: Vec::new(),
-        wishes: Vec::new(),
-        remembers: Vec::new(),
-    }
-}
-
 /// Judges what `nodes` report, where these pairs do not hear each other; `lasted` is what was so for two delays.
 fn judged(view: &Document, nodes: &[Member], apart: &[(u16, u16)], lasted: Option<&Edges>) -> Verdict {
     let both = |a: u16, b: u16| !apart.contains(&(a, b)) && !apart.contains(&(b, a));
@@ -246,20 +217,7 @@ fn judged(view: &Document, nodes: &[Member], apart: &[(u16, u16)], lasted: Optio
         says(view, *author, &others.map(|node| (*node, both(author.node.0, node.node.0))).collect::<Vec<_>>())
     };
     let reports: Vec<Report> = nodes.iter().map(report).collect();
-    judge(&Scene {
-        view,
-        name: view.name(),
-        reports: reports.iter().map(|report| (report.author.node, report)).collect(),
-        behind: BTreeMap::new(),
-        detection: Duration::from_millis(DETECTION),
-        settings: 5,
-        opened: true,
-        opened_twice: true,
-        must_decide: false,
-        released: BTreeSet::new(),
-        passed_over: BTreeSet::new(),
-        patience: Patience { lasted, over: false, wary: false },
-    })
+    judge_reports(view, &reports, Patience { lasted, over: false, wary: false })
 }
 
 fn unsettled(verdict: Verdict) -> (Vec<u16>, Edges) {
@@ -291,4 +249,67 @@ fn a_member_that_is_heard_is_waited_for_where_others_come_back_with_their_votes_
     assert_eq!(parted, [2]);
     let Verdict::Propose(plan) = judged(&view, &nodes, &apart, Some(&edges)) else { panic!("it lasted") };
     assert_eq!(plan.members.iter().map(|member| member.node.0).collect::<Vec<_>>(), [1, 3, 4, 5]);
+}
+
+#[test]
+fn what_the_dead_said_last_contradicts_nobody() {
+    let view = World::formed(5).view(1);
+    let (dead, alive) = view.members.split_last().unwrap();
+    let to = |author: &Member, heard: &[Member]| {
+        let others = view.members.iter().filter(|member| *member != author);
+        says(&view, *author, &others.map(|other| (*other, heard.contains(other))).collect::<Vec<_>>())
+    };
+    let mut reports: Vec<Report> = alive.iter().map(|author| to(author, alive)).collect();
+    // It came back with the votes that were missing, said whom it hears, and died.
+    reports.push(to(dead, alive));
+    let wary = |lasted| Patience { lasted, over: false, wary: true };
+    let (nodes, edges) = unsettled(judge_reports(&view, &reports, wary(None)));
+    assert_eq!(nodes, [5], "it might be about to be heard");
+    let Verdict::Propose(plan) = judge_reports(&view, &reports, wary(Some(&edges))) else { panic!("it lasted") };
+    assert_eq!(plan.members, alive);
+    // Where somebody hears it, both ways are about to follow.
+    reports[0].hears.iter_mut().filter(|hears| hears.peer == *dead).for_each(|hears| hears.health = Health::Up);
+    let (nodes, edges) = unsettled(judge_reports(&view, &reports, wary(None)));
+    assert_eq!(unsettled(judge_reports(&view, &reports, wary(Some(&edges)))), (nodes, edges.clone()));
+}
+
+#[test]
+fn a_pause_is_no_time_in_which_it_was_waited() {
+    let (delay, limit) = (Duration::from_millis(SETTLING / 2), Duration::from_millis(1_000));
+    let timing = Timing { delay, control_limit: limit, ..World::new(1).setup(1).timing };
+    let view = World::formed(4).view(1);
+    let (_, edges) = unsettled(judged(&view, &view.members, &[(3, 4)], None));
+    let (begun, back) = (MonoTime::ZERO, MonoTime::ZERO + limit * 3);
+    let mut parted = Parted::default();
+    parted.note(edges.clone(), begun);
+    assert!(parted.patience(begun + limit, &timing).over);
+    parted.late(back);
+    let patience = parted.patience(back, &timing);
+    assert!(!patience.over && patience.lasted.is_none());
+    assert!(!parted.patience(back + limit - delay, &timing).over && parted.patience(back + limit, &timing).over);
+    assert_eq!(parted.patience(back + delay * 2, &timing).lasted, Some(&edges));
+    // A regroup that begins anew has been waited through all the same.
+    parted.begin_again(back + limit / 2);
+    assert!(parted.patience(back + limit, &timing).over);
+}
+
+#[test]
+fn whoever_ran_late_waits_anew_for_who_hears_whom() {
+    let mut world = World::formed(5);
+    cut(&mut world, 1, 2);
+    let waits = |world: &World| {
+        let status = world.nodes[&3].agreement.as_ref().unwrap().status();
+        status.stage != Stage::Stabilized && status.waits_for == [NodeId(2)]
+    };
+    world.run_until(DETECTION + 200, waits);
+    // Everybody stands still for longer than messages may fail to pass.
+    let limit = world.setup(1).timing.control_limit.as_millis() as u64;
+    (1..=5).for_each(|node| world.stall(node, true));
+    world.run(limit + 300);
+    mend(&mut world, 1, 2);
+    cut(&mut world, 4, 5);
+    (1..=5).for_each(|node| world.stall(node, false));
+    let before = world.view(3).order;
+    world.run(SETTLING - 50);
+    assert_eq!(world.view(3).order, before, "{}", world.describe());
 }

@@ -399,9 +399,14 @@ impl<'a> Judge<'a> {
 
     /// Says whether the author of a report votes though it is to be no member: a member that goes by its own or an
     /// operator's word; or one that is none and may not be admitted now, or does not ask to be. Every vote of the view
-    /// takes part in following it. Who wants to be a member and may be is waited for instead.
+    /// takes part in following it. Who wants to be a member and may be is waited for instead; and of whom all say that it
+    /// is silent nothing is to be had any more, whatever it said before.
     fn votes_outside(&self, report: &Report) -> bool {
         let scene = self.scene;
+        let silent = self.all_say(report.author.node, |hears| hears.health == Health::Down);
+        if silent || scene.view.weight_of(report.vote) == 0 {
+            return false;
+        }
         if is_member(scene.view, report.author) {
             return matches!(self.gone(report.author), Some(Reason::Left | Reason::Fenced));
         }

@@ -105,7 +105,7 @@ pub struct Report {
     pub turn: u64,
     /// The view on its disk; [`Name::NONE`]: none.
     pub view: Name,
-    /// Its vote and the sequence of its disk state; [`VoteId::NONE`]: it has lost it.
+    /// Its vote and the sequence of its disk state; [`VoteId::NONE`]: it has lost it, or keeps it out of forming a view.
     pub vote: VoteId,
     /// See `vote`.
     pub sequence: u64,

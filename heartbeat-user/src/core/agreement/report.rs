@@ -6,11 +6,12 @@ use super::ending::Course;
 use super::engine::Agreement;
 use super::event::Trigger;
 use super::message::{Health, Report};
+use super::peer::Peer;
 use super::stops::How;
 use super::voter::Voter;
 use crate::core::ids::NodeId;
 use heartbeat_common::lease::NODES_MAX;
-use heartbeat_common::view::{Ballot, Name};
+use heartbeat_common::view::{Ballot, Name, VoteId};
 use std::collections::BTreeMap;
 
 impl Agreement {
@@ -26,13 +27,14 @@ impl Agreement {
             && self.membership().is_none()
             && self.course == Course::Runs
             && now >= self.regroup.joins_from
-            && self.own_vote().is_vote();
+            && self.own_vote().is_vote()
+            && !self.stands_aside();
         Report {
             author: self.setup.own,
             serial: self.regroup.serial,
             turn: self.regroup.turn,
             view: name,
-            vote: self.own_vote(),
+            vote: if self.stands_aside() { VoteId::NONE } else { self.own_vote() },
             sequence: self.voter.as_ref().map_or(0, Voter::durable),
             accepted: register.map_or(Ballot::NONE, |register| register.accepted),
             round: self.regroup.round.max(register.map_or(0, |register| register.promised.round)),
@@ -46,6 +48,12 @@ impl Agreement {
             wishes: self.requests.wishes().copied().collect(),
             remembers: self.ends.remembers(),
         }
+    }
+
+    /// Says whether this node has no part in what the others come to: it only joins, and there is nothing to join. It
+    /// answers no attempt as long as it is no member, so nobody is to count on its vote where a majority is looked for.
+    fn stands_aside(&self) -> bool {
+        self.setup.join_only && self.membership().is_none() && !self.peers.values().any(Peer::says_quorate)
     }
 
     /// Everything that asks for a new view, as this node sees it.

@@ -1,9 +1,13 @@
 //! Nodes that hold votes and are no members, or may not become ones: what they say counts for as much as it should.
 
+use super::scene::{CALM, judge_reports, says};
 use super::world::World;
-use crate::core::agreement::AgreementEvent;
+use crate::core::agreement::closing::Verdict;
+use crate::core::agreement::document::Member;
 use crate::core::agreement::event::JoinFault;
-use crate::core::agreement::message::Message;
+use crate::core::agreement::message::{Message, Report};
+use crate::core::agreement::{AgreementEvent, Stage};
+use crate::core::ids::NodeId;
 use std::time::Duration;
 
 /// Three nodes formed a cluster; 2 is dead, and 3 is back with settings that are not those of the view.
@@ -98,5 +102,37 @@ fn a_quarantine_ends_though_every_controller_restarts_again_and_again() {
         world.run(400);
     }
     assert_eq!(world.view(1).quarantined, []);
+    world.run_until(5_000, |world| world.settled(3));
+}
+
+#[test]
+fn whoever_left_and_is_silent_now_votes_no_more() {
+    let view = World::formed(3).view(1);
+    let [one, two, three] = view.members[..] else { panic!("three members") };
+    let to = |author: Member, others: [(Member, bool); 2]| says(&view, author, &others);
+    let leaves = Report { leaving: true, ..to(three, [(one, true), (two, false)]) };
+    // It goes by its own word, and is heard: its vote is the second of three.
+    let verdict = judge_reports(&view, &[to(one, [(two, false), (three, true)]), leaves.clone()], CALM);
+    assert!(matches!(&verdict, Verdict::Propose(plan) if plan.members == [one]), "{verdict:?}");
+    // What it said is there yet, and it is not.
+    let verdict = judge_reports(&view, &[to(one, [(two, false), (three, false)]), leaves], CALM);
+    assert_eq!(verdict, Verdict::Waits { available: 1, missing: vec![NodeId(2), NodeId(3)] });
+}
+
+#[test]
+fn a_node_that_only_joins_is_counted_on_by_nobody_who_forms_a_view() {
+    let mut world = World::formed(3);
+    (1..=3).for_each(|node| world.crash(node));
+    world.run(50);
+    world.join_only.insert(2);
+    world.start(1);
+    world.start(2);
+    world.run(1_500);
+    for _ in 0..30 {
+        world.run(100);
+        let status = world.nodes[&1].agreement.as_ref().unwrap().status();
+        assert_eq!((status.stage, &status.waits_for[..]), (Stage::Waiting, &[NodeId(2), NodeId(3)][..]));
+    }
+    world.start(3);
     world.run_until(5_000, |world| world.settled(3));
 }

@@ -130,6 +130,8 @@ pub struct World {
     pub quarantine: Duration,
     /// Controllers that start find that their machines slept since their page's bank was made.
     pub slept: bool,
+    /// Whoever starts only joins.
+    pub join_only: BTreeSet<u16>,
 }
 
 impl World {
@@ -149,6 +151,7 @@ impl World {
             stall_limit: 300,
             quarantine: Duration::from_secs(7_200),
             slept: false,
+            join_only: BTreeSet::new(),
         }
     }
 
@@ -205,7 +208,7 @@ impl World {
             },
             quarantine: QuarantineTerms { threshold: 3, duration: self.quarantine },
             own_ends: 0,
-            join_only: false,
+            join_only: self.join_only.contains(&node),
             fresh_vote: VoteId([u64::from(node), self.now]),
             remembered: 0,
             seed: u64::from(node) * 77,

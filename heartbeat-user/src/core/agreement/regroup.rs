@@ -8,7 +8,7 @@
 //! ```
 
 use super::build::{Knowledge, next};
-use super::closing::{Plan, Scene, Verdict, is_member, judge};
+use super::closing::{Plan, Scene, Verdict, is_member, join_fault, judge};
 use super::document::{Document, Holder, Member, Vote};
 use super::ending::Course;
 use super::engine::Agreement;
@@ -227,8 +227,10 @@ impl Agreement {
     }
 
     /// Returns the hash of the settings that a joiner must have: a member's. Whoever is none does not know whether its own
-    /// are those of the view, and goes by what a member says; where none is left, by what most of the votes say, of equal
-    /// parts the one with the lowest node. So a stranger with other settings founds nothing upon the votes of all others.
+    /// are those of the view, and goes by what a member says; where none is left, by what most of the votes say. So a
+    /// stranger with other settings founds nothing upon the votes of all others. Of equal parts that one counts which has
+    /// more votes of nodes that may be members, for one that may not founds nothing itself; then the one with the lowest
+    /// node.
     fn settings_to_join(&self, reports: &BTreeMap<NodeId, &Report>) -> u64 {
         let own = self.setup.settings;
         let Some(view) = self.held.as_ref().map(|held| &held.document) else { return own };
@@ -238,12 +240,16 @@ impl Agreement {
         if let Some(member) = reports.values().find(|report| is_member(view, report.author)) {
             return member.settings;
         }
-        let weight = |settings: u64| -> u32 {
-            reports.values().filter(|one| one.settings == settings).map(|one| view.weight_of(one.vote)).sum()
+        let weights = |settings: u64| -> (u32, u32) {
+            let of = |report: &&&Report| report.settings == settings;
+            let may = |report: &&&Report| join_fault(view, report, settings).is_none();
+            let weight = |report: &&Report| view.weight_of(report.vote);
+            let all = reports.values().filter(of).map(weight).sum();
+            (all, reports.values().filter(of).filter(may).map(weight).sum())
         };
-        let (most, _) = reports.values().fold((own, 0), |(most, best), report| {
-            let weight = weight(report.settings);
-            if weight > best { (report.settings, weight) } else { (most, best) }
+        let (most, _) = reports.values().fold((own, (0, 0)), |(most, best), report| {
+            let weights = weights(report.settings);
+            if weights > best { (report.settings, weights) } else { (most, best) }
         });
         most
     }

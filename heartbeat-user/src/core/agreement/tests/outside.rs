@@ -136,3 +136,31 @@ fn a_node_that_only_joins_is_counted_on_by_nobody_who_forms_a_view() {
     world.start(3);
     world.run_until(5_000, |world| world.settled(3));
 }
+
+#[test]
+fn settings_of_one_that_may_not_join_keep_nobody_out_where_votes_are_equal() {
+    let mut world = World::new(4);
+    world.dynamic = false;
+    world.form();
+    while world.view(2).quarantined.is_empty() {
+        world.run_until(5_000, |world| world.settled(4));
+        world.crash(1);
+        world.run_until(5_000, |world| (2..=4).all(|node| world.members(node) == [2, 3, 4]));
+        world.start(1);
+    }
+    world.run(500);
+    (1..=4).for_each(|node| world.crash(node));
+    world.run(50);
+    let other = |world: &mut World, node: u16| {
+        world.start(node);
+        let setup = world.setup(node);
+        let agreement = world.nodes.get_mut(&node).unwrap().agreement.as_mut().unwrap();
+        agreement.reconfigure(setup.settings + 1, setup.timing, setup.quarantine);
+    };
+    // One vote is in quarantine, with settings that one other has; two others have theirs.
+    other(&mut world, 1);
+    other(&mut world, 2);
+    world.start(3);
+    world.start(4);
+    world.run_until(5_000, |world| world.members(3) == [3, 4] && world.acting(3).is_ok() && world.acting(4).is_ok());
+}

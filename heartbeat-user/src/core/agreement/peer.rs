@@ -9,8 +9,9 @@ use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
 use std::time::Duration;
 
-/// A serial further ahead than this is no later one.
-const SERIAL_LEAP_MAX: u64 = 1 << 48;
+/// A serial further ahead than this is no later one. Each controller of an incarnation begins 2^32 higher: so many of them
+/// that one could be thought to leap would take one each second, unheard, for 68 years.
+const SERIAL_LEAP_MAX: u64 = 1 << 63;
 
 /// A peer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -96,7 +97,7 @@ impl Peer {
     pub fn take(&mut self, report: &Report) -> bool {
         let known = self.report.as_ref().map_or((0, 0), |known| (known.author.incarnation, known.serial));
         let new = (report.author.incarnation, report.serial);
-        // Each controller of an incarnation begins 2^32 higher; none begins where nobody could follow it.
+        // Nobody begins where no later one could follow.
         let leaps = report.serial.saturating_sub(known.1) > SERIAL_LEAP_MAX;
         let fresh = new > known && report.author.incarnation >= self.facts.incarnation && !leaps;
         if fresh {

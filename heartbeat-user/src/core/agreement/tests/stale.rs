@@ -124,6 +124,17 @@ fn turns_and_serials_that_leap_are_not_believed() {
     assert!(world.settled(3), "what it says next counts: {}", world.describe());
 }
 
+/// A service manager that starts a controller again and again, while others do not hear it, makes no liar of it.
+#[test]
+fn a_controller_of_whatever_generation_is_believed() {
+    let mut world = World::formed(3);
+    world.kill_controller(3);
+    world.nodes.get_mut(&3).unwrap().generation = u32::MAX / 2 - 1;
+    world.restart_controller(3);
+    world.request(3, 5, Request::Set(Setting::LeaseMs(700)));
+    world.run_until(2_000, |world| world.view(1).lease.lease_ms == 700);
+}
+
 #[test]
 fn a_sequence_that_leaps_takes_nobodys_vote() {
     let mut world = World::formed(3);

@@ -12,8 +12,9 @@ use heartbeat_common::acceptor::Refusal;
 use heartbeat_common::view::Order;
 use std::time::Duration;
 
-/// More forced starts than this were not made behind a node's back.
-const FORCES_MAX: u16 = 1 << 8;
+/// More forced starts than this were not made behind a node's back: an operator types each of them, and waits for it. What
+/// is dropped here is lost without a word, so it has to be what nobody can mean.
+const FORCES_MAX: u16 = 1 << 15;
 
 impl Agreement {
     pub(super) fn connected(&mut self, peer: Member) {

@@ -166,3 +166,13 @@ fn a_view_whose_order_leaps_is_not_believed() {
     world.run(100);
     assert_eq!(world.view(1), next);
 }
+
+#[test]
+fn whoever_was_away_for_many_forced_starts_follows_them() {
+    let mut world = World::formed(3);
+    let view = world.view(1);
+    let order = Order::new(9_000, 12).unwrap();
+    say(&mut world, 1, Message::Decided(Box::new(Document { order, ..view })));
+    world.run(50);
+    assert_eq!(world.view(1).order, order);
+}

@@ -184,9 +184,10 @@ impl Change {
                 self,
                 "another node is heard that has a view: this node joins it by itself, if it is configured there",
             ),
-            Rule::PeersUnheard => {
-                refused(self, "peers had no time yet to say whether there is a cluster: ask again in a moment")
-            }
+            Rule::PeersUnheard => refused(
+                self,
+                "peers had no time yet to be heard, so nobody knows what they hold: ask again in a moment",
+            ),
             Rule::NotMember => refused(self, "this node is no member of the view: ask a member"),
             Rule::Lease => refused(
                 self,

@@ -4,7 +4,7 @@
 use crate::cli::{ExitCode, RunArgs};
 use crate::config::{Config, load};
 use crate::control::{AgreementDoor, CHANGE_DEADLINE, Change, serve};
-use crate::core::agreement::types::{Outcome, Request};
+use crate::core::agreement::types::{Outcome, Refusal, Request};
 use crate::core::event::{EventBody, ViewEvent};
 use crate::core::time::MonoTime;
 use crate::io::agreement::door::Door;
@@ -32,6 +32,8 @@ use end::{End, ending_time, finish, leaving_time};
 
 /// Time for which an announced handover holds: a stop long after is meant as a stop.
 const HANDOVER: Duration = Duration::from_secs(600);
+/// How often a forced start that came too early to have heard of anybody is asked for once more.
+const FORCE_TRIES: u32 = 5;
 
 /// Runs until told to stop.
 ///
@@ -195,8 +197,16 @@ async fn warn_of_seeds(door: Option<Arc<Door>>, config: Arc<Config>) {
 
 /// Goes on without the others, on the operator's word: after it would have heard one that has quorum.
 async fn force_quorum(door: Arc<Door>, heard: Duration, change: Change, sink: EventSink) {
-    tokio::time::sleep(heard).await;
-    let asked = ask(door, Request::Force, CHANGE_DEADLINE).await;
+    let mut tries = 0..FORCE_TRIES;
+    let asked = loop {
+        tokio::time::sleep(heard).await;
+        let asked = ask(door.clone(), Request::Force, CHANGE_DEADLINE).await;
+        let unheard = matches!(asked, Ok(Outcome::Refused(Refusal::PeersUnheard)));
+        // Whoever stood still just then has to look at its peers first.
+        if !unheard || tries.next().is_none() {
+            break asked;
+        }
+    };
     sink.now(asked_at_start(&change, asked, nix::unistd::getuid().as_raw()).into());
 }
 
@@ -315,7 +325,6 @@ fn end(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::agreement::types::Refusal;
     use heartbeat_common::view::Order;
 
     #[test]

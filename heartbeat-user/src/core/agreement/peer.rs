@@ -143,11 +143,16 @@ impl Peer {
         [self.begun + detection, self.begun + detection.max(limit)]
     }
 
+    /// Says whether this node's own controller began a moment ago, and had no time yet to hear of everybody.
+    pub fn is_young(&self, now: MonoTime, detection: Duration) -> bool {
+        now.since(self.begun) < detection
+    }
+
     /// Returns the edge to it, as this node sees it.
     pub fn hears(&self, now: MonoTime, limit: Duration, detection: Duration) -> Hears {
         // A controller that began a moment ago has not asked everybody yet: that it has no answer says nothing.
-        let is_young = now.since(self.begun) < detection;
-        let unasked = is_young && self.facts.health == Health::Up && self.facts.both_ways_since.is_none();
+        let unasked =
+            self.is_young(now, detection) && self.facts.health == Health::Up && self.facts.both_ways_since.is_none();
         let both = self.facts.both_ways_since.map_or(0, |since| millis(now.since(since)).max(1));
         let heard = self.facts.heard;
         Hears {

@@ -153,6 +153,11 @@ impl Agreement {
         if self.peers.values().any(Peer::says_quorate) {
             return Err(Refusal::QuorateHeard);
         }
+        // Whoever has quorum may only not have been heard yet: a node that began a moment ago, or stood still, cannot say.
+        let (now, detection) = (self.now.mono, self.setup.timing.detection);
+        if !self.peers.is_empty() && (!self.looked || self.peers.values().any(|peer| peer.is_young(now, detection))) {
+            return Err(Refusal::PeersUnheard);
+        }
         let document = forced(&held.document, held.name, self.setup.own, self.own_vote());
         let document = document.filter(|document| document.check().is_ok()).ok_or(Refusal::Exhausted)?;
         let view = document.order;

@@ -183,7 +183,8 @@ pub enum Request {
     ClearQuarantine(NodeId),
     /// Change what the view holds.
     Set(super::message::Setting),
-    /// Go on with this node alone: the operator's word that all others are down.
+    /// Go on with this node alone: the operator's word that all others are down. Refused while a quorate node is heard,
+    /// and before the controller has run for a detection time: until then nobody need have been heard.
     Force,
 }
 
@@ -210,7 +211,8 @@ pub enum Refusal {
     HasView,
     /// A peer with a view is heard.
     PeerHasView,
-    /// Peers had no time yet to say whether they know a view: where detecting one takes longer than a request may.
+    /// Peers had no time yet to be heard: whether they know a view, where detecting one takes longer than a request may; or
+    /// whether one is quorate, within a detection time of this controller's start.
     PeersUnheard,
     /// This node is no member.
     NotMember,

@@ -1,6 +1,6 @@
 //! How a node's part ends where the view that ends it meets a slow disk, another forced start, or a restart.
 
-use super::world::World;
+use super::world::{DETECTION, World};
 use crate::core::agreement::AgreementEvent;
 use crate::core::agreement::types::{Ending, Request};
 use crate::core::agreement::voter::State;
@@ -95,7 +95,8 @@ fn two_forced() -> (World, u16, u16) {
     world.split(&[3]);
     world.start(1);
     world.start(3);
-    world.run(100);
+    // Before, none of them may say that it hears nobody.
+    world.run(DETECTION);
     world.request(1, 1, Request::Force);
     world.request(3, 1, Request::Force);
     world.run(50);

@@ -1,6 +1,6 @@
 //! What is asked for and may not be done, or cannot be: who asked learns it, and nobody else waits for it.
 
-use super::world::World;
+use super::world::{DETECTION, World};
 use crate::core::agreement::message::Setting;
 use crate::core::agreement::types::{Outcome, Refusal, Request, Timing};
 use crate::core::ids::NodeId;
@@ -21,6 +21,42 @@ fn nobody_forces_who_hears_a_quorate_node_though_that_does_not_hear_it() {
     world.run(600);
     world.request(3, 2, Request::Force);
     assert_eq!(world.view(3).order.force(), 0, "it is not on disk yet");
+    world.run(50);
+    assert_eq!(world.view(3).order.force(), 1);
+}
+
+#[test]
+fn nobody_forces_before_it_had_time_to_hear_a_quorate_node() {
+    let mut world = World::formed(3);
+    world.split(&[3]);
+    world.run_until(5_000, |world| world.settled(2));
+    let refused = |world: &World, number: u64| match world.outcome(3, number) {
+        Some(Outcome::Refused(why)) => Some(why),
+        _ => None,
+    };
+    // A controller that is new under the same incarnation knows no more than one of a new incarnation.
+    for (number, reborn) in [(1, false), (3, true)] {
+        if reborn {
+            world.crash(3);
+            world.start(3);
+        } else {
+            world.kill_controller(3);
+            world.restart_controller(3);
+        }
+        world.run(DETECTION - 20);
+        world.request(3, number, Request::Force);
+        assert_eq!(refused(&world, number), Some(Refusal::PeersUnheard));
+        assert_eq!(world.view(3).order.force(), 0);
+    }
+    // Nor may one that stood still: what it hears now it has not seen yet.
+    world.run(50);
+    world.stall(3, true);
+    world.run(1_000);
+    world.stall(3, false);
+    world.request(3, 5, Request::Force);
+    assert_eq!(refused(&world, 5), Some(Refusal::PeersUnheard));
+    world.run(50);
+    world.request(3, 6, Request::Force);
     world.run(50);
     assert_eq!(world.view(3).order.force(), 1);
 }

@@ -24,7 +24,7 @@ pub fn install<W: Words>(page: &W, view: &Bank, slots: &BTreeMap<NodeId, usize>,
             act_ns: nanos(view.act),
             floor_ns: now.mono.0,
             boot_offset_ns: now.boot_ns.saturating_sub(now.mono.0),
-            carry_until_ns: if view.carry { carried(page, now) } else { 0 },
+            carry_until_ns: if view.carry { carried(page, view, now) } else { 0 },
             own_mark: view.own_mark,
             own_weight: view.own_weight,
             total_weight: view.total_weight,
@@ -41,11 +41,16 @@ pub fn lease_until<W: Words>(page: &W) -> u64 {
 }
 
 /// Until when the lease of the active bank goes on by what it holds now: a grant of the own that still stands ends with
-/// this installation.
-fn carried<W: Words>(page: &W, now: Times) -> u64 {
+/// this installation. What runs on by it may be given more time to stop by `view` than by the one before: it has to begin
+/// so much sooner, for others wait for no more than the lease.
+fn carried<W: Words>(page: &W, view: &Bank, now: Times) -> u64 {
     let active = lease::active_bank(page);
-    let longest = now.boot_ns.saturating_add(page.get(active + bank::ACT_NS));
-    page.get(active + bank::CARRY_UNTIL_NS).max(lease::until(page)).min(longest)
+    let act = page.get(active + bank::ACT_NS);
+    let longest = now.boot_ns.saturating_add(act);
+    let until = page.get(active + bank::CARRY_UNTIL_NS).max(lease::until(page)).min(longest);
+    let stop = nanos(view.lease.saturating_sub(view.act));
+    let before = page.get(active + bank::LEASE_NS).saturating_sub(act);
+    until.saturating_sub(stop.saturating_sub(before))
 }
 
 #[cfg(test)]
@@ -125,6 +130,20 @@ mod tests {
         assert!(!acts(&page, 10_450));
         install(&page, &view(3, false), &slots, at(10_300));
         assert!(!acts(&page, 10_301), "nothing is left to one that was no member");
+    }
+
+    #[test]
+    fn a_lease_that_goes_on_ends_sooner_by_the_time_to_stop_that_is_added() {
+        for (act, end) in [(300, 10_350), (400, 10_450), (500, 10_450)] {
+            let (page, slots) = page();
+            install(&page, &view(1, false), &slots, at(10_000));
+            page.set(word::IN_FORCE, 1);
+            assert!(lease::grant(&page, 1));
+            lease::renew(&page, 1, 21, 10_050 * MS, 10_060 * MS);
+            let next = Bank { act: Duration::from_millis(act), ..view(2, true) };
+            install(&page, &next, &slots, at(10_200));
+            assert!(acts(&page, end - 1) && !acts(&page, end), "with {} ms to stop", 500 - act);
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! I/O and reads no clock; whoever owns it brings the time and carries out the commands, in their order.
 //!
 //! What it does with them is in its neighbours: `regroup` (when and whom to ask, what reports come to), `ballots` (one
-//! decision), `install` (a view on disk, and what the page holds of it), `owed` (who must have stopped, fences),
-//! `ending` (leaving, being left out), `requests`.
+//! decision), `install` (a view on disk, and what the page holds of it), `claims` (what frames claim of what runs here), `owed`
+//! (who must have stopped, fences), `ending` (leaving, being left out), `requests`.
 
 use super::ballots::Attempt;
 use super::closing::is_member;
@@ -139,7 +139,7 @@ impl Agreement {
                 self.carry_out(effects);
             }
             Input::WriteFailed => self.forfeit(),
-            Input::StandingDone(order) => self.page.standing = order,
+            Input::StandingDone(order) => self.standing_done(order),
             Input::Page(view) => self.look_at_page(&view),
             Input::ServicesStopped => self.services_stopped(),
             Input::Request(number, request) => self.request(number, request),

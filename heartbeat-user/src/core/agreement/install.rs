@@ -37,6 +37,10 @@ pub(super) struct Page {
     pub ahead: bool,
     /// Since when, and for how long, something may run by a lease that gave it time to stop, whatever the view held gives.
     pub lingers: Option<(Clocks, Duration)>,
+    /// Frames may say that what runs stops at once.
+    pub claims: bool,
+    /// A bank is made once they do not any more: with the lease of the one before, or without.
+    pub bank_due: Option<bool>,
 }
 
 /// Returns the mark of a view: what GRANTING is while its grants go out. Never 0.
@@ -73,10 +77,12 @@ impl Agreement {
         let kept = whole && adopted.is_some_and(same);
         // The page's lease goes on only where this incarnation had one: until a view came into force, it had none.
         let carry = whole && self.page.in_force.is_view() && adopted.is_some_and(|page| page.member);
-        if !kept && adopted.is_some_and(|page| page.member) {
-            // How long stopping took by the older bank is not known any more.
+        if adopted.is_some_and(|page| page.member) {
+            // How long stopping took by the banks before is not known any more, nor how long ago the last of them ended.
             self.linger(&document);
         }
+        // Nor what frames say. Where nothing is to go on by the bank that is there, it is not kept for that.
+        self.page.claims = whole && adopted.is_some();
         self.hold_view(document.clone(), name, (!kept).then_some(carry));
         let (in_force, own) = (self.page.in_force, self.setup.own);
         if let Some(held) = &mut self.held {
@@ -107,7 +113,7 @@ impl Agreement {
         self.attempt = None;
         self.held = Some(Held { document, name, since, mono: self.now.mono, in_force: false });
         if let Some(carry) = bank {
-            self.make_bank(carry);
+            self.make_bank_in_turn(carry);
         }
         self.say_standing();
         self.commands.push_back(Command::Burst);
@@ -126,6 +132,7 @@ impl Agreement {
 
     pub(super) fn make_bank(&mut self, carry: bool) {
         let Some(held) = &self.held else { return };
+        self.page.bank_due = None;
         let (own, vote, view) = (self.setup.own, self.own_vote(), &held.document);
         let slot = |one: &Vote| match one.holder {
             Holder::Node(node) if node != own.node => Some(Slot {
@@ -152,7 +159,7 @@ impl Agreement {
 
     /// Says in every frame which view is held, with the grants that go with it: to its members alone, under the
     /// incarnations that it names.
-    fn say_standing(&mut self) {
+    pub(super) fn say_standing(&mut self) {
         let Some(held) = &self.held else { return };
         let (view, name, own, vote) = (&held.document, held.name, self.setup.own, self.own_vote());
         let votes = votes_in(view, vote);
@@ -169,30 +176,8 @@ impl Agreement {
             votes,
             stops_at_once: view.lease.stop_ms == 0 && self.page.lingers.is_none(),
         };
+        self.page.claims |= standing.stops_at_once;
         self.commands.push_back(Command::Standing(Box::new(standing)));
-    }
-
-    /// What ran by a view's lease may go on for as long, and be stopped in the time which that gave it: a later view that
-    /// gives none takes nothing back.
-    fn linger(&mut self, view: &Document) {
-        self.page.lingers = Some((self.now.clocks(), view.lease.surely_over() + self.slewed()));
-    }
-
-    /// Says that what runs stops at once, where that is so, as soon as nothing can run by an older lease.
-    pub(super) fn outlast(&mut self) {
-        if self.lingers_for() != Some(Duration::ZERO) {
-            return;
-        }
-        self.page.lingers = None;
-        if self.held.as_ref().is_some_and(|held| held.document.lease.stop_ms == 0) {
-            self.say_standing();
-        }
-    }
-
-    /// Returns for how long something may still run by an older lease.
-    pub(super) fn lingers_for(&self) -> Option<Duration> {
-        let (since, wait) = self.page.lingers?;
-        Some(wait.saturating_sub(self.now.clocks().since(since)))
     }
 
     /// Lets grants go out, if the disk allows them: the view held is the newest on disk, nothing was accepted upon it,

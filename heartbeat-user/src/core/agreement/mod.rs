@@ -9,6 +9,7 @@
 
 mod ballots;
 pub mod build;
+mod claims;
 pub mod closing;
 pub mod document;
 mod ending;

@@ -102,9 +102,10 @@ impl Agreement {
     }
 
     /// Says that the view is in force, once everybody it left out is known to have stopped. Whoever is no member acts in
-    /// none.
+    /// none, and nobody does whose bank is still that of the view before.
     pub(super) fn come_into_force(&mut self) {
-        if self.membership().is_none_or(|held| held.in_force) || !self.stops.in_force() {
+        let early = self.page.bank_due.is_some() || !self.stops.in_force();
+        if early || self.membership().is_none_or(|held| held.in_force) {
             return;
         }
         let now = self.now.clocks();

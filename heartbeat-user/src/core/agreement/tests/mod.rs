@@ -1,5 +1,6 @@
 //! Clusters in memory: how they form, change, split and come back, and each rule that keeps two of them from acting.
 
+mod claims;
 mod directed;
 mod endings;
 mod life;

@@ -244,40 +244,6 @@ fn an_acknowledged_fence_ends_the_wait_where_the_kernel_gates() {
 }
 
 #[test]
-fn no_kernel_gates_what_an_older_lease_gave_time_to_stop() {
-    let claims = |world: &World| world.nodes[&3].kernel.standing.as_ref().is_some_and(|said| said.stops_at_once);
-    let mut world = World::formed(3);
-    assert!(claims(&world));
-    world.request(1, 5, Request::Set(Setting::StopMs(50)));
-    world.run_until(2_000, |world| world.view(3).lease.stop_ms == 50 && world.settled(3));
-    assert!(!claims(&world));
-    world.request(1, 6, Request::Set(Setting::StopMs(0)));
-    world.run_until(2_000, |world| world.view(3).lease.stop_ms == 0 && world.settled(3));
-    assert!(!claims(&world), "what ran by the view before may be stopping");
-    // The same goes for the view that leaves it out.
-    world.nodes.get_mut(&3).unwrap().log.clear();
-    world.request(1, 7, Request::Fence(NodeId(3)));
-    world.run(200);
-    assert_eq!(world.members(1), [1, 2]);
-    let says = |command: &Command| matches!(command, Command::Standing(standing) if standing.stops_at_once);
-    assert!(!world.nodes[&3].log.iter().any(says));
-}
-
-#[test]
-fn a_kernel_gates_again_once_no_older_lease_lasts() {
-    let claims = |world: &World| world.nodes[&3].kernel.standing.as_ref().is_some_and(|said| said.stops_at_once);
-    let mut world = World::formed(3);
-    world.request(1, 5, Request::Set(Setting::StopMs(50)));
-    world.run_until(2_000, |world| world.view(3).lease.stop_ms == 50 && world.settled(3));
-    world.request(1, 6, Request::Set(Setting::StopMs(0)));
-    world.run_until(2_000, |world| world.view(3).lease.stop_ms == 0 && world.settled(3));
-    let took = world.run_until(2_000, claims);
-    assert!(took + 100 >= LEASE, "{took} ms");
-    world.run(500);
-    assert!(world.settled(3), "saying so once more costs nothing");
-}
-
-#[test]
 fn an_empty_disk_has_no_vote_and_grants_nothing() {
     let mut world = World::formed(3);
     world.crash(3);

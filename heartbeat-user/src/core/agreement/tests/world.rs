@@ -105,6 +105,8 @@ pub struct Node {
     pub events: Vec<AgreementEvent>,
     pub log: Vec<Command>,
     pub ended: Option<Ending>,
+    /// What its frames do not say yet.
+    standing_due: Option<Standing>,
     seen: BTreeMap<u16, Seen>,
 }
 
@@ -130,6 +132,8 @@ pub struct World {
     pub quarantine: Duration,
     /// Controllers that start find that their machines slept since their page's bank was made.
     pub slept: bool,
+    /// Frames go on as they are, until [`Self::change_frames`].
+    pub frames_wait: bool,
     /// Whoever starts only joins.
     pub join_only: BTreeSet<u16>,
 }
@@ -151,6 +155,7 @@ impl World {
             stall_limit: 300,
             quarantine: Duration::from_secs(7_200),
             slept: false,
+            frames_wait: false,
             join_only: BTreeSet::new(),
         }
     }
@@ -545,10 +550,6 @@ impl World {
                 kernel.carry_until = if bank.carry && member && until != u64::MAX { until } else { 0 };
                 kernel.dates.clear();
                 kernel.own_date = 0;
-                self.views.entry(bank.view.order).or_insert_with(|| {
-                    let bytes = this.disk.as_ref().unwrap();
-                    borsh::from_slice::<State>(bytes).unwrap().installed
-                });
                 kernel.bank = Some(*bank);
             }
             Command::SetGranting(mark) => kernel.granting = mark,
@@ -556,8 +557,16 @@ impl World {
             Command::Hold(bits) => kernel.hold = bits,
             Command::Standing(standing) => {
                 let order = standing.view.order;
-                kernel.standing = Some(*standing);
-                self.input_later(node, Input::StandingDone(order));
+                self.views.entry(order).or_insert_with(|| {
+                    let bytes = this.disk.as_ref().unwrap();
+                    borsh::from_slice::<State>(bytes).unwrap().installed
+                });
+                if self.frames_wait {
+                    this.standing_due = Some(*standing);
+                } else {
+                    kernel.standing = Some(*standing);
+                    self.input_later(node, Input::StandingDone(order));
+                }
             }
             Command::Fence(victim, view) => self.fence(node, victim, view.order),
             Command::StopServices => self.input_later(node, Input::ServicesStopped),
@@ -567,6 +576,19 @@ impl World {
                 kernel.stopped = true;
             }
             Command::Burst | Command::Answer(..) => {}
+        }
+    }
+
+    /// All frames are changed that waited for it.
+    pub fn change_frames(&mut self) {
+        self.frames_wait = false;
+        let nodes: Vec<u16> = self.nodes.keys().copied().collect();
+        for node in nodes {
+            let this = self.nodes.get_mut(&node).unwrap();
+            let Some(standing) = this.standing_due.take() else { continue };
+            let order = standing.view.order;
+            this.kernel.standing = Some(standing);
+            self.input(node, Input::StandingDone(order));
         }
     }
 

@@ -243,7 +243,11 @@ fn fits_fence<W: Words, P: lease::Words>(frame: &W, conf: &PathConf, page: &P) -
     }
     let bank = lease::active_bank(page);
     let member = page.get(bank + lease::bank::MEMBER) != 0;
-    if victim == own && member && frame.get(words::ORDER) <= page.get(bank + lease::bank::ORDER) {
+    let (order, held) = (frame.get(words::ORDER), page.get(bank + lease::bank::ORDER));
+    // Who goes on by force acts in nothing until its view is in force, and is no member by its bank: the side that it has
+    // outranked may not stop it.
+    let outranked = crate::view::Order(order).force() < crate::view::Order(held).force();
+    if victim == own && (member && order <= held || outranked) {
         return Err(Counter::DropFenceView);
     }
     Ok(())

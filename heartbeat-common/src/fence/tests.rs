@@ -211,10 +211,31 @@ fn a_fence_of_an_older_view_is_dropped() {
         assert_eq!(b.facts() == before, !obeyed);
         assert_eq!(acting(&b.page, NOW).is_ok(), !obeyed);
     }
-    // Whoever is no member has no view to hold against it.
+    // Whoever is no member has no view to hold against it, but for one that a forced start has made.
     let (a, b) = pair();
     b.page[lease::active_bank(&b.page) + bank::MEMBER].set(0);
     assert_eq!(b.take(&a.fence(&order(VICTIM, HELD)), NOW).0, Counter::Fenced);
+}
+
+#[test]
+fn a_fence_of_the_side_that_lost_stops_nobody_who_goes_on_by_force() {
+    let forced = |force: u16| view::Order::new(force, HELD).unwrap().0;
+    for (held, ordered, member, obeyed) in [
+        (forced(1), forced(0) + 9, true, false),
+        (forced(1), forced(0) + 9, false, false),
+        (forced(2), forced(1), false, false),
+        (forced(1), forced(1), false, true),
+        (forced(1), forced(2) - 2, false, true),
+    ] {
+        let (a, b) = pair();
+        let bank = lease::active_bank(&b.page);
+        b.page[bank + bank::ORDER].set(held);
+        b.page[bank + bank::MEMBER].set(u64::from(member));
+        let before = b.facts();
+        let counter = b.take(&a.fence(&order(VICTIM, ordered)), NOW).0;
+        assert_eq!(counter, if obeyed { Counter::Fenced } else { Counter::DropFenceView }, "{held:x} {ordered:x}");
+        assert_eq!(b.facts() == before, !obeyed);
+    }
 }
 
 #[test]

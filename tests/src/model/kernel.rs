@@ -142,7 +142,8 @@ impl Kernel {
 
     /// Obeys a fence as the kernel's program does. Returns whether it is acknowledged.
     pub fn fence(&mut self, own: u64, victim: u64, order: Order) -> bool {
-        if own == victim && (!self.member || order > self.view.order) {
+        let outranked = order.force() < self.view.order.force();
+        if own == victim && !outranked && (!self.member || order > self.view.order) {
             self.fenced = self.fenced.max(victim);
             self.granting = 0;
         }

@@ -33,7 +33,9 @@ pub fn judge(heartbeat: &[u8], settings: &Settings, facts: &mut Facts, page: &mu
     if !mine || !ack && page.incarnation != own {
         return drop(Counter::DropFenceIncarnation);
     }
-    if !ack && victim == own && page.member && word(heartbeat, 88) <= page.order {
+    let order = word(heartbeat, 88);
+    let outranked = order >> 48 < page.order >> 48;
+    if !ack && victim == own && (page.member && order <= page.order || outranked) {
         return drop(Counter::DropFenceView);
     }
     let Some(keys) = &settings.slots[usize::from(heartbeat[5])] else { return drop(Counter::DropKeySlot) };

@@ -71,8 +71,6 @@ fn a_member_of_the_side_that_loses_ends_though_the_other_never_knew_it() {
     world.start(3);
     world.run_until(5_000, |world| world.members(2) == [2, 3] && world.acting(3).is_ok());
     let member = world.member(3);
-    // The older side would stop the other before that is in force.
-    world.no_fences = true;
     world.request(1, 1, Request::Force);
     world.run(50);
     assert!(world.view(1).admitted_of(NodeId(3)) < member.incarnation);

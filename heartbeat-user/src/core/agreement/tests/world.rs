@@ -604,7 +604,11 @@ impl World {
             return;
         }
         let there = self.nodes.get_mut(&victim.node.0).unwrap();
-        let newer = there.kernel.bank.as_ref().is_none_or(|bank| !bank.member || order > bank.view.order);
+        let newer = there
+            .kernel
+            .bank
+            .as_ref()
+            .is_none_or(|bank| order > bank.view.order || !bank.member && order.force() == bank.view.order.force());
         if there.incarnation == victim.incarnation && newer {
             there.kernel.fenced = victim.incarnation;
             there.kernel.granting = 0;

@@ -29,7 +29,9 @@ impl Clocks {
 
 /// Returns what is waited beyond the longest lease, which is lengthened by every rate already. The kernel slews by less
 /// than a tenth; its owner sees that a round later, and there are two in a delay at least. Before that the clock may have
-/// lost what a whole window allows, at the end of one and at the beginning of the next.
+/// lost what a whole window allows, at the end of one and at the beginning of the next. An owner that stands still sees
+/// nothing: if its clock is slewed beyond [`SLEW_PPM`] from then on, and no fence reaches its kernel, its lease lasts up to
+/// a ninth longer than this covers. To wait for that always would cost as much at each take-over.
 #[must_use]
 pub fn slack(delay: Duration) -> Duration {
     let windows = SLEW_WINDOW.saturating_mul(2).as_nanos() * u128::from(SLEW_PPM) / 1_000_000;

@@ -1,11 +1,14 @@
 //! A cluster in memory: messages in a queue, disks as states, kernels that give grants and date them, time that passes
 //! when it is told to. Loss, cuts, stalls and crashes are the test's. What may never happen is looked for at each step.
 
+mod carry;
+mod kernel;
+
 use crate::core::agreement::document::{Document, Member, QuorumTerms};
-use crate::core::agreement::message::{Health, Message};
+use crate::core::agreement::message::Message;
 use crate::core::agreement::types::{
-    Adopted, Bank, Command, Configured, Ending, Input, Outcome, PageView, PeerFacts, QuarantineTerms, Request, Setup,
-    Standing, Times, Timing,
+    Adopted, Command, Configured, Ending, Input, Outcome, PageView, QuarantineTerms, Request, Setup, Standing, Times,
+    Timing,
 };
 use crate::core::agreement::voter::State;
 use crate::core::agreement::{Agreement, AgreementEvent, Life};
@@ -13,6 +16,7 @@ use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
 use heartbeat_common::lease::{Refused, Token};
 use heartbeat_common::view::{Order, VoteId};
+use kernel::{Kernel, Seen};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -20,69 +24,6 @@ use std::time::Duration;
 pub const ROUND: u64 = 10;
 pub const DETECTION: u64 = 500;
 pub const LEASE: u64 = 500;
-
-/// What a node's kernel goes on with while its controller does not run.
-#[derive(Clone, Debug, Default)]
-pub struct Kernel {
-    pub up: bool,
-    pub granting: u64,
-    pub standing: Option<Standing>,
-    pub bank: Option<Bank>,
-    pub dates: BTreeMap<u16, u64>,
-    pub own_date: u64,
-    pub carry_until: u64,
-    pub in_force: Order,
-    pub cleared: u64,
-    pub hold: u64,
-    pub fenced: u64,
-    pub stopped: bool,
-}
-
-impl Kernel {
-    fn lease_until(&self) -> u64 {
-        let Some(bank) = &self.bank else { return 0 };
-        let act = bank.act.as_millis() as u64;
-        let mut dates: Vec<(u64, u32)> = bank
-            .slots
-            .iter()
-            .map(|slot| (self.dates.get(&slot.node.0).map_or(0, |date| date + act), u32::from(slot.weight)))
-            .collect();
-        let own = if bank.own_mark != 0 && self.granting == bank.own_mark { u64::MAX } else { self.own_date + act };
-        dates.push((if bank.own_mark == 0 || own == act { 0 } else { own }, u32::from(bank.own_weight)));
-        dates.sort_unstable_by(|one, next| next.cmp(one));
-        let mut sum = 0;
-        for (until, weight) in dates {
-            sum += weight;
-            if sum * 2 > bank.total_weight {
-                return until.max(self.carry_until);
-            }
-        }
-        self.carry_until
-    }
-
-    pub fn acting(&self, incarnation: u64, now: u64) -> Result<Token, Refused> {
-        match &self.bank {
-            _ if !self.up || self.stopped => Err(Refused::Nobody),
-            _ if self.fenced >= incarnation => Err(Refused::Fenced),
-            _ if self.hold != 0 => Err(Refused::Held(self.hold)),
-            Some(bank) if bank.member && self.in_force == Order::NONE => Err(Refused::NotInForce),
-            Some(bank) if bank.member && now < self.lease_until() => Ok(Token { order: self.in_force.0, incarnation }),
-            Some(bank) if bank.member => Err(Refused::Expired),
-            Some(_) | None => Err(Refused::NoMember),
-        }
-    }
-}
-
-/// What a kernel knows of a peer.
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    incarnation: u64,
-    since: u64,
-    heard: u64,
-    both_since: Option<u64>,
-    older: u64,
-    acked: u64,
-}
 
 #[derive(Clone, Debug, Default)]
 pub struct Node {
@@ -370,10 +311,6 @@ impl World {
         self.nodes.iter().map(line).collect()
     }
 
-    fn hears(&self, a: u16, b: u16) -> bool {
-        self.nodes[&a].kernel.up && self.nodes[&b].kernel.up && !self.deaf.contains(&(b, a))
-    }
-
     fn round(&mut self) {
         self.now += ROUND;
         self.deliver();
@@ -402,221 +339,6 @@ impl World {
             );
         }
         self.check();
-    }
-
-    fn deliver(&mut self) {
-        type Queue = VecDeque<(u64, Member, u16, Message)>;
-        let (due, later): (Queue, Queue) = self.queue.drain(..).partition(|(at, ..)| *at <= self.now);
-        self.queue = later;
-        for (_, from, to, message) in due {
-            let this = &self.nodes[&to];
-            let lost = self.mute.contains(&(from.node.0, to)) || !self.nodes[&from.node.0].kernel.up || !this.kernel.up;
-            if lost || this.agreement.is_none() || (self.lose)(&message, from.node.0, to) {
-                continue;
-            }
-            if this.stalled_since.is_some() {
-                self.queue.push_back((self.now + ROUND, from, to, message));
-                continue;
-            }
-            let read = Message::decode(&message.encode()).unwrap();
-            self.input(to, Input::Message(from, Box::new(read)));
-        }
-    }
-
-    /// What kernels see of each other, and the grants that they date.
-    fn exchange(&mut self) {
-        let nodes: Vec<u16> = self.nodes.keys().copied().collect();
-        for a in &nodes {
-            for b in nodes.iter().filter(|b| *b != a) {
-                if !self.hears(*a, *b) {
-                    self.nodes.get_mut(a).unwrap().seen.entry(*b).or_default().both_since = None;
-                    continue;
-                }
-                let (both, now) = (self.hears(*b, *a), self.now);
-                let grant = if both { self.grant(*b, *a) } else { 0 };
-                let incarnation = self.nodes[b].incarnation;
-                let this = self.nodes.get_mut(a).unwrap();
-                let answered_from = this.answered_from;
-                let seen = this.seen.entry(*b).or_default();
-                if incarnation > seen.incarnation {
-                    *seen = Seen { incarnation, since: now, acked: seen.acked, ..Seen::default() };
-                }
-                seen.heard = now;
-                let asked = (now >= answered_from).then_some(now);
-                seen.both_since = if both { seen.both_since.or(asked) } else { None };
-                let slots = this.kernel.bank.iter().flat_map(|bank| &bank.slots);
-                let expected = slots.filter(|slot| slot.node.0 == *b).map(|slot| slot.expected).next();
-                if grant != 0 && expected == Some(grant) {
-                    this.kernel.dates.insert(*b, now);
-                }
-            }
-        }
-    }
-
-    fn grant(&self, of: u16, to: u16) -> u64 {
-        let kernel = &self.nodes[&of].kernel;
-        let Some(standing) = &kernel.standing else { return 0 };
-        let goes =
-            standing.mark != 0 && standing.mark == kernel.granting && kernel.fenced < self.nodes[&of].incarnation;
-        let word = standing.grants.iter().find(|(node, _)| node.0 == to).map_or(0, |(_, word)| *word);
-        if goes { word } else { 0 }
-    }
-
-    pub fn facts(&self, node: u16) -> Vec<PeerFacts> {
-        let this = &self.nodes[&node];
-        let fact = |(peer, seen): (&u16, &Seen)| {
-            let other = &self.nodes[peer];
-            let silent = self.now - seen.heard.max(1_000);
-            let stalled = other.stalled_since.map_or(0, |since| self.now - since);
-            let health = match () {
-                () if seen.heard == 0 && silent < DETECTION => Health::Unknown,
-                () if silent >= DETECTION => Health::Down,
-                () if other.kernel.stopped => Health::Left,
-                () if stalled > 10_000 => Health::Hung,
-                () if stalled > self.stall_limit => Health::Stalled,
-                () => Health::Up,
-            };
-            PeerFacts {
-                node: NodeId(*peer),
-                incarnation: seen.incarnation,
-                incarnation_since: ms(seen.since),
-                older_heard: ms(seen.older),
-                health,
-                heard: ms(seen.heard),
-                both_ways_since: seen.both_since.map(ms),
-                controller_age: Some(Duration::from_millis(stalled)),
-                stopped: other.kernel.stopped && self.hears(node, *peer),
-                fence_acked: seen.acked,
-                gated: self.gated,
-                quorate: self.hears(node, *peer) && self.acting(*peer).is_ok(),
-            }
-        };
-        this.seen.iter().map(fact).collect()
-    }
-
-    fn write(&mut self, node: u16) {
-        let this = self.nodes.get_mut(&node).unwrap();
-        if this.disk_hangs {
-            return;
-        }
-        let now = self.now;
-        let Some((_, state)) = this.writes.pop_front_if(|(due, _)| *due <= now) else { return };
-        if std::mem::take(&mut this.disk_fails) {
-            self.input(node, Input::WriteFailed);
-            return;
-        }
-        state.check().unwrap();
-        let sequence = state.sequence;
-        this.disk = Some(borsh::to_vec(&state).unwrap());
-        self.input(node, Input::Written(sequence));
-    }
-
-    pub fn input(&mut self, node: u16, input: Input) {
-        let now = times(self.now);
-        let Some(agreement) = &mut self.nodes.get_mut(&node).unwrap().agreement else { return };
-        agreement.handle(input, now);
-        self.carry_out(node);
-    }
-
-    fn carry_out(&mut self, node: u16) {
-        loop {
-            let Some(agreement) = &mut self.nodes.get_mut(&node).unwrap().agreement else { return };
-            let events: Vec<_> = std::iter::from_fn(|| agreement.poll_event()).collect();
-            let command = agreement.poll_command();
-            self.nodes.get_mut(&node).unwrap().events.extend(events);
-            let Some(command) = command else { return };
-            if !matches!(command, Command::Send(..)) {
-                self.nodes.get_mut(&node).unwrap().log.push(command.clone());
-            }
-            self.one(node, command);
-        }
-    }
-
-    fn one(&mut self, node: u16, command: Command) {
-        let (now, from) = (self.now, self.member(node));
-        let this = self.nodes.get_mut(&node).unwrap();
-        let kernel = &mut this.kernel;
-        match command {
-            Command::Send(to, message) => self.queue.push_back((now + ROUND, from, to.0, *message)),
-            Command::Write(state) => this.writes.push_back((now + ROUND, *state)),
-            Command::ClearGrants(mark) => {
-                kernel.own_date = now;
-                kernel.granting = 0;
-                kernel.cleared = mark;
-            }
-            Command::Install(bank) => {
-                let until = kernel.lease_until();
-                let member = kernel.bank.as_ref().is_some_and(|bank| bank.member);
-                kernel.carry_until = if bank.carry && member && until != u64::MAX { until } else { 0 };
-                kernel.dates.clear();
-                kernel.own_date = 0;
-                kernel.bank = Some(*bank);
-            }
-            Command::SetGranting(mark) => kernel.granting = mark,
-            Command::InForce(order) => kernel.in_force = order,
-            Command::Hold(bits) => kernel.hold = bits,
-            Command::Standing(standing) => {
-                let order = standing.view.order;
-                self.views.entry(order).or_insert_with(|| {
-                    let bytes = this.disk.as_ref().unwrap();
-                    borsh::from_slice::<State>(bytes).unwrap().installed
-                });
-                if self.frames_wait {
-                    this.standing_due = Some(*standing);
-                } else {
-                    kernel.standing = Some(*standing);
-                    self.input_later(node, Input::StandingDone(order));
-                }
-            }
-            Command::Fence(victim, view) => self.fence(node, victim, view.order),
-            Command::StopServices => self.input_later(node, Input::ServicesStopped),
-            Command::Exit(ending) => {
-                this.ended = Some(ending);
-                this.agreement = None;
-                kernel.stopped = true;
-            }
-            Command::Burst | Command::Answer(..) => {}
-        }
-    }
-
-    /// All frames are changed that waited for it.
-    pub fn change_frames(&mut self) {
-        self.frames_wait = false;
-        let nodes: Vec<u16> = self.nodes.keys().copied().collect();
-        for node in nodes {
-            let this = self.nodes.get_mut(&node).unwrap();
-            let Some(standing) = this.standing_due.take() else { continue };
-            let order = standing.view.order;
-            this.kernel.standing = Some(standing);
-            self.input(node, Input::StandingDone(order));
-        }
-    }
-
-    fn input_later(&mut self, node: u16, input: Input) {
-        let now = times(self.now);
-        if let Some(agreement) = &mut self.nodes.get_mut(&node).unwrap().agreement {
-            agreement.handle(input, now);
-        }
-    }
-
-    fn fence(&mut self, from: u16, victim: Member, order: Order) {
-        if self.no_fences || !self.hears(victim.node.0, from) || !self.hears(from, victim.node.0) {
-            return;
-        }
-        let there = self.nodes.get_mut(&victim.node.0).unwrap();
-        let newer = there
-            .kernel
-            .bank
-            .as_ref()
-            .is_none_or(|bank| order > bank.view.order || !bank.member && order.force() == bank.view.order.force());
-        if there.incarnation == victim.incarnation && newer {
-            there.kernel.fenced = victim.incarnation;
-            there.kernel.granting = 0;
-        }
-        if there.kernel.fenced >= victim.incarnation {
-            let seen = self.nodes.get_mut(&from).unwrap().seen.entry(victim.node.0).or_default();
-            seen.acked = seen.acked.max(victim.incarnation);
-        }
     }
 
     /// Whoever acts under a token is a member of every view, not older, under which somebody acts; one order has one view.

@@ -2,6 +2,8 @@
 //! there. The same reports give the same answer on every node; time and the own place in it come in as flags. It asks
 //! nobody and decides nothing: a set is proposed, and the votes decide.
 
+mod words;
+
 use super::document::{ChangeId, Document, Holder, Member, Reason, Removal};
 use super::event::JoinFault;
 use super::message::{Health, Hears, Report, Wish, Wished};
@@ -12,6 +14,8 @@ use heartbeat_common::lease::NODES_MAX;
 use heartbeat_common::view::Name;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+pub(super) use words::is_heard;
 
 /// What is judged.
 pub struct Scene<'a> {
@@ -243,74 +247,6 @@ impl<'a> Judge<'a> {
         })
     }
 
-    /// What those say of a node whose word counts, members and holders of votes: each that has reported, but itself.
-    pub(super) fn words(&self, node: NodeId) -> impl Iterator<Item = (&'a Report, Option<&'a Hears>)> {
-        let view = self.scene.view;
-        let counts = move |report: &&Report| is_member(view, report.author) || view.weight_of(report.vote) > 0;
-        let others = self.scene.reports.values().copied().filter(counts);
-        others.filter(move |report| report.author.node != node).map(move |report| (report, edge(report, node)))
-    }
-
-    /// Says whether all others say so of a node, and at least one does.
-    fn all_say(&self, node: NodeId, so: impl Fn(&Hears) -> bool) -> bool {
-        let mut words = self.words(node).peekable();
-        words.peek().is_some() && words.all(|(_, hears)| hears.is_some_and(&so))
-    }
-
-    fn one_says(&self, node: NodeId, so: impl Fn(&Hears) -> bool) -> bool {
-        self.words(node).any(|(_, hears)| hears.is_some_and(&so))
-    }
-
-    /// Returns what a node says of itself, whatever view it holds.
-    fn own_word(&self, node: NodeId) -> Option<&'a Report> {
-        self.scene.reports.get(&node).or_else(|| self.scene.behind.get(&node)).copied()
-    }
-
-    fn accounted(&self, node: NodeId) -> bool {
-        let incarnation = self.scene.view.incarnation_of(node);
-        let known = |hears: &Hears| match hears.health {
-            Health::Unknown => false,
-            Health::Up => incarnation.is_some_and(|old| hears.peer.incarnation > old),
-            Health::Stalled | Health::Hung | Health::Left | Health::Down => true,
-        };
-        self.scene.reports.contains_key(&node) || self.scene.behind.contains_key(&node) || self.all_say(node, known)
-    }
-
-    /// Says whether a node's controller makes no progress; a report in this regroup shows that it does.
-    fn is_stalled(&self, node: NodeId) -> bool {
-        !self.scene.reports.contains_key(&node)
-            && self.one_says(node, |hears| matches!(hears.health, Health::Stalled | Health::Hung))
-    }
-
-    fn condemnation(&self, member: Member) -> Option<Reason> {
-        if let Some(report) = self.own_word(member.node) {
-            return (report.author == member && report.cannot_apply).then_some(Reason::CannotApply);
-        }
-        let hung = |hears: &Hears| hears.health == Health::Hung;
-        let not_heard = |hears: &Hears| matches!(hears.health, Health::Down | Health::Unknown);
-        let all = self.all_say(member.node, |hears| hung(hears) || not_heard(hears));
-        (all && self.one_says(member.node, hung)).then_some(Reason::Hung)
-    }
-
-    /// Says whether this incarnation has gone, or goes, by its own word, a newer one's, or an operator's.
-    pub(super) fn gone(&self, member: Member) -> Option<Reason> {
-        if matches!(self.wish, Some(Wished { wish: Wish::Without(node), .. }) if node == member.node) {
-            return Some(Reason::Fenced);
-        }
-        let newer = |hears: &Hears| hears.peer.incarnation > member.incarnation;
-        let left = |hears: &Hears| hears.health == Health::Left && hears.peer.incarnation == member.incarnation;
-        let report = self.own_word(member.node);
-        if report.is_some_and(|report| report.author.incarnation > member.incarnation)
-            || self.one_says(member.node, newer)
-        {
-            Some(Reason::Restarted)
-        } else if report.is_some_and(|report| report.leaving) || self.one_says(member.node, left) {
-            Some(Reason::Left)
-        } else {
-            None
-        }
-    }
-
     /// The members that may stay.
     fn candidates(&self) -> Vec<Member> {
         let may = |member: &&Member| {
@@ -348,32 +284,6 @@ impl<'a> Judge<'a> {
         let chosen = select(&weighed, &rows);
         let inside = |(bit, member): (usize, &Member)| (chosen.set >> bit & 1 == 1).then_some(*member);
         candidates.iter().take(NODES_MAX).enumerate().filter_map(inside).collect()
-    }
-
-    /// Says whether `a` hears `b`, by its own report; the other side's stands for one that has not reported, and for a
-    /// member that cannot say yet, whose controller began a moment ago: its kernel answered all the while, and to have
-    /// heard both ways takes both.
-    pub(super) fn hears(&self, a: Member, b: Member, messages: bool) -> bool {
-        let both = is_member(self.scene.view, a) && is_member(self.scene.view, b);
-        let says = |report: &&Report| !both || edge(report, b.node).is_none_or(|hears| hears.health != Health::Unknown);
-        let other = self.scene.reports.get(&b.node).copied();
-        let (from, to) = match self.scene.reports.get(&a.node).copied().filter(says) {
-            Some(report) => (Some(report), b),
-            None if other.is_some() || !self.scene.reports.contains_key(&a.node) => (other, a),
-            None => return false,
-        };
-        // Neither has reported: both are stalled, or wait for the same cure; who hears them keeps them.
-        let Some(report) = from else { return true };
-        let Some(hears) = edge(report, to.node) else { return false };
-        let long = if both { 1 } else { millis(self.scene.detection) };
-        hears.peer.incarnation == to.incarnation
-            && is_heard(hears)
-            && hears.both_ways_ms >= long
-            && (hears.messages_pass || !messages)
-    }
-
-    fn both_hear(&self, a: Member, b: Member) -> bool {
-        self.hears(a, b, true) && self.hears(b, a, true)
     }
 
     fn joiners(&self, staying: &[Member]) -> Joiners {
@@ -458,10 +368,6 @@ impl<'a> Judge<'a> {
     }
 }
 
-fn edge(report: &Report, node: NodeId) -> Option<&Hears> {
-    report.hears.iter().find(|hears| hears.peer.node == node)
-}
-
 /// Says whether whoever reports this of a member that went for `reason` has judged it so itself. Who only agreed to the
 /// view has not, nor has a controller that cannot say yet; and what a member or an operator says needs no judge.
 fn accuses(hears: &Hears, reason: Reason) -> bool {
@@ -473,13 +379,4 @@ fn accuses(hears: &Hears, reason: Reason) -> bool {
         Reason::NoMessages => one_way || hears.health == Health::Up && !hears.messages_pass,
         Reason::Restarted | Reason::Left | Reason::CannotApply | Reason::Fenced | Reason::Forced => false,
     }
-}
-
-/// Says whether frames of the other end arrive, whatever its controller does.
-pub(super) const fn is_heard(hears: &Hears) -> bool {
-    matches!(hears.health, Health::Up | Health::Stalled | Health::Hung)
-}
-
-fn millis(duration: Duration) -> u32 {
-    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }

@@ -2,8 +2,9 @@
 //! nor the deciding thread ever waits for a disk, a driver or a table. It acts on orders and on what it finds; it
 //! judges no peer.
 
-use crate::cli::{Watchdog, check_watchdog};
-use crate::config::{Config, load, paths_for};
+mod reload;
+
+use crate::config::Config;
 use crate::core::event::EventBody;
 use crate::core::identity::Reason;
 use crate::io::fabric::Fabric;
@@ -13,13 +14,12 @@ use crate::io::pacer::{Pacer, PacerCommand};
 use crate::io::paths::{Announced, Who};
 use crate::io::state::{State, StateDir};
 use crate::io::{clock, decider, nics};
-use crate::keys::Keys;
-use anyhow::{Context, bail};
+use anyhow::Context;
 use heartbeat_common::frame::{FLAG_LEAVING, FLAG_STOPPED};
 use heartbeat_common::maps::{self, Own};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -298,60 +298,6 @@ impl Worker {
             reason: Reason::Outrun.to_string(),
         });
         Ok(())
-    }
-
-    /// Puts the configuration's settings into force; anything else in it needs a restart and is refused.
-    fn reload(&mut self) -> anyhow::Result<String> {
-        let kept = &mut self.kept;
-        let fresh = load(&kept.config_file)?;
-        let old = kept.fabric.config().clone();
-        if fresh.cluster != old.cluster || fresh.daemon != old.daemon || fresh.interfaces != old.interfaces {
-            bail!(
-                "[cluster], [daemon] and [interface.*] take a restart (`systemctl restart heartbeatd`, which loses no answer \
-                 unless the cluster id, pin_dir or state_dir changes)"
-            );
-        }
-        if paths_for(&fresh, kept.own) != paths_for(&old, kept.own) || fresh.nodes != old.nodes {
-            bail!("nodes, networks and addresses take a restart, by which this node becomes a new incarnation");
-        }
-        if let Some(every) = kept.watchdog {
-            check_watchdog(Watchdog::Every(every), fresh.settings.hang_limit)?;
-        }
-        let ring = Keys::load(&fresh.cluster.key_file)?.ring(fresh.cluster.id);
-        let changes = format!(
-            "same subnet {} ms x {}, cross subnet {} ms x {}, stall limit {} ms, hang limit {} s",
-            fresh.settings.same_subnet.delay.as_millis(),
-            fresh.settings.same_subnet.threshold,
-            fresh.settings.cross_subnet.delay.as_millis(),
-            fresh.settings.cross_subnet.threshold,
-            fresh.settings.stall_limit.as_millis(),
-            fresh.settings.hang_limit.as_secs(),
-        );
-        let fresh = Arc::new(fresh);
-        // The device is never quicker than the hang limit in force: a longer limit is first asked of it, a shorter one last.
-        let (limit, former) = (fresh.settings.hang_limit, old.settings.hang_limit);
-        if limit > former {
-            kept.decider.retime(limit, former).map_err(|why| anyhow::anyhow!("hang_limit_s: {why}"))?;
-        }
-        if let Err(error) = kept.fabric.reload(fresh.clone(), ring.clone()) {
-            if limit > former
-                && let Err(why) = kept.decider.retime(former, former)
-            {
-                log::error!("the watchdog device keeps the time-out of what was refused: {why}");
-            }
-            return Err(error);
-        }
-        *kept.current.write().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
-        kept.pacer.tell(PacerCommand::Signers(kept.fabric.paths.signers()));
-        let budget = fresh.settings.lateness_budget.as_nanos() as u64;
-        kept.pacer.tell(PacerCommand::Delays(kept.fabric.paths.delays(), budget));
-        kept.decider.settings(&fresh, ring, kept.fabric.paths.fence_signers());
-        if limit < former
-            && let Err(why) = kept.decider.retime(limit, former)
-        {
-            log::warn!("the watchdog device keeps its longer time-out: {why}");
-        }
-        Ok(if fresh.settings == old.settings { "the key file alone was read again".to_owned() } else { changes })
     }
 
     /// Ends: either leaves everything for the next controller, or says goodbye and takes it away.

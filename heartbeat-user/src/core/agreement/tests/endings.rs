@@ -1,7 +1,10 @@
-//! How a node's part ends where the view that ends it meets a slow disk, another forced start, or a restart.
+//! How a node's part ends where the view that ends it meets a disk that is slow or fails, another forced start, or a
+//! restart.
 
 use super::world::{DETECTION, World};
 use crate::core::agreement::AgreementEvent;
+use crate::core::agreement::document::Reason;
+use crate::core::agreement::message::{Message, Setting};
 use crate::core::agreement::types::{Ending, Request};
 use crate::core::agreement::voter::State;
 use crate::core::ids::NodeId;
@@ -141,4 +144,49 @@ fn whoever_lost_and_was_killed_before_it_ended_ends_when_it_is_back() {
     world.kill_controller(3);
     world.restart_controller(3);
     world.run_until(200, |world| world.nodes[&3].ended == Some(Ending::Out));
+}
+
+#[test]
+fn a_failed_write_forfeits_the_vote_and_ends_the_node() {
+    let mut world = World::formed(3);
+    world.nodes.get_mut(&2).unwrap().disk_fails = true;
+    world.request(1, 5, Request::Set(Setting::LeaseMs(700)));
+    world.run_until(8_000, |world| world.nodes[&2].ended == Some(Ending::Forfeited));
+    assert!(world.nodes[&2].events.contains(&AgreementEvent::VoteForfeited));
+    world.run_until(3_000, |world| world.members(1) == [1, 3] && world.members(3) == [1, 3]);
+}
+
+#[test]
+fn who_cannot_write_a_view_is_left_out_of_the_next_by_its_own_word() {
+    let mut world = World::formed(3);
+    let leave = world.setup(2).timing.leave.as_millis() as u64;
+    // A view is decided without its vote, and fails to get to its disk.
+    world.nodes.get_mut(&2).unwrap().disk_fails = true;
+    world.lose = |message, _, to| to == 2 && matches!(message, Message::Prepare { .. } | Message::Accept { .. });
+    world.request(1, 5, Request::Set(Setting::LeaseMs(700)));
+    let forfeited = |world: &World| world.nodes[&2].events.contains(&AgreementEvent::VoteForfeited);
+    world.run_until(3_000, |world| forfeited(world) && world.view(1).lease.lease_ms == 700);
+    let before = world.view(1).order;
+    assert!(world.view(2).order < before && world.members(1) == [1, 2, 3]);
+    // It is waited for neither until it gives up leaving, nor by others.
+    world.run_until(leave / 2, |world| world.members(1) == [1, 3] && world.members(3) == [1, 3]);
+    assert_eq!(Some(world.view(1).order), before.next());
+    assert_eq!(world.view(1).removals[0].reason, Reason::Left);
+    world.run_until(leave / 4, |world| world.nodes[&2].ended == Some(Ending::Forfeited));
+}
+
+#[test]
+fn who_forfeits_a_vote_that_all_need_waits_for_no_view_without_it() {
+    let mut world = World::new(4);
+    world.dynamic = false;
+    world.form();
+    for node in [1, 2] {
+        world.nodes.get_mut(&node).unwrap().disk_fails = true;
+    }
+    world.request(3, 5, Request::Set(Setting::LeaseMs(700)));
+    let over = |world: &World, node: u16| world.nodes[&node].events.contains(&AgreementEvent::VoteForfeited);
+    world.run_until(3_000, |world| over(world, 1) && over(world, 2));
+    // Three of four votes are needed: until one of the two is back there is nothing to wait for.
+    let ended = |world: &World, node: u16| world.nodes[&node].ended == Some(Ending::Forfeited);
+    world.run_until(1_000, |world| ended(world, 1) || ended(world, 2));
 }

@@ -267,51 +267,6 @@ fn an_empty_disk_has_no_vote_and_grants_nothing() {
 }
 
 #[test]
-fn a_failed_write_forfeits_the_vote_and_ends_the_node() {
-    let mut world = World::formed(3);
-    world.nodes.get_mut(&2).unwrap().disk_fails = true;
-    world.request(1, 5, Request::Set(Setting::LeaseMs(700)));
-    world.run_until(8_000, |world| world.nodes[&2].ended == Some(Ending::Forfeited));
-    assert!(world.nodes[&2].events.contains(&AgreementEvent::VoteForfeited));
-    world.run_until(3_000, |world| world.members(1) == [1, 3] && world.members(3) == [1, 3]);
-}
-
-#[test]
-fn who_cannot_write_a_view_is_left_out_of_the_next_by_its_own_word() {
-    let mut world = World::formed(3);
-    let leave = world.setup(2).timing.leave.as_millis() as u64;
-    // A view is decided without its vote, and fails to get to its disk.
-    world.nodes.get_mut(&2).unwrap().disk_fails = true;
-    world.lose = |message, _, to| to == 2 && matches!(message, Message::Prepare { .. } | Message::Accept { .. });
-    world.request(1, 5, Request::Set(Setting::LeaseMs(700)));
-    let forfeited = |world: &World| world.nodes[&2].events.contains(&AgreementEvent::VoteForfeited);
-    world.run_until(3_000, |world| forfeited(world) && world.view(1).lease.lease_ms == 700);
-    let before = world.view(1).order;
-    assert!(world.view(2).order < before && world.members(1) == [1, 2, 3]);
-    // It is waited for neither until it gives up leaving, nor by others.
-    world.run_until(leave / 2, |world| world.members(1) == [1, 3] && world.members(3) == [1, 3]);
-    assert_eq!(Some(world.view(1).order), before.next());
-    assert_eq!(world.view(1).removals[0].reason, Reason::Left);
-    world.run_until(leave / 4, |world| world.nodes[&2].ended == Some(Ending::Forfeited));
-}
-
-#[test]
-fn who_forfeits_a_vote_that_all_need_waits_for_no_view_without_it() {
-    let mut world = World::new(4);
-    world.dynamic = false;
-    world.form();
-    for node in [1, 2] {
-        world.nodes.get_mut(&node).unwrap().disk_fails = true;
-    }
-    world.request(3, 5, Request::Set(Setting::LeaseMs(700)));
-    let over = |world: &World, node: u16| world.nodes[&node].events.contains(&AgreementEvent::VoteForfeited);
-    world.run_until(3_000, |world| over(world, 1) && over(world, 2));
-    // Three of four votes are needed: until one of the two is back there is nothing to wait for.
-    let ended = |world: &World, node: u16| world.nodes[&node].ended == Some(Ending::Forfeited);
-    world.run_until(1_000, |world| ended(world, 1) || ended(world, 2));
-}
-
-#[test]
 fn a_control_black_hole_ends_in_one_decision() {
     let mut world = World::formed(3);
     for other in [1, 2] {
@@ -389,24 +344,6 @@ fn a_forced_start_waits_before_it_acts_and_its_side_wins_when_they_meet() {
     world.start(1);
     world.start(2);
     world.run_until(5_000, |world| world.settled(3));
-}
-
-#[test]
-fn a_request_is_answered_by_the_view_that_fulfils_it() {
-    let mut world = World::formed(3);
-    world.request(2, 7, Request::Set(Setting::LeaseMs(800)));
-    world.run_until(2_000, |world| world.outcome(2, 7).is_some());
-    assert_eq!(world.outcome(2, 7), Some(Outcome::Decided(world.view(2).order)));
-    assert_eq!(world.view(1).lease.longest_ms, 800);
-    world.request(2, 8, Request::Set(Setting::LeaseMs(800)));
-    assert_eq!(world.outcome(2, 8), Some(Outcome::Done));
-    world.request(2, 9, Request::Set(Setting::LeaseMs(200)));
-    assert_eq!(world.outcome(2, 9), Some(Outcome::Refused(Refusal::Lease)));
-    world.split(&[2]);
-    world.run(1_000);
-    world.request(2, 10, Request::Set(Setting::LeaseMs(900)));
-    world.run(11_000);
-    assert_eq!(world.outcome(2, 10), Some(Outcome::NoQuorum));
 }
 
 #[test]

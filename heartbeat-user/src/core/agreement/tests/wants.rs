@@ -1,4 +1,4 @@
-//! What is asked for and may not be done, or cannot be: who asked learns it, and nobody else waits for it.
+//! What is asked for: who asked learns what became of it, and nobody else waits for what may not be done, or cannot be.
 
 use super::world::{DETECTION, World};
 use crate::core::agreement::message::Setting;
@@ -127,4 +127,22 @@ fn a_change_that_would_leave_no_vote_is_refused_when_that_is_known() {
     world.run_until(5_000, |world| world.settled(3));
     world.request(2, 4, Request::Set(Setting::Weight(NodeId(1), 0)));
     world.run_until(2_000, |world| matches!(world.outcome(2, 4), Some(Outcome::Decided(_))));
+}
+
+#[test]
+fn a_request_is_answered_by_the_view_that_fulfils_it() {
+    let mut world = World::formed(3);
+    world.request(2, 7, Request::Set(Setting::LeaseMs(800)));
+    world.run_until(2_000, |world| world.outcome(2, 7).is_some());
+    assert_eq!(world.outcome(2, 7), Some(Outcome::Decided(world.view(2).order)));
+    assert_eq!(world.view(1).lease.longest_ms, 800);
+    world.request(2, 8, Request::Set(Setting::LeaseMs(800)));
+    assert_eq!(world.outcome(2, 8), Some(Outcome::Done));
+    world.request(2, 9, Request::Set(Setting::LeaseMs(200)));
+    assert_eq!(world.outcome(2, 9), Some(Outcome::Refused(Refusal::Lease)));
+    world.split(&[2]);
+    world.run(1_000);
+    world.request(2, 10, Request::Set(Setting::LeaseMs(900)));
+    world.run(11_000);
+    assert_eq!(world.outcome(2, 10), Some(Outcome::NoQuorum));
 }

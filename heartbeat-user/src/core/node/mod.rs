@@ -9,19 +9,22 @@
 
 mod agreement;
 mod burst;
+mod said;
+mod silence;
 #[cfg(test)]
 mod tests;
 
 use crate::core::event::{Cause, EventBody, Evidence, NodeName, PathEvidence, PeerSaid};
 use crate::core::lateness::Lateness;
-use crate::core::path::Path;
 use crate::core::time::{MonoTime, millis};
 use agreement::{Agreement, Told};
 use burst::Burst;
-use heartbeat_common::frame::{self, word};
-use heartbeat_common::tick::Tick;
+use heartbeat_common::frame;
 use serde::Serialize;
 use std::time::Duration;
+
+pub(crate) use said::Said;
+pub(crate) use silence::Silence;
 
 /// What is believed of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -41,106 +44,11 @@ pub enum Verdict {
     Down,
 }
 
-/// What a peer's newest frame says of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Said {
-    at: u64,
-    dynamic: u64,
-    incarnation: u64,
-    generation: u32,
-    heard: u64,
-    /// When the newest frame came that names its settings, and their hash; 0: not known.
-    settings: (u64, u64),
-}
-
-impl Said {
-    /// Takes in the tick of one more path. A path may not have heard of the newest incarnation yet: what an older one
-    /// says there is neither life nor a word of the newest.
-    pub(crate) fn add(&mut self, tick: &Tick<u64>) {
-        if tick.peer_incarnation < self.incarnation {
-            return;
-        }
-        if tick.peer_incarnation > self.incarnation {
-            *self = Self { incarnation: tick.peer_incarnation, ..Self::default() };
-        }
-        if tick.peer_dynamic_ns > self.at {
-            (self.at, self.dynamic) = (tick.peer_dynamic_ns, tick.peer_dynamic);
-        }
-        self.heard = self.heard.max(tick.heard_ns);
-        // The standing's words by their place in it.
-        const GENERATION: usize = word::IDENTITY - word::STANDING;
-        const SETTINGS: usize = word::SETTINGS - word::STANDING;
-        if tick.standing[0] == self.incarnation && self.incarnation != 0 {
-            self.generation = self.generation.max(tick.standing[GENERATION] as u32);
-            self.settings = self.settings.max((tick.peer_dynamic_ns, tick.standing[SETTINGS]));
-        }
-    }
-
-    const fn flags(&self) -> u8 {
-        frame::flags(self.dynamic)
-    }
-
-    const fn left(&self) -> bool {
-        self.at != 0 && self.flags() & (frame::FLAG_LEAVING | frame::FLAG_STOPPED | frame::FLAG_FENCED) != 0
-    }
-
-    fn age(&self) -> Option<Duration> {
-        if self.at == 0 { None } else { frame::age_ns(self.dynamic).map(Duration::from_nanos) }
-    }
-}
-
 /// Ages above which an answering peer is not Up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub stall: Duration,
     pub hang: Duration,
-}
-
-/// How a peer's paths stand together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Silence {
-    /// Every path has missed at least one probe.
-    pub counting: bool,
-    /// Every path is within two misses of its threshold: enough to ask whether all peers fell silent together.
-    pub fading: bool,
-    /// One more miss on each path, at most, and all have reached their threshold.
-    pub suspect: bool,
-    /// All have.
-    pub silent: bool,
-    /// Longest delay of a path: a burst's time to be answered.
-    pub delay: Duration,
-    /// Longest detection time of a path.
-    pub detection: Duration,
-    /// The latest time at which a path began to be watched.
-    pub started: MonoTime,
-}
-
-impl Silence {
-    /// Sums up paths; `None` if there are none. The caller leaves out what takes no part in a verdict.
-    pub(crate) fn of<'a>(paths: impl Iterator<Item = &'a Path>) -> Option<Self> {
-        paths.fold(None, |sum: Option<Self>, path| {
-            let rule = path.rule();
-            let count = path.count();
-            let one = Self {
-                counting: count >= 1,
-                fading: count >= 1 && count.saturating_add(2) >= rule.threshold,
-                suspect: path.suspect(),
-                silent: path.silent(),
-                delay: rule.delay,
-                detection: rule.detection_time(),
-                started: path.started(),
-            };
-            Some(sum.map_or(one, |sum| Self {
-                counting: sum.counting && one.counting,
-                fading: sum.fading && one.fading,
-                suspect: sum.suspect && one.suspect,
-                silent: sum.silent && one.silent,
-                delay: sum.delay.max(one.delay),
-                detection: sum.detection.max(one.detection),
-                started: sum.started.max(one.started),
-            }))
-        })
-    }
 }
 
 /// What is to be done about a peer.

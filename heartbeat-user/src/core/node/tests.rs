@@ -3,6 +3,7 @@
 use super::*;
 use crate::core::ids::NodeId;
 use heartbeat_common::frame::Kind;
+use heartbeat_common::tick::Tick;
 
 const LIMITS: Limits = Limits { stall: Duration::from_millis(500), hang: Duration::from_secs(60) };
 const S: u64 = 1_000_000_000;

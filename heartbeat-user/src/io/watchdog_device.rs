@@ -233,7 +233,8 @@ impl<W: Watchdog> Feeder<W> {
     /// its time run while it may not.
     ///
     /// # Errors
-    /// If the device cannot be armed or fed. This node must not go on acting unguarded.
+    /// If the device cannot be armed or fed. The caller says so, and this node acts on: it is the lease that says who may
+    /// act, and the device guards beside it. A device that is armed and not fed resets the machine.
     pub fn handle(&mut self, judged: Result<Token, Refused>) -> anyhow::Result<()> {
         if judged.is_err() {
             return Ok(());

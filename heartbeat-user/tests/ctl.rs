@@ -113,7 +113,7 @@ impl Backend for Known {
             life: Life::NoView,
             view: None,
             in_force: None,
-            stage: Stage::Waiting,
+            stage: Stage::Closing,
             waits_for: vec!["b".into()],
             acting,
             not_acting: (!acting).then(|| "because".into()),

@@ -223,7 +223,7 @@ fn fault_08_in_a_ring_in_which_each_hears_its_neighbours_alone_nobody_is_sent_aw
         }
         // Three that all hear each other do not exist, so nobody can do without the others, and all say that they wait.
         for node in 0..5 {
-            let waits = |stands: &Stands| stands.stage == "waiting" && !stands.waits_for.is_empty();
+            let waits = |stands: &Stands| stands.stage == "closing" && !stands.waits_for.is_empty();
             let told = |name: &str| !crew.said(&mark, node, name).unwrap().is_empty();
             if !told("no_connected_majority") {
                 crew.await_stands(node, "to wait for those that it does not hear", waits).unwrap();

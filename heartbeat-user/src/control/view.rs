@@ -18,12 +18,12 @@ words! {
     }
 }
 words! {
-    /// How far the way to the next view is.
+    /// How far the way to the next view is, by the stages of MSCS.
     Stage {
         Stabilized = "stabilized" "There is none under way.",
         Activate = "activate" "Reports are collected.",
-        Waiting = "waiting" "They were judged, and nothing can be decided yet.",
-        Pruning = "pruning" "The next view is being decided.",
+        Closing = "closing" "They were judged, and no view is proposed yet: votes are missing, or who hears whom changes.",
+        Pruning = "pruning" "The next view is being decided: votes are asked for.",
         Cleanup = "cleanup" "It is decided, and is being installed, or is not in force yet.",
     }
 }

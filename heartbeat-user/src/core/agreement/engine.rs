@@ -262,9 +262,12 @@ impl Agreement {
     fn stage(&self) -> Stage {
         let held = self.held.as_ref().map(|held| held.name);
         let installing = self.voter.as_ref().is_some_and(|voter| held != Some(voter.state().register.view));
+        let regroup = &self.regroup;
         // Between two attempts that nobody answered, too.
-        let asks = self.regroup.active && self.regroup.tries > 0 && !self.regroup.waits_for.is_empty();
-        if self.attempt.is_some() || asks && self.regroup.stage() == Stage::Activate {
+        let asks = regroup.active && regroup.tries > 0 && !regroup.waits_for.is_empty() && !regroup.lacks_votes();
+        // Another node's ballot, until its outcome is known here.
+        let asked = regroup.active && !self.quiet() && !installing;
+        if self.attempt.is_some() || asks || asked {
             Stage::Pruning
         } else if installing || !self.stops.in_force() {
             Stage::Cleanup

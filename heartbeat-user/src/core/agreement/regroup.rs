@@ -2,8 +2,9 @@
 //! leaves deciding to the votes.
 //!
 //! ```text
-//! Stabilized --trigger, higher turn--> Activate --all accounted for, or time--> judged: same --> Stabilized
-//!                                         ^                                      |   `-- votes missing --> Waiting
+//! Stabilized --trigger, higher turn--> Activate --all accounted for, or time--> Closing --same--> Stabilized
+//!                                         ^   ^                                  |   `- votes missing: waits in it
+//!                                         |   `----------- somebody new ---------'
 //!                                         `---- beaten, or no answer --- Pruning <- proposed, by rank
 //! ```
 
@@ -46,6 +47,9 @@ pub(super) struct Regroup {
     ready: Option<MonoTime>,
     pub waits_for: Vec<NodeId>,
     parted: Parted,
+    /// The reports were judged, and something is to be done.
+    judged: bool,
+    /// Votes are missing.
     waiting: bool,
     told_waits: Option<MonoTime>,
     told_apart: Vec<NodeId>,
@@ -77,6 +81,7 @@ impl Regroup {
             ready: None,
             waits_for: Vec::new(),
             parted: Parted::default(),
+            judged: false,
             waiting: false,
             told_waits: None,
             told_apart: Vec::new(),
@@ -98,6 +103,7 @@ impl Regroup {
         self.ready = None;
         self.waits_for.clear();
         self.parted.nobody(false);
+        self.judged = false;
         self.waiting = false;
         self.told_apart.clear();
         self.round = 0;
@@ -118,6 +124,7 @@ impl Regroup {
     pub fn begin_again(&mut self, now: MonoTime) {
         self.since = now;
         self.ready = None;
+        self.judged = false;
         self.parted.begin_again(now);
     }
 
@@ -128,11 +135,16 @@ impl Regroup {
     }
 
     pub const fn stage(&self) -> Stage {
-        match (self.active, self.waiting) {
-            (true, true) => Stage::Waiting,
+        match (self.active, self.judged) {
+            (true, true) => Stage::Closing,
             (true, false) => Stage::Activate,
             (false, _) => Stage::Stabilized,
         }
+    }
+
+    /// Says whether votes are missing, by the last judgement.
+    pub const fn lacks_votes(&self) -> bool {
+        self.waiting
     }
 }
 
@@ -201,6 +213,7 @@ impl Agreement {
         }
         let Some(verdict) = self.judge_now() else { return };
         self.regroup.waiting = false;
+        self.regroup.judged = !matches!(verdict, Verdict::NotYet(_) | Verdict::Same { .. });
         match verdict {
             Verdict::NotYet(nodes) => {
                 self.regroup.waits_for = nodes;
@@ -288,7 +301,7 @@ impl Agreement {
     }
 
     /// Says that no other node's attempt is on its way.
-    fn quiet(&self) -> bool {
+    pub(super) fn quiet(&self) -> bool {
         self.regroup.ballot_seen.is_none_or(|seen| self.passed(seen) >= self.setup.timing.stage)
     }
 

@@ -22,14 +22,15 @@ pub enum Life {
     Out,
 }
 
-/// How far a regroup is.
+/// How far a regroup is, by the stages of MSCS. For whom it waits is said beside it, by [`Status::waits_for`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
     /// Reports are collected.
     Activate,
-    /// They are judged: nothing can be decided yet.
-    Waiting,
-    /// A ballot is on its way.
+    /// They were judged, and no ballot is on its way: votes are missing, who hears whom still changes, or it is another
+    /// node's turn to propose.
+    Closing,
+    /// A ballot is on its way: votes are asked for.
     Pruning,
     /// A view is being installed, or is not in force yet.
     Cleanup,

@@ -37,7 +37,7 @@ pub(super) fn view(status: &Status, facts: &LeaseFacts, names: &NodeNames) -> Vi
         in_force: status.in_force.is_view().then(|| ViewNumber::from(status.in_force).to_string()),
         stage: match status.stage {
             agreement::Stage::Activate => Stage::Activate,
-            agreement::Stage::Waiting => Stage::Waiting,
+            agreement::Stage::Closing => Stage::Closing,
             agreement::Stage::Pruning => Stage::Pruning,
             agreement::Stage::Cleanup => Stage::Cleanup,
             agreement::Stage::Stabilized => Stage::Stabilized,

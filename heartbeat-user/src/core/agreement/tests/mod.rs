@@ -9,6 +9,7 @@ mod parted;
 mod returns;
 mod rules;
 mod scene;
+mod stages;
 mod stale;
 mod wants;
 mod words;

@@ -94,6 +94,22 @@ fn a_view_is_named_and_says_what_it_waits_for() {
 }
 
 #[test]
+fn a_stage_goes_by_its_name_in_mscs_and_for_whom_it_waits_stands_beside_it() {
+    for (stage, name) in [
+        (agreement::Stage::Activate, "activate"),
+        (agreement::Stage::Closing, "closing"),
+        (agreement::Stage::Pruning, "pruning"),
+        (agreement::Stage::Cleanup, "cleanup"),
+        (agreement::Stage::Stabilized, "stabilized"),
+    ] {
+        let answer = view(&Status { stage, ..status() }, &facts(), &names());
+        let json = serde_json::to_value(&answer).unwrap();
+        assert_eq!((&json["stage"], &json["waits_for"]), (&name.into(), &vec!["b", "c to have stopped"].into()));
+        assert_eq!(answer.stage.to_string(), name);
+    }
+}
+
+#[test]
 fn what_is_known_to_have_stopped_is_told() {
     let mut status = status();
     status.owed.clear();

@@ -4,6 +4,7 @@ mod claims;
 mod directed;
 mod endings;
 mod life;
+mod limits;
 mod outside;
 mod parted;
 mod returns;

@@ -12,6 +12,7 @@ mod rules;
 mod scene;
 mod stages;
 mod stale;
+mod told;
 mod wants;
 mod words;
 mod world;

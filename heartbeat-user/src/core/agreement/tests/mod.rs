@@ -10,6 +10,7 @@ mod parted;
 mod returns;
 mod rules;
 mod scene;
+mod shrink;
 mod stages;
 mod stale;
 mod told;

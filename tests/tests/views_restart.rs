@@ -284,3 +284,40 @@ fn fault_17_a_link_that_flaps_brings_its_node_into_quarantine_which_ends_by_itse
     assert!(lasted >= 8_000_000_000, "it lasted {} ms", lasted / 1_000_000);
     crew.audit(&sink).unwrap();
 }
+
+/// Lets c's machine die and start again, what is noted of its ends left in place.
+fn dies_and_returns(crew: &mut Crew, sink: &Sink) -> Mark {
+    let mark = crew.mark().unwrap();
+    crew.machine_dies(C, sink).unwrap();
+    crew.await_view(&[0, 1]).unwrap();
+    crew.lab.heal().unwrap();
+    crew.start(C, &Options::default()).unwrap();
+    crew.await_view(&[0, 1, 2]).unwrap();
+    mark
+}
+
+#[test]
+fn who_died_twice_within_the_hour_waits_before_it_asks_to_join_and_says_so() {
+    let name = "who_died_twice_within_the_hour_waits_before_it_asks_to_join_and_says_so";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (mut crew, sink) = Crew::formed(3).unwrap();
+    let mark = dies_and_returns(&mut crew, &sink);
+    assert!(crew.said(&mark, C, "restart_backoff").unwrap().is_empty(), "a single death is waited for by nobody");
+    let mark = dies_and_returns(&mut crew, &sink);
+    let told = crew.said(&mark, C, "restart_backoff").unwrap();
+    let [waits] = &told[..] else { panic!("once: {told:?}") };
+    assert_eq!((&waits["id"], &waits["ends"], &waits["wait_ms"]), (&20_114.into(), &2.into(), &4000.into()), "{waits}");
+    let exits = crew.cluster.state_dir(&crew.lab, C).join("exits.json");
+    let exits = std::fs::read_to_string(exits).unwrap();
+    assert_eq!(exits.matches("\"died\"").count(), 2, "{exits}");
+    // The wait began a moment before it was told of.
+    let told_at = number(waits, "noticed_ns").unwrap();
+    for by in [0, 1] {
+        let joined = number(&crew.await_said_of(&mark, by, "node_joined", C).unwrap(), "noticed_ns").unwrap();
+        let after = Duration::from_nanos(joined.saturating_sub(told_at));
+        assert!(after >= Duration::from_millis(3_500), "it was let in {after:?} after it said that it waits for 4 s");
+    }
+    crew.audit(&sink).unwrap();
+}

@@ -19,8 +19,6 @@ const KEPT: usize = 16;
 const LEN_MAX: u64 = 64 * 1024;
 /// How long an end counts.
 const COUNTED: Duration = Duration::from_secs(3600);
-/// Longest wait before a join.
-const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 
 /// How a run ended, if it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,16 +149,6 @@ impl Exits {
         self.recent(now).count() as u32
     }
 
-    /// Returns how long a start waits before it asks to join: nothing, then 1 s, doubled by each bad end of the last
-    /// hour, to a minute.
-    #[must_use]
-    pub fn back_off(&self, now: &Moment) -> Duration {
-        match self.ungraceful(now) {
-            0 => Duration::ZERO,
-            ends => Duration::from_secs(1 << (ends - 1).min(6)).min(BACK_OFF_MAX),
-        }
-    }
-
     /// Returns how many bad ends the start that comes now waits for. A single death is none: a node whose machine was
     /// reset is back at once, and one that dies again and again is not.
     #[must_use]
@@ -246,18 +234,15 @@ mod tests {
     }
 
     #[test]
-    fn bad_ends_count_for_an_hour_and_each_doubles_the_wait() {
+    fn bad_ends_count_for_an_hour() {
         let mut exits = Exits::default();
-        let mut waits = vec![exits.back_off(&at(1, 10)).as_secs()];
         for incarnation in 1..=9 {
             exits.begin(incarnation, at(1, incarnation));
             exits.end(How::Fenced, at(1, incarnation));
-            waits.push(exits.back_off(&at(1, 10)).as_secs());
         }
-        assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert_eq!(exits.ungraceful(&at(1, 3600)), 9);
         assert_eq!(exits.ungraceful(&at(1, 3601)), 8, "the first was at 1 s");
-        assert_eq!(exits.back_off(&at(1, 3609)), Duration::ZERO);
+        assert_eq!(exits.ungraceful(&at(1, 3609)), 0);
         // In another start of the machine nothing is known but that it was before it.
         assert_eq!((exits.ungraceful(&at(2, 3599)), exits.ungraceful(&at(2, 3600))), (9, 0));
         for how in [How::Left, How::Removed, How::Running] {

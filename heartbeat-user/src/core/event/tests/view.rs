@@ -293,6 +293,27 @@ fn seconds_are_written_as_settings_are() {
     }
 }
 
+/// The first table for people names each event; several may share a row.
+#[test]
+fn the_readme_names_every_event() {
+    let table = include_str!("../../../../../README.md");
+    let numbers = |cell: &str| cell.split(", ").map(|id| id.parse::<u32>().ok()).collect::<Option<Vec<u32>>>();
+    let row = |line: &'static str| {
+        let mut cells = line.split('|').map(str::trim).skip(1);
+        let (ids, names) = (numbers(cells.next()?)?, cells.next()?.split(", ").collect::<Vec<_>>());
+        (names.iter().all(|name| name.starts_with('`')) && ids.len() == names.len()).then_some((ids, names))
+    };
+    let rows: Vec<(Vec<u32>, Vec<&str>)> = table.lines().filter_map(row).collect();
+    let named: BTreeSet<(u32, String)> = rows
+        .iter()
+        .flat_map(|(ids, names)| ids.iter().zip(names).map(|(id, name)| (*id, name.replace('`', ""))))
+        .collect();
+    let all: BTreeSet<(u32, String)> =
+        EventBody::ALL.iter().chain(ViewEvent::ALL).map(|(id, name, _)| (*id, (*name).to_owned())).collect();
+    assert_eq!(named, all);
+    assert!(rows.is_sorted_by_key(|(ids, _)| ids[0]), "by number");
+}
+
 /// The table for people has each event, as it is declared.
 #[test]
 fn the_documentation_lists_every_event() {

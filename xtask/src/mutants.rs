@@ -209,6 +209,19 @@ mod tests {
         assert!(refused.is_empty(), "these have to follow the code:\n{}", refused.join("\n"));
     }
 
+    /// The document that says which patch stands for which bug names patches that are there.
+    #[test]
+    fn the_documentation_names_patches_that_are_there() {
+        let text = fs::read_to_string(shell::root().join("docs/known-bugs.md")).unwrap();
+        let all: BTreeSet<String> =
+            patch::read_all(&shell::root().join(PATCHES)).unwrap().into_iter().map(|patch| patch.name).collect();
+        let cells = text.lines().filter_map(|line| line.split('|').nth(3));
+        let named: Vec<&str> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+        assert!(named.len() >= 20, "{named:?}");
+        let missing: Vec<&&str> = named.iter().filter(|name| !all.contains(**name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
     #[test]
     fn one_is_chosen_by_name() {
         let all = || patch::read_all(&shell::root().join(PATCHES)).unwrap();

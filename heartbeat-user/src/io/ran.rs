@@ -9,7 +9,7 @@ use crate::io::manager::Properties;
 use crate::io::{clock, manager};
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What units bind to that may run only while this node may act.
@@ -29,8 +29,6 @@ pub struct Ran {
     shelter: Shelter,
     /// Since when this node has not acted without a break, ns; 0: it acts.
     since: Mutex<MonoTime>,
-    /// Not everything had stopped by the time that was given.
-    left_running: AtomicBool,
 }
 
 impl Ran {
@@ -38,7 +36,7 @@ impl Ran {
     #[must_use]
     pub fn new(stop_time: Duration, shelter: Shelter) -> Self {
         let stop_ms = AtomicU64::new(u64::try_from(stop_time.as_millis()).unwrap_or(u64::MAX));
-        Self { stop_ms, shelter, since: Mutex::new(clock::now()), left_running: AtomicBool::new(false) }
+        Self { stop_ms, shelter, since: Mutex::new(clock::now()) }
     }
 
     /// Where hooks run.
@@ -66,7 +64,7 @@ impl Ran {
     /// Waits until nothing runs. It takes the time to stop and a little more at most, and is for threads that may wait.
     ///
     /// # Errors
-    /// Says what still runs; from then on [`Self::has_stopped`] is false, until a later wait succeeds.
+    /// Says what still runs.
     pub fn wait(&self) -> Result<(), String> {
         self.wait_asking(look_at_target)
     }
@@ -74,9 +72,7 @@ impl Ran {
     fn wait_asking(&self, ask: impl Fn() -> Target) -> Result<(), String> {
         let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
         let stop = Duration::from_millis(self.stop_ms.load(Ordering::Acquire));
-        let stopped = wait(since, stop, ask, clock::now, std::thread::sleep);
-        self.left_running.store(stopped.is_err(), Ordering::Release);
-        stopped
+        wait(since, stop, ask, clock::now, std::thread::sleep)
     }
 
     /// The same for what an earlier controller ran, its hooks too. With `nothing_ran`, of which the caller has other
@@ -95,12 +91,6 @@ impl Ran {
     /// If something is not.
     pub fn end_earlier_hooks(&self) -> Result<(), String> {
         self.shelter.clear(GRACE).map_err(|error| format!("hooks of an earlier heartbeatd do not end: {error}"))
-    }
-
-    /// Says that nothing was found running when it was last waited for.
-    #[must_use]
-    pub fn has_stopped(&self) -> bool {
-        !self.left_running.load(Ordering::Acquire)
     }
 }
 
@@ -256,11 +246,8 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_stop_is_remembered_until_it_has() {
+    fn the_longest_time_to_stop_holds() {
         let ran = Ran::new(Duration::ZERO, Shelter::Session);
-        assert!(ran.has_stopped());
-        ran.left_running.store(true, Ordering::Release);
-        assert!(!ran.has_stopped());
         ran.stop_time_is(30);
         ran.stop_time_is(20);
         assert_eq!(ran.stop_ms.load(Ordering::Acquire), 30);

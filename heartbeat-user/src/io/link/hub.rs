@@ -418,7 +418,7 @@ async fn call(hub: Rc<Hub>, node: NodeId, changed: Rc<Notify>) {
             continue;
         }
         let chance = hub.state.borrow_mut().chance.draw();
-        tokio::time::sleep(yields + retry.wait(chance)).await;
+        tokio::time::sleep(yields + retry.wait(chance, retry::longest(hub.limit()))).await;
         let Some(path) = hub.next_path(node, &retry) else { continue };
         if hub.held.contains(path.local) {
             retry.failed();

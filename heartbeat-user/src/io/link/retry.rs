@@ -5,8 +5,17 @@ use std::time::Duration;
 
 /// First wait after a failure.
 pub const WAIT_MIN: Duration = Duration::from_millis(50);
-/// Longest wait.
+/// Longest wait, where the control limit is long.
 pub const WAIT_MAX: Duration = Duration::from_secs(2);
+/// No wait is longer than this part of the control limit: whoever can be reached again is to be, several times over, before
+/// it is left out for want of messages.
+const WAITS_PER_LIMIT: u32 = 4;
+
+/// Returns the longest wait under a control limit; never less than the first one, [`WAIT_MIN`].
+#[must_use]
+pub fn longest(control_limit: Duration) -> Duration {
+    (control_limit / WAITS_PER_LIMIT).clamp(WAIT_MIN, WAIT_MAX)
+}
 
 /// A way to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,12 +62,12 @@ impl Retry {
         (self.failures as usize).checked_rem(count)
     }
 
-    /// Returns how long to wait before the next attempt: doubled with each failure, and three quarters to all of it by
-    /// `chance`, so that two ends which fail together do not try together for ever.
+    /// Returns how long to wait before the next attempt: doubled with each failure up to `longest`, and three quarters to
+    /// all of it by `chance`, so that two ends which fail together do not try together for ever.
     #[must_use]
-    pub fn wait(&self, chance: u64) -> Duration {
+    pub fn wait(&self, chance: u64, longest: Duration) -> Duration {
         let Some(doublings) = self.failures.checked_sub(1) else { return Duration::ZERO };
-        let whole = WAIT_MIN.saturating_mul(1 << doublings.min(10)).min(WAIT_MAX);
+        let whole = WAIT_MIN.saturating_mul(1 << doublings.min(10)).min(longest);
         whole - whole / 4 * (chance % 1024) as u32 / 1024
     }
 }
@@ -85,22 +94,33 @@ mod tests {
     #[test]
     fn waits_grow_to_their_bound_and_begin_anew() {
         let mut retry = Retry::default();
-        assert_eq!(retry.wait(7), Duration::ZERO);
-        let mut whole = Vec::new();
+        assert_eq!(retry.wait(7, WAIT_MAX), Duration::ZERO);
+        let (mut whole, mut short) = (Vec::new(), Vec::new());
         for _ in 0..9 {
             retry.failed();
-            whole.push(retry.wait(0).as_millis());
-            assert!(retry.wait(1023) >= retry.wait(0) / 4 * 3 && retry.wait(1023) < retry.wait(0));
+            let wait = |chance| retry.wait(chance, WAIT_MAX);
+            whole.push(wait(0).as_millis());
+            assert!(wait(1023) >= wait(0) / 4 * 3 && wait(1023) < wait(0));
+            short.push(retry.wait(0, Duration::from_millis(250)).as_millis());
         }
         assert_eq!(whole, [50, 100, 200, 400, 800, 1600, 2000, 2000, 2000]);
+        assert_eq!(short, [50, 100, 200, 250, 250, 250, 250, 250, 250]);
         for _ in 0..100 {
             retry.failed();
         }
-        assert_eq!(retry.wait(0), WAIT_MAX);
+        assert_eq!(retry.wait(0, WAIT_MAX), WAIT_MAX);
         retry.stood(WAIT_MAX - Duration::from_nanos(1));
-        assert_eq!(retry.wait(0), WAIT_MAX);
+        assert_eq!(retry.wait(0, WAIT_MAX), WAIT_MAX);
         retry.stood(WAIT_MAX);
-        assert_eq!(retry.wait(0), Duration::ZERO);
+        assert_eq!(retry.wait(0, WAIT_MAX), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_longest_wait_is_a_part_of_the_control_limit() {
+        let of = |limit_ms| longest(Duration::from_millis(limit_ms)).as_millis();
+        // Of the profiles `lan`, `wsfc-2008` and `wsfc-2016`, and the shortest limit that can be set.
+        assert_eq!([1000, 10_000, 40_000, 100].map(of), [250, 2000, 2000, 50]);
+        assert_eq!(of(10), 50, "what a link takes at least");
     }
 
     #[test]

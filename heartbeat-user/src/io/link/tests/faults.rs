@@ -21,6 +21,23 @@ fn other_keys_and_clusters_are_not_spoken_to() {
 }
 
 #[test]
+fn a_peer_that_fails_again_and_again_is_called_several_times_in_a_control_limit() {
+    const CALLS: u32 = 12;
+    let net = Net(35);
+    let listener = TcpListener::bind((net.at(2), PORT)).unwrap();
+    let mut setup = net.setup(1, 2);
+    setup.control_limit = Duration::from_secs(1);
+    let _one = Node::start(setup);
+    let begun = Instant::now();
+    for _ in 0..CALLS {
+        drop(listener.accept().unwrap());
+    }
+    // Waits that grow to 2 s each would take 9.9 s at least; these take 2.4 s at most, but for turns that come late.
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(8), "{CALLS} calls in {took:?}");
+}
+
+#[test]
 fn strangers_are_closed_unread() {
     let net = Net(21);
     let one = net.start(1, 2);

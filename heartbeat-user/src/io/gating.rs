@@ -22,8 +22,10 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 
-/// How often it is looked whether the claim is still true.
+/// How often it is looked whether the claim is still true. A look that brings nothing until the next one ends the claim.
 const LOOK: Duration = Duration::from_secs(10);
+/// Name of the thread that asks the service manager.
+const THREAD: &str = "hb-gating";
 /// How long every frame may take to be brought to claim nothing. A holder asks again after it.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause after a holder that was answered: connections cost this thread little.
@@ -149,13 +151,23 @@ impl Gating {
     /// # Errors
     /// If the socket cannot be waited on.
     pub async fn serve(self, orders: Orders) -> anyhow::Result<()> {
-        self.serve_asking(&orders, look).await
+        self.serve_asking(&orders, look, LOOK).await
     }
 
-    async fn serve_asking(self, claims: &impl Claims, ask: fn() -> Units) -> anyhow::Result<()> {
+    async fn serve_asking(self, claims: &impl Claims, ask: fn() -> Units, every: Duration) -> anyhow::Result<()> {
         let listener = self.socket.listener().context("watch the socket of holders")?;
+        // A thread of its own: those of the runtime may all be taken by who waits for a change or for what runs to stop, and a
+        // claim that is true no more would be made meanwhile.
+        let (asked, questions) = std::sync::mpsc::sync_channel::<()>(1);
         let (answers, mut answered) = mpsc::channel(1);
-        let mut look = tokio::time::interval(LOOK);
+        std::thread::Builder::new()
+            .name(THREAD.to_owned())
+            .spawn(move || {
+                // It ends with this task, or after what it then waits for.
+                while questions.recv().is_ok() && answers.blocking_send(ask()).is_ok() {}
+            })
+            .context("start the thread that asks the service manager")?;
+        let mut look = tokio::time::interval(every);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut asking = false;
         let mut last = Judged::Unknown;
@@ -163,9 +175,12 @@ impl Gating {
             let held = self.mark.exists();
             tokio::select! {
                 _ = look.tick() => {
-                    if !std::mem::replace(&mut asking, true) {
-                        let answers = answers.clone();
-                        tokio::task::spawn_blocking(move || drop(answers.blocking_send(ask())));
+                    if std::mem::replace(&mut asking, true) {
+                        // Nobody has answered since the look before: what was found then is too old.
+                        last = Judged::Unknown;
+                        self.follow(claims, &last, held).await;
+                    } else {
+                        let _ = asked.try_send(());
                     }
                 }
                 Some(units) = answered.recv() => {

@@ -80,18 +80,33 @@ impl Claims for Told {
     }
 }
 
-/// Serves for `time`, while `during` is done on another thread.
+/// Serves for `time`, while `during` is done on another thread, and every thread of the runtime on which may be waited is
+/// taken by somebody who does.
 fn served(run_dir: &Path, told: &Told, ask: fn() -> Units, time: Duration, during: impl FnOnce() + Send) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    served_looking(run_dir, told, (ask, LOOK), time, during);
+}
+
+/// The same with a time of its own between two looks.
+fn served_looking(
+    run_dir: &Path,
+    told: &Told,
+    (ask, every): (fn() -> Units, Duration),
+    time: Duration,
+    during: impl FnOnce() + Send,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    let (taken, end) = std::sync::mpsc::channel::<()>();
+    runtime.spawn_blocking(move || end.recv());
     std::thread::scope(|scope| {
         let gating = Gating::open(run_dir, false).unwrap();
         scope.spawn(during);
         runtime.block_on(async {
             // `from_std` wants the runtime; the end of its time is the only end of serving.
-            let ended = tokio::time::timeout(time, gating.serve_asking(told, ask)).await;
+            let ended = tokio::time::timeout(time, gating.serve_asking(told, ask, every)).await;
             assert!(ended.is_err(), "{ended:?}");
         });
     });
+    drop(taken);
     runtime.shutdown_background();
 }
 
@@ -136,4 +151,17 @@ fn a_manager_that_does_not_answer_ends_the_claim_and_marks_nothing() {
     served(directory.path(), &told, || Units::Unknown, SHORT, || {});
     assert_eq!(*told.claims.lock().unwrap(), [false]);
     assert!(!directory.path().join(HELD).exists());
+}
+
+#[test]
+fn a_look_that_takes_too_long_ends_the_claim() {
+    let directory = tempfile::tempdir().unwrap();
+    let told = Told::default();
+    let ask = || {
+        std::thread::sleep(4 * SHORT);
+        Units::NoManager
+    };
+    served_looking(directory.path(), &told, (ask, SHORT / 7), SHORT, || {});
+    let claims = told.claims.lock().unwrap();
+    assert!(!claims.is_empty() && !claims.contains(&true), "{claims:?}");
 }

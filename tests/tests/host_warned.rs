@@ -49,3 +49,23 @@ fn fault_25_a_device_that_may_take_tags_off_is_told_at_start() {
     assert_eq!(told["interface"], "net1", "{told}");
     assert!(told["reason"].as_str().unwrap().contains("tag"), "{told}");
 }
+
+/// A restart runs the check first: a node must not leave for a hook that somebody has moved.
+#[test]
+fn a_hook_that_cannot_be_run_keeps_no_node_from_starting() {
+    if !root_or_skip("a_hook_that_cannot_be_run_keeps_no_node_from_starting") {
+        return;
+    }
+    let lab = Lab::new(Spec::new(2, 1)).unwrap();
+    let cluster = Cluster::new(&lab, "lan");
+    let mut crew = Crew::new(lab, cluster);
+    let daemon = vec![("on_event".to_owned(), "[\"/no/such/hook\"]".to_owned())];
+    crew.start(B, &Options { daemon, ..Options::default() }).unwrap();
+    let warnings = crew.daemon(B).ask("status").unwrap()["warnings"].to_string();
+    assert!(warnings.contains("hook /no/such/hook cannot be run"), "{warnings}");
+    let file = crew.daemon(B).config();
+    let checked = heartbeatd(&crew.lab, B, &[], &["check", "--config", file.to_str().unwrap()]).unwrap();
+    let text = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert_eq!(checked.status.code(), Some(0), "{text}");
+    assert!(text.contains("daemon.on_event[1]: cannot be run as a hook"), "{text}");
+}

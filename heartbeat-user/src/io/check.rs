@@ -2,7 +2,7 @@
 //! error; what would work less well than it could is a warning.
 
 use crate::cli::{CheckArgs, DEFAULT_CONFIG, Watchdog, check_watchdog, parse_time_span};
-use crate::config::{Budget, Config, ConfigErrors, FastPath, fault_at, load};
+use crate::config::{Budget, Config, FastPath, fault_at, load};
 use crate::io::attach::{AttachError, Mode};
 use crate::io::failure::Failure;
 use crate::io::pins::{self, PinDir};
@@ -70,7 +70,7 @@ pub fn run(arguments: &CheckArgs) -> Found {
     if let Some(watchdog) = watchdog {
         found.take(check_watchdog(watchdog, config.settings.hang_limit).map_err(Failure::config));
     }
-    found.faults.extend(named_on_host(&config, &arguments.config.config).into_iter().map(Failure::config));
+    named_on_host(&config, &arguments.config.config, &mut found);
     kernel_needs(&config, &missing, &mut found);
     if config.daemon.address_conflict_detection && effective >> CAP_NET_RAW & 1 == 0 {
         found.warnings.push(
@@ -95,19 +95,23 @@ pub fn run(arguments: &CheckArgs) -> Found {
 }
 
 /// Looks at what the configuration names on this host and is used only later on, perhaps in need: the programs of hooks
-/// and the watchdog device. Each fault names the place in `file`.
-fn named_on_host(config: &Config, file: &Path) -> Vec<ConfigErrors> {
-    let programs = config.daemon.hooks.programs.iter().enumerate().filter_map(|(index, program)| {
+/// and the watchdog device. Each is told of by its place in `file`. A start refuses a device that does not suit; it runs
+/// without a hook that cannot be run, and a restart must not fail for one either: a node would leave for it.
+fn named_on_host(config: &Config, file: &Path, found: &mut Found) {
+    let programs = config.daemon.hooks.programs.iter().enumerate();
+    found.warnings.extend(programs.filter_map(|(index, program)| {
         let error = hooks::check(program).err()?;
-        let rule = format!("must be a program that root alone can change and heartbeatd's user can run ({error})");
-        Some(fault_at(file, "daemon", "on_event", Some(index), &rule))
-    });
-    let device = config.daemon.watchdog_device.as_deref().and_then(|device| {
-        let error = watchdog_device::check(device, config.settings.hang_limit).err()?;
+        let why = format!(
+            "cannot be run as a hook: a program that root alone can change and heartbeatd's user can run is wanted ({error})"
+        );
+        Some(fault_at(file, "daemon", "on_event", Some(index), &why).to_string())
+    }));
+    if let Some(device) = &config.daemon.watchdog_device
+        && let Err(error) = watchdog_device::check(device, config.settings.hang_limit)
+    {
         let rule = format!("must be a watchdog device that can be disarmed and outlasts hang_limit_s ({error:#})");
-        Some(fault_at(file, "daemon", "watchdog_device", None, &rule))
-    });
-    programs.chain(device).collect()
+        found.take(Err(Failure::config(fault_at(file, "daemon", "watchdog_device", None, &rule))));
+    }
 }
 
 /// Finds this node in the configuration, and waits for an address as long as was asked for: a service that started
@@ -253,19 +257,26 @@ addresses = ["10.0.0.2"]
 [daemon]
 "#;
         let file = tempfile::NamedTempFile::new().unwrap();
-        let found = |daemon: &str| -> Vec<String> {
+        let judged = |daemon: &str| -> (Vec<String>, Vec<String>) {
             std::fs::write(file.path(), format!("{MEMBERS}{daemon}")).unwrap();
             let config = load(file.path()).unwrap();
-            named_on_host(&config, file.path()).iter().map(ToString::to_string).collect()
+            let mut found = Found::default();
+            named_on_host(&config, file.path(), &mut found);
+            (found.warnings, found.faults.iter().map(ToString::to_string).collect())
         };
-        assert!(found("").is_empty());
-        let faults = found("on_event = [\"/bin/sh\", \"/no/such/hook\"]\nwatchdog_device = \"/dev/null\"\n");
+        assert_eq!(judged(""), (vec![], vec![]));
+        let (warnings, faults) =
+            judged("on_event = [\"/bin/sh\", \"/no/such/hook\"]\nwatchdog_device = \"/dev/null\"\n");
         let shown = file.path().display();
-        assert_eq!(faults.len(), 2, "{faults:?}");
-        let hook = format!("{shown}:17:24: daemon.on_event[2]: must be a program");
-        assert!(faults[0].starts_with(&hook) && faults[0].contains("/no: No such file"), "{}", faults[0]);
+        // A restart goes on without the hook; the device would be refused by it.
+        assert_eq!((warnings.len(), faults.len()), (1, 1), "{warnings:?} {faults:?}");
+        let hook = format!("{shown}:17:24: daemon.on_event[2]: cannot be run as a hook");
+        assert!(warnings[0].starts_with(&hook) && warnings[0].contains("/no: No such file"), "{}", warnings[0]);
         let device = format!("{shown}:18:19: daemon.watchdog_device: must be a watchdog device");
-        assert!(faults[1].starts_with(&device) && faults[1].contains("is no watchdog device"), "{}", faults[1]);
+        assert!(faults[0].starts_with(&device) && faults[0].contains("is no watchdog device"), "{}", faults[0]);
+        // What is no path of a program at all is a fault of the configuration, as it was.
+        std::fs::write(file.path(), format!("{MEMBERS}on_event = [\"hook\"]\n")).unwrap();
+        assert!(load(file.path()).is_err());
     }
 
     #[test]

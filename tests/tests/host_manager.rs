@@ -64,6 +64,33 @@ fn a_watchdog_shorter_than_the_hang_limit_is_refused_at_start() {
 }
 
 #[test]
+fn a_start_that_waits_for_what_ran_before_asks_for_the_time() {
+    const STOP: Duration = Duration::from_secs(3);
+    if !root_or_skip("a_start_that_waits_for_what_ran_before_asks_for_the_time") {
+        return;
+    }
+    let lab = Lab::new(Spec::new(2, 1)).unwrap();
+    let cluster = Cluster::new(&lab, "lan").with("stop_time_s", STOP.as_secs());
+    let mut crew = Crew::new(lab, cluster);
+    crew.start(B, &Options::default()).unwrap();
+    // Killed, and its pins are lost: a new incarnation, that waits until what the old one ran has had its time to stop.
+    crew.take(B).kill().unwrap();
+    std::fs::remove_dir_all(crew.lab.pin_dir(B).join("heartbeatd")).unwrap();
+    crew.start(B, &Options::default()).unwrap();
+    let lines = crew.daemon(B).notify().lines();
+    let ready = crew.daemon(B).notify().ready().unwrap();
+    let asked = |(at, line): &(u64, String)| {
+        let time: u64 = line.strip_prefix("EXTEND_TIMEOUT_USEC=")?.parse().unwrap();
+        Some((*at, Duration::from_micros(time)))
+    };
+    let last = lines.iter().rev().find_map(asked);
+    let (at, time) = last.unwrap_or_else(|| panic!("no time was asked for: {lines:?}"));
+    assert!(ready >= at + STOP.as_nanos() as u64, "it is asked for before the wait: {lines:?}");
+    // It may wait a little longer than that, and has to start then.
+    assert!(time >= STOP + Duration::from_secs(60), "{time:?}");
+}
+
+#[test]
 fn a_reload_that_is_refused_says_why_and_keeps_what_was() {
     if !root_or_skip("a_reload_that_is_refused_says_why_and_keeps_what_was") {
         return;

@@ -61,6 +61,12 @@ impl Ran {
         Duration::from_millis(self.stop_ms.load(Ordering::Acquire)).saturating_add(GRACE)
     }
 
+    /// Returns how long [`Self::wait_for_earlier`] takes at most: hooks are ended after all else has stopped.
+    #[must_use]
+    pub fn longest_earlier(&self) -> Duration {
+        self.longest().saturating_add(GRACE)
+    }
+
     /// Waits until nothing runs. It takes the time to stop and a little more at most, and is for threads that may wait.
     ///
     /// # Errors

@@ -5,16 +5,19 @@ use crate::config::Config;
 use crate::core::identity::{self, Disk, Found, Identity, Kept as KeptIdentity};
 use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
-use crate::io::clock;
 use crate::io::disk::{AgreementFile, Owner, TakenUp, exits};
 use crate::io::failure::Failure;
 use crate::io::memory::Shared;
 use crate::io::ran::Ran;
 use crate::io::state::{State, StateDir, random};
+use crate::io::{clock, manager};
 use heartbeat_common::frame::{FLAG_FENCED, FLAG_LEAVING, FLAG_STOPPED};
 use heartbeat_common::lease::{self, Remembered};
 use heartbeat_common::maps;
 use std::time::Duration;
+
+/// What the rest of a start may take: as much as the unit gives a whole one that has nothing to wait for.
+const REST: Duration = Duration::from_secs(60);
 
 /// Who this node is, and what is on its disk.
 pub(super) struct Life {
@@ -102,16 +105,26 @@ fn votes(file: &AgreementFile, remembered: Remembered) -> Result<(u64, TakenUp),
     Ok((learnt, taken))
 }
 
+/// How long the start may take from where it begins to wait for so long: after it, as long as it may without.
+const fn start_time(wait: Duration) -> Duration {
+    wait.saturating_add(REST)
+}
+
 /// Ends what the incarnation before ran, and waits until it has stopped: that the new one is heard proves it to others.
+/// The service manager is told how long that may take: it would end this start otherwise, and the next one waits as long.
 pub(super) fn end_earlier(ran: &Ran, shared: &Shared, life: &Life) -> Result<(), Failure> {
     let ended = shared.page().end_earlier(life.before);
     if let (TakenUp::Resumed(state), true) = (&life.taken, life.may_run) {
         ran.stop_time_is(state.installed.lease.stop_ms);
         if !ended {
             // Whoever has that page open acts on until its lease is over, whatever page this incarnation has.
-            std::thread::sleep(Duration::from_millis(state.installed.lease.lease_ms.into()));
+            let lease = Duration::from_millis(state.installed.lease.lease_ms.into());
+            manager::extend(start_time(lease));
+            std::thread::sleep(lease);
         }
     }
+    // Said for itself: the manager takes no time as long as the longest of both together.
+    manager::extend(start_time(ran.longest_earlier()));
     ran.over_since(if life.may_run { clock::now() } else { MonoTime::ZERO });
     ran.wait_for_earlier(life.nothing_ran).map_err(|what| {
         Failure::host(anyhow::anyhow!(
@@ -119,4 +132,26 @@ pub(super) fn end_earlier(ran: &Ran, shared: &Shared, life: &Life) -> Result<(),
              it had"
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::hooks::Shelter;
+
+    #[test]
+    fn a_start_may_take_as_long_as_what_ran_before() {
+        const S: Duration = Duration::from_secs(1);
+        let ran = Ran::new(2 * S, Shelter::find());
+        // A view gives it the longest time that there is.
+        ran.stop_time_is(3_600_000);
+        let time = start_time(ran.longest_earlier());
+        assert!(time >= 3600 * S + REST, "{time:?}");
+        assert!(ran.longest_earlier() > ran.longest(), "what its hooks have left is ended after it");
+        // The manager is told of it in microseconds, of which there are 2^32 at most.
+        assert!(time.as_micros() < 1 << 32);
+        let unit = include_str!("../../../../packaging/heartbeatd.service");
+        let whole = unit.lines().find_map(|line| line.strip_prefix("TimeoutStartSec=")).unwrap();
+        assert_eq!(REST.as_secs().to_string(), whole);
+    }
 }

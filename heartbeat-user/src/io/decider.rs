@@ -378,10 +378,6 @@ impl Worker {
             }
             Order::Wrote(report) => self.with_hands(|hands| hands.wrote(report)),
             Order::Announced(view, done, number) => self.with_hands(|hands| hands.announced(view, done, number)),
-            Order::Retime(limit, answer) => {
-                let retimed = self.hands.as_mut().map_or(Ok(()), |hands| hands.retime(limit));
-                let _ = answer.try_send(retimed);
-            }
             Order::Gated(gated, done) if self.hands.is_some() => self.with_hands(|hands| hands.gate(gated, done)),
             // Where there is no agreement nothing is claimed.
             Order::Gated(_, done) => {

@@ -13,6 +13,7 @@ use crate::io::memory::Shared;
 use crate::io::pacer::{Pacer, PacerCommand};
 use crate::io::paths::{Announced, Who};
 use crate::io::state::{State, StateDir};
+use crate::io::watchdog_device::Guard;
 use crate::io::{clock, decider, nics};
 use anyhow::Context;
 use heartbeat_common::frame::{FLAG_LEAVING, FLAG_STOPPED};
@@ -94,6 +95,8 @@ pub struct Kept {
     pub current: Arc<RwLock<Arc<Config>>>,
     /// The watchdog that the service manager holds over this process.
     pub watchdog: Option<Duration>,
+    /// What feeds the machine's watchdog device, if one is configured. Its time-out is changed here: a driver may be slow.
+    pub feeder: Option<Guard>,
 }
 
 impl Keeper {

@@ -14,7 +14,7 @@ use crate::io::memory::Shared;
 use crate::io::page::pin;
 use crate::io::pins::PinDir;
 use crate::io::ran::Ran;
-use crate::io::watchdog_device::{self, Feeder, Watchdog};
+use crate::io::watchdog_device::{self, Feeder, Guard};
 use crate::lease::{self, Gate, Refused, Token};
 use anyhow::Context;
 use heartbeat_common::maps;
@@ -42,7 +42,7 @@ pub struct Services {
     /// What a person should know.
     pub warnings: Vec<String>,
     /// What feeds the watchdog device, if one is configured.
-    pub feeder: Option<Feeder<Box<dyn Watchdog>>>,
+    pub feeder: Option<Guard>,
     socket: LeaseSocket,
     shown: Shown,
     gating: Gating,
@@ -244,13 +244,13 @@ fn tell(report: &Report, sink: &EventSink) {
     sink.now(ViewEvent::HookFailed { hook, event_id, reason }.into());
 }
 
-fn feeder(config: &Config, adopted: bool, acting: bool) -> anyhow::Result<Option<Feeder<Box<dyn Watchdog>>>> {
+fn feeder(config: &Config, adopted: bool, acting: bool) -> anyhow::Result<Option<Guard>> {
     let Some(path) = config.daemon.watchdog_device.clone() else { return Ok(None) };
     let mut feeder = Feeder::of(path.clone(), config.settings.hang_limit);
     // Under a new incarnation all that the device guarded has stopped.
     let tried = if adopted { feeder.take_over(acting, || watchdog_device::runs(&path)) } else { feeder.probe() };
     tried.with_context(|| path.display().to_string())?;
-    Ok(Some(feeder))
+    Ok(Some(Guard::new(feeder)))
 }
 
 #[cfg(test)]

@@ -259,6 +259,7 @@ pub fn start(
         own,
         current: current.clone(),
         watchdog,
+        feeder: services.feeder.clone(),
     })?;
     decider.orders().keeper(keeper.orders());
     let door = begun.is_some().then(|| door(&config, own, decider.orders(), &shared));

@@ -12,6 +12,10 @@
 //! left it out, when a newer incarnation of it is known, and when its disk failed. It stays armed where something still
 //! runs, at a handover and at a crash: its successor takes it over as it is within the time-out, or the machine is reset.
 
+mod guard;
+
+pub use guard::Guard;
+
 use crate::lease::{Refused, Token};
 use anyhow::{Context, bail};
 use nix::unistd::{AccessFlags, access};

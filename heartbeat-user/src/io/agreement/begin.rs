@@ -22,7 +22,7 @@ use crate::io::page::Page;
 use crate::io::paths::{Announced, vote_slot};
 use crate::io::ran::Ran;
 use crate::io::state::random;
-use crate::io::watchdog_device::{Feeder, Watchdog};
+use crate::io::watchdog_device::Guard;
 use crate::keys::{FenceSigner, KeyRing};
 use anyhow::Context;
 use heartbeat_common::frame::PORT;
@@ -79,7 +79,7 @@ pub struct World<'a> {
     /// What this node runs.
     pub ran: Arc<Ran>,
     /// What feeds the watchdog device, if one is configured.
-    pub feeder: Option<Feeder<Box<dyn Watchdog>>>,
+    pub feeder: Option<Guard>,
 }
 
 /// The core, made of what the disk holds, and what it wants done before anything else.

@@ -26,10 +26,11 @@ impl Hands {
         page.set(word::LIVES_UNTIL, self.clocks.times().boot_ns.saturating_add(life));
     }
 
-    /// Feeds the watchdog device by what the page said just now. A fault is logged when it changes.
+    /// Feeds the watchdog device by what the page said just now. A fault is logged when it changes. Where the keeper's thread
+    /// has the device, the next round does it.
     pub(super) fn feed(&mut self, acting: Result<Token, Refused>) {
-        let Some(feeder) = &mut self.setup.feeder else { return };
-        let fault = feeder.handle(acting).err().map(|error| format!("{error:#}"));
+        let Some(fed) = self.setup.feeder.as_ref().and_then(|feeder| feeder.handle(acting)) else { return };
+        let fault = fed.err().map(|error| format!("{error:#}"));
         if fault != self.device_fault {
             if let Some(fault) = &fault {
                 log::error!("{fault}");

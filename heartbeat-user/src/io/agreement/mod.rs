@@ -30,7 +30,7 @@ use crate::io::memory::Shared;
 use crate::io::pacer::Pacer;
 use crate::io::page::Page;
 use crate::io::paths::Announced;
-use crate::io::watchdog_device::{Feeder, Watchdog};
+use crate::io::watchdog_device::Guard;
 use crate::keys::FenceSigner;
 use crate::keys::KeyRing;
 use claim::Claim;
@@ -74,7 +74,7 @@ pub struct HandsSetup {
     /// Of each path, its peer and who signs fences on it.
     pub fences: Vec<(NodeId, FenceSigner)>,
     /// What feeds the watchdog device, if one is configured.
-    pub feeder: Option<Feeder<Box<dyn Watchdog>>>,
+    pub feeder: Option<Guard>,
     /// Who waits for what runs to stop.
     pub stopper: Stopper,
     /// The clocks by which the agreement and the page were begun.
@@ -118,6 +118,8 @@ pub struct Hands {
     untold: Option<(KeyRing, Duration)>,
     /// What was last said of the watchdog device.
     device_fault: Option<String>,
+    /// It is to be disarmed, and another thread had it.
+    disarm_due: bool,
     /// When the kernel last acknowledged a fence to whom, on each path, as of the last look.
     answered: Vec<(NodeId, MonoTime)>,
     /// An earlier controller armed the device, and this one has not looked yet whether what it guards may still act.
@@ -134,7 +136,7 @@ impl Hands {
     pub fn new(mut setup: HandsSetup) -> Self {
         let first = std::mem::take(&mut setup.first);
         let written = Written::new(setup.durable.take());
-        let inherited = setup.feeder.as_ref().is_some_and(Feeder::is_armed);
+        let inherited = setup.feeder.as_ref().is_some_and(Guard::is_armed);
         let clocks = Clocks::begun(setup.began);
         let mut hands = Self {
             setup,
@@ -155,6 +157,7 @@ impl Hands {
             unlinked: None,
             untold: None,
             device_fault: None,
+            disarm_due: false,
             answered: Vec::new(),
             inherited,
             greeted: BTreeSet::new(),
@@ -169,6 +172,9 @@ impl Hands {
     /// One round, after the controller judged the same `looks` at `now`. `late`: it began so late that what was seen
     /// before says nothing about now.
     pub fn round(&mut self, now: MonoTime, late: bool, controller: &Controller, looks: &[Look]) {
+        if self.disarm_due {
+            self.disarm();
+        }
         if self.frozen {
             return;
         }
@@ -239,12 +245,17 @@ impl Hands {
         self.handle(Input::ServicesStopped);
     }
 
-    /// Disarms the machine's watchdog, where this node may not act: all that it runs has stopped.
+    /// Disarms the machine's watchdog, where this node may not act: all that it runs has stopped. Where another thread has
+    /// the device, the next round does it.
     pub fn disarm(&mut self) {
         let acting = lease::acting(self.page(), self.clocks.times().boot_ns).is_ok();
-        if let Some(feeder) = self.setup.feeder.as_mut().filter(|_| !acting)
-            && let Err(error) = feeder.everything_stopped()
-        {
+        let Some(feeder) = self.setup.feeder.as_ref().filter(|_| !acting) else {
+            self.disarm_due = false;
+            return;
+        };
+        let disarmed = feeder.everything_stopped();
+        self.disarm_due = disarmed.is_none();
+        if let Some(Err(error)) = disarmed {
             log::error!("{error:#}");
         }
     }
@@ -281,15 +292,6 @@ impl Hands {
             self.announce_again();
         }
         self.claim.await_none(done);
-    }
-
-    /// Has the watchdog device outlast this hang limit.
-    ///
-    /// # Errors
-    /// If it cannot.
-    pub fn retime(&mut self, hang_limit: Duration) -> Result<(), String> {
-        let Some(feeder) = &mut self.setup.feeder else { return Ok(()) };
-        feeder.retime(hang_limit).map_err(|error| format!("{error:#}"))
     }
 
     /// Asks the core for something. `answer` gets what becomes of it.

@@ -18,10 +18,6 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// How long an order may wait for the end of a round.
-const PATIENCE: Duration = Duration::from_secs(2);
-const BUSY: &str = "the deciding thread does not take the order in time";
-
 /// What the thread can be told.
 pub(super) enum Order {
     Show(SyncSender<Snapshot>),
@@ -39,8 +35,6 @@ pub(super) enum Order {
     Terms(Box<(Terms, KeyRing, Vec<FenceSigner>)>),
     Request(Request, SyncSender<Outcome>),
     View(SyncSender<Status>),
-    /// Have the watchdog device outlast this hang limit.
-    Retime(Duration, SyncSender<Result<(), String>>),
     /// Claim from now on, or no more, that all that acts here asks the page first.
     Gated(bool, oneshot::Sender<()>),
     Stop,
@@ -118,21 +112,6 @@ impl Orders {
         let (answer, wait) = sync_channel(1);
         self.queue.try_send(Order::Show(answer)).ok()?;
         wait.recv_timeout(limit).ok()
-    }
-
-    /// Has the watchdog device, if there is one, outlast a hang limit from now on. An answer that does not come in time is
-    /// a refusal, and what may come of it later is taken back to `former`.
-    ///
-    /// # Errors
-    /// Why not: the device keeps its time-out then.
-    pub fn retime(&self, limit: Duration, former: Duration) -> Result<(), String> {
-        let (answer, wait) = sync_channel(1);
-        self.queue.try_send(Order::Retime(limit, answer)).map_err(|_| BUSY.to_owned())?;
-        wait.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-            // Orders are obeyed in turn: this one comes after the other.
-            let _ = self.queue.send(Order::Retime(former, sync_channel(1).0));
-            Err(BUSY.to_owned())
-        })
     }
 
     /// Has this node claim, or claim no more, that all that acts here asks the page first. `done` is told once every frame

@@ -17,13 +17,14 @@ use crate::io::journal::{Journal, JournalSetup};
 use crate::io::link::{Link, LinkSetup, hello};
 use crate::io::pacer::PacerSetup;
 use crate::io::ran::Ran;
-use crate::io::watchdog_device::{Feeder, Info, Watchdog};
+use crate::io::watchdog_device::{Feeder, Guard, Info, Watchdog};
 use crate::keys::{FenceSigner, KeyRing, Keys};
 use heartbeat_common::fence;
 use heartbeat_common::lease::Token;
 use heartbeat_common::view::{Name, Order as ViewOrder, VoteId};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const MS: Duration = Duration::from_millis(1);
@@ -85,7 +86,7 @@ impl Desk {
     }
 
     /// The agreement of node 1 under incarnation 5, with what its disk holds.
-    fn hands(&self, durable: Option<State>, feeder: Option<Feeder<Box<dyn Watchdog>>>) -> Box<Hands> {
+    fn hands(&self, durable: Option<State>, feeder: Option<Guard>) -> Box<Hands> {
         let configured = [1, 2].map(|node| Configured { node: NodeId(node), weight: 1 }).to_vec();
         let setup = Setup {
             own: Member { node: NodeId(1), incarnation: 5 },
@@ -233,14 +234,19 @@ fn fences_are_signed_by_the_keys_of_the_last_reload() {
     assert_eq!(signed(&desk), signer(1).fence(&order));
 }
 
-/// A device that tells when it was disarmed.
-struct Armed(Arc<AtomicBool>);
+/// A device that tells when it was disarmed, and sets no time-out while its driver is busy.
+#[derive(Clone, Default)]
+struct Armed {
+    disarmed: Arc<AtomicBool>,
+    driver: Arc<Mutex<()>>,
+}
 
 impl Watchdog for Armed {
     fn info(&mut self) -> io::Result<Info> {
         Ok(Info { options: 0x100, ..Info::default() })
     }
     fn set_timeout(&mut self, _: u32) -> io::Result<()> {
+        drop(self.driver.lock().unwrap());
         Ok(())
     }
     fn timeout(&mut self) -> io::Result<u32> {
@@ -250,24 +256,63 @@ impl Watchdog for Armed {
         Ok(())
     }
     fn announce_close(&mut self) -> io::Result<()> {
-        self.0.store(true, Ordering::Release);
+        self.disarmed.store(true, Ordering::Release);
         Ok(())
+    }
+}
+
+impl Armed {
+    /// Arms it, as a node that acts does.
+    fn guard(&self) -> Guard {
+        let own = self.clone();
+        let mut feeder =
+            Feeder::new(Box::new(move || Ok(Box::new(own.clone()) as Box<dyn Watchdog>)), Duration::from_secs(60));
+        feeder.handle(Ok(Token { order: 1, incarnation: 5 })).unwrap();
+        Guard::new(feeder)
+    }
+
+    fn is_disarmed(&self) -> bool {
+        self.disarmed.load(Ordering::Acquire)
     }
 }
 
 #[test]
 fn who_was_outrun_disarms_the_watchdog_once_all_has_stopped() {
     let mut desk = Desk::new(true);
-    let disarmed = Arc::new(AtomicBool::new(false));
-    let own = disarmed.clone();
-    let mut feeder =
-        Feeder::new(Box::new(move || Ok(Box::new(Armed(own.clone())) as Box<dyn Watchdog>)), Duration::from_secs(60));
-    feeder.handle(Ok(Token { order: 1, incarnation: 5 })).unwrap();
-    let hands = desk.hands(Some(disk::tests::state()), Some(feeder));
+    let device = Armed::default();
+    let hands = desk.hands(Some(disk::tests::state()), Some(device.guard()));
     desk.worker.obey(Order::Agreement(hands));
     desk.worker.reincarnate(7);
     assert_eq!(*desk.ended.borrow(), Some(Over::Outrun(7)));
-    assert!(!disarmed.load(Ordering::Acquire), "what runs may not have stopped yet");
+    assert!(!device.is_disarmed(), "what runs may not have stopped yet");
     desk.worker.obey(Order::Disarm);
-    assert!(disarmed.load(Ordering::Acquire));
+    assert!(device.is_disarmed());
+}
+
+#[test]
+fn a_driver_that_is_slow_to_change_a_time_out_holds_up_no_decision() {
+    let mut desk = Desk::new(true);
+    let device = Armed::default();
+    let guard = device.guard();
+    let hands = desk.hands(Some(disk::tests::state()), Some(guard.clone()));
+    desk.worker.obey(Order::Agreement(hands));
+    std::thread::scope(|scope| {
+        let busy = device.driver.lock().unwrap();
+        // The keeper's thread, which waits for the driver.
+        let keeper = scope.spawn(|| guard.retime(Duration::from_secs(50)));
+        let acting = || Ok(Token { order: 1, incarnation: 5 });
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        while guard.handle(acting()).is_some() {
+            assert!(std::time::Instant::now() < until, "the keeper's thread never got to the driver");
+            std::thread::sleep(MS);
+        }
+        // Neither a round nor the end of what ran waits for it.
+        desk.worker.agree(clock::now(), false);
+        desk.worker.obey(Order::ServicesStopped(true));
+        assert!(!device.is_disarmed(), "the keeper's thread has the device");
+        drop(busy);
+        keeper.join().unwrap().unwrap();
+    });
+    desk.worker.agree(clock::now(), false);
+    assert!(device.is_disarmed(), "it is done as soon as it can be");
 }

@@ -5,9 +5,11 @@ use super::Worker;
 use crate::cli::{Watchdog, check_watchdog};
 use crate::config::{load, paths_for};
 use crate::io::pacer::PacerCommand;
+use crate::io::watchdog_device::Guard;
 use crate::keys::Keys;
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 impl Worker {
     /// Puts the configuration's settings into force; anything else in it needs a restart and is refused.
@@ -41,13 +43,13 @@ impl Worker {
         // The device is never quicker than the hang limit in force: a longer limit is first asked of it, a shorter one last.
         let (limit, former) = (fresh.settings.hang_limit, old.settings.hang_limit);
         if limit > former {
-            kept.decider.retime(limit, former).map_err(|why| anyhow::anyhow!("hang_limit_s: {why}"))?;
+            retime(kept.feeder.as_ref(), limit).context("hang_limit_s")?;
         }
         if let Err(error) = kept.fabric.reload(fresh.clone(), ring.clone()) {
             if limit > former
-                && let Err(why) = kept.decider.retime(former, former)
+                && let Err(why) = retime(kept.feeder.as_ref(), former)
             {
-                log::error!("the watchdog device keeps the time-out of what was refused: {why}");
+                log::error!("the watchdog device keeps the time-out of what was refused: {why:#}");
             }
             return Err(error);
         }
@@ -57,10 +59,15 @@ impl Worker {
         kept.pacer.tell(PacerCommand::Delays(kept.fabric.paths.delays(), budget));
         kept.decider.settings(&fresh, ring, kept.fabric.paths.fence_signers());
         if limit < former
-            && let Err(why) = kept.decider.retime(limit, former)
+            && let Err(why) = retime(kept.feeder.as_ref(), limit)
         {
-            log::warn!("the watchdog device keeps its longer time-out: {why}");
+            log::warn!("the watchdog device keeps its longer time-out: {why:#}");
         }
         Ok(if fresh.settings == old.settings { "the key file alone was read again".to_owned() } else { changes })
     }
+}
+
+/// Has the watchdog device, if there is one, outlast a hang limit from now on.
+fn retime(feeder: Option<&Guard>, hang_limit: Duration) -> anyhow::Result<()> {
+    feeder.map_or(Ok(()), |feeder| feeder.retime(hang_limit))
 }

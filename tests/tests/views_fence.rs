@@ -195,12 +195,8 @@ fn fault_84_whoever_comes_with_the_identity_of_a_member_that_runs_is_refused_and
     a_clone_is_refused("IPv6", six, "fd77:1::3/64", "fd77:1::2/64");
 }
 
-#[test]
-fn fault_84_a_clone_whose_link_comes_up_late_says_nothing_and_a_node_whose_link_does_is_let_in() {
-    let name = "fault_84_a_clone_whose_link_comes_up_late_says_nothing_and_a_node_whose_link_does_is_let_in";
-    if !root_or_skip(name) {
-        return;
-    }
+/// Starts what takes itself for b on c's machine while it can ask nobody, and lets it ask after that.
+fn a_clone_that_cannot_ask_says_nothing(set_askable: impl Fn(&Crew, bool)) {
     let lab = Lab::new(Spec::new(3, 1)).unwrap();
     let cluster = Cluster::new(&lab, "lan").with("quarantine_threshold", 0);
     let mut crew = Crew::new(lab, cluster);
@@ -209,12 +205,11 @@ fn fault_84_a_clone_whose_link_comes_up_late_says_nothing_and_a_node_whose_link_
     let sink = crew.created(&[0, 1]).unwrap();
     let (view, incarnation) = (crew.stands(0).unwrap().view, crew.incarnation(1).unwrap());
     let (mark, from) = (crew.mark().unwrap(), monotonic_ns());
-    let port = Port { node: C, network: 0 };
-    crew.lab.set_carrier(port, false).unwrap();
+    set_askable(&crew, false);
     crew.lab.node(C).ip("address del 10.77.1.3/24 dev net1\naddress add 10.77.1.2/24 dev net1\n").unwrap();
     // Nobody can be asked, so it runs, and holds the address back.
     crew.start(C, &Options::default()).unwrap();
-    crew.lab.set_carrier(port, true).unwrap();
+    set_askable(&crew, true);
     wait_for(Duration::from_secs(10), "the clone to see that it is one", || {
         let said = crew.said(&mark, C, "second_address").unwrap();
         if said.len() == 1 { Ok(()) } else { Err(format!("{said:?}")) }
@@ -230,12 +225,37 @@ fn fault_84_a_clone_whose_link_comes_up_late_says_nothing_and_a_node_whose_link_
     for member in [0, 1] {
         assert_eq!(sink.acts().breaks_of(member, from, monotonic_ns()).count(), 0, "node {member} acts on");
     }
-    // One of its own, whose link is as late, is let in.
+    // One of its own, which can ask as late, is let in.
     crew.take(C).kill().unwrap();
-    crew.lab.set_carrier(port, false).unwrap();
+    set_askable(&crew, false);
     crew.lab.node(C).ip("address del 10.77.1.2/24 dev net1\naddress add 10.77.1.3/24 dev net1\n").unwrap();
     crew.start_at_once(C).unwrap();
-    crew.lab.set_carrier(port, true).unwrap();
+    set_askable(&crew, true);
     crew.await_view(&[0, 1, 2]).unwrap();
     crew.audit(&sink).unwrap();
+}
+
+#[test]
+fn fault_84_a_clone_whose_link_comes_up_late_says_nothing_and_a_node_whose_link_does_is_let_in() {
+    let name = "fault_84_a_clone_whose_link_comes_up_late_says_nothing_and_a_node_whose_link_does_is_let_in";
+    if !root_or_skip(name) {
+        return;
+    }
+    a_clone_that_cannot_ask_says_nothing(|crew, askable| {
+        crew.lab.set_carrier(Port { node: C, network: 0 }, askable).unwrap();
+    });
+}
+
+#[test]
+fn a_clone_whose_question_cannot_be_sent_says_nothing_and_a_node_whose_question_cannot_is_let_in() {
+    let name = "a_clone_whose_question_cannot_be_sent_says_nothing_and_a_node_whose_question_cannot_is_let_in";
+    if !root_or_skip(name) {
+        return;
+    }
+    // A firewall of its own keeps the question from leaving.
+    let rule =
+        "table netdev mute { chain out { type filter hook egress device \"net1\" priority 0; ether type arp drop; }; }";
+    a_clone_that_cannot_ask_says_nothing(|crew, askable| {
+        crew.lab.node(C).nft(if askable { "delete table netdev mute" } else { rule }).unwrap();
+    });
 }

@@ -152,7 +152,7 @@ pub fn start(
     let life = identify(&config, own, &state_dir, &shared, kernel.is_ok(), paths.digest(), lived)?;
     let (identity, state) = (life.identity, life.state);
     undo.pins = Undo::new(&kernel, identity.adopt).pins.take();
-    let asked = conflict::ask(&config, own, !identity.adopt);
+    let asked = conflict::ask(&config, own, !identity.adopt).map_err(Failure::host)?;
     let ran = Arc::new(Ran::new(config.settings.quorum.stop_time, Shelter::find()));
     if identity.adopt {
         // Of a controller that died: nobody waits for its hooks any more.

@@ -402,6 +402,13 @@ events! {
             /// How long the other had it, as far as this node knows, ms.
             taken_ms: u64,
         }
+        /// An address is used though nobody could be asked whether another machine has it.
+        AddressUnasked = 20044 "address_unasked" Warning {
+            /// The address.
+            address: IpAddr,
+            /// Why not.
+            reason: String,
+        }
         /// New settings are in force.
         ConfigReloaded = 20050 "config_reloaded" Info {
             /// File.

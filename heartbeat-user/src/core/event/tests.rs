@@ -123,6 +123,7 @@ fn every_local_event_has_a_sentence() {
         EventBody::DeparturesUnstamped { interface: text(), reason: "x y".into() },
         EventBody::PortTaken { interface: text(), address: link().local_address, port: 3343 },
         EventBody::PortFree { interface: text(), address: link().local_address, port: 3343, taken_ms: 1 },
+        EventBody::AddressUnasked { address: link().local_address, reason: text() },
         EventBody::ConfigReloaded { file: text(), changes: text() },
         EventBody::ConfigRejected { file: text(), reason: text() },
         EventBody::EventsDropped { count: 1 },

@@ -196,6 +196,9 @@ impl EventBody {
             E::PortFree { interface, address, port, taken_ms } => {
                 write!(f, "{interface}: UDP port {port} of {address} is this node's again after {}", ms(*taken_ms))
             }
+            E::AddressUnasked { address, reason } => {
+                write!(f, "{address}: it is used though nobody could be asked whether another machine has it: {reason}")
+            }
             E::ConfigReloaded { file, changes } => write!(f, "{file}: new settings are in force: {changes}"),
             E::ConfigRejected { file, reason } => {
                 write!(f, "{file}: the new settings were refused and nothing changed: {reason}")

@@ -31,6 +31,7 @@ pub mod play;
 pub mod relay;
 pub mod sink;
 pub mod starve;
+pub mod tap;
 pub mod views;
 pub mod wait;
 pub mod wire;
@@ -49,6 +50,7 @@ pub use play::{Mark, Play};
 pub use relay::{Relay, Rules};
 pub use sink::Sink;
 pub use starve::{Freezer, Hog, Quota};
+pub use tap::Tap;
 pub use wait::{monotonic_ns, wait_for};
 pub use wire::Wire;
 

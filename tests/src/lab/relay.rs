@@ -306,13 +306,19 @@ fn is_udp_port(frame: &[u8], port: u16) -> bool {
 /// A raw socket that takes every frame that comes in by an interface, and none that goes out by it.
 pub(super) fn raw_socket(interface: &str) -> Result<OwnedFd> {
     let index = nix::net::if_::if_nametoindex(interface).with_context(|| format!("looking for {interface}"))?;
+    raw_socket_at(index.cast_signed(), true).with_context(|| format!("at {interface}"))
+}
+
+/// A raw socket of the calling thread's network namespace at the interface of an index, 0 being all; it can be told to
+/// take none that goes out.
+pub(super) fn raw_socket_at(index: i32, ignore_outgoing: bool) -> Result<OwnedFd> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
     // SAFETY: socket takes no pointers. Protocol 0: nothing is taken until the socket is bound.
     let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
     ensure!(fd >= 0, "making a raw socket: {}", Error::last_os_error());
     // SAFETY: the call has just made this descriptor, and nothing else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let on: i32 = 1;
+    let on = i32::from(ignore_outgoing);
     // SAFETY: the value is an int that lives for the length of the call.
     let result = unsafe {
         let (value, size) = (std::ptr::from_ref(&on).cast(), size_of::<i32>() as u32);
@@ -323,9 +329,9 @@ pub(super) fn raw_socket(interface: &str) -> Result<OwnedFd> {
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
     address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-    address.sll_ifindex = index.cast_signed();
+    address.sll_ifindex = index;
     // SAFETY: the address is a whole sockaddr_ll that lives for the length of the call.
     let result = unsafe { libc::bind(fd, std::ptr::from_ref(&address).cast(), size_of::<libc::sockaddr_ll>() as u32) };
-    ensure!(result == 0, "binding to {interface}: {}", Error::last_os_error());
+    ensure!(result == 0, "binding a raw socket: {}", Error::last_os_error());
     Ok(socket)
 }

@@ -61,6 +61,9 @@ pub struct Acts {
     pub stretches: Vec<Stretch>,
     /// Ends of acting.
     pub breaks: Vec<Break>,
+    /// Acts that came after the end that the page had shown at the act before: what was between the two is not known. The
+    /// moment is that end.
+    pub unsure: Vec<Break>,
     /// Acts refused; of each token the first alone.
     pub refused: Vec<Stale>,
     /// Who acted at the same moment as whom; the lower node first.
@@ -74,6 +77,8 @@ pub struct Acts {
     newest: BTreeMap<usize, u64>,
     /// The stretch that goes on, by node and page.
     open: BTreeMap<(usize, u64), usize>,
+    /// Until when the page allowed to act, as it stood at the last act, by node and page; CLOCK_MONOTONIC ns.
+    until: BTreeMap<(usize, u64), u64>,
     /// What was refused, to tell each once.
     stale: BTreeSet<Act>,
 }
@@ -82,6 +87,10 @@ impl Acts {
     /// Takes an act that came by page `page` of its node, or refuses it.
     pub fn take(&mut self, act: Act, page: u64, at_ns: u64) {
         self.count += 1;
+        let until = self.until.get(&(act.node, page)).copied();
+        if let Some(until) = until.filter(|until| *until < at_ns && self.open.contains_key(&(act.node, page))) {
+            self.unsure.push(Break { node: act.node, at_ns: until, why: Some(Refused::Expired) });
+        }
         match self.open.get(&(act.node, page)) {
             Some(&index) if self.stretches[index].act == act => self.stretches[index].last_ns = at_ns,
             _ => {
@@ -99,6 +108,11 @@ impl Acts {
         }
         self.highest = Order(act.token.order);
         *newest = act.token.incarnation;
+    }
+
+    /// Takes note until when a page allows to act as it stands at an act, CLOCK_MONOTONIC ns.
+    pub fn allowed(&mut self, node: usize, page: u64, until_ns: u64) {
+        self.until.insert((node, page), until_ns);
     }
 
     /// Takes note that a node might not act by a page of its own.
@@ -119,6 +133,13 @@ impl Acts {
         self.of(node).map(|stretch| stretch.last_ns).max()
     }
 
+    /// Returns until when a node's pages allowed it to act, as they stood at the last act by each, CLOCK_MONOTONIC ns; `None`:
+    /// it never acted.
+    #[must_use]
+    pub fn until(&self, node: usize) -> Option<u64> {
+        self.until.range((node, 0)..=(node, u64::MAX)).map(|(_, until)| *until).max()
+    }
+
     /// Returns when a node first acted in a view of this number or a higher one, CLOCK_MONOTONIC ns.
     #[must_use]
     pub fn first_from(&self, node: usize, order: Order) -> Option<u64> {
@@ -133,6 +154,12 @@ impl Acts {
     /// Returns the moments between these two in which a node that acted might not any more.
     pub fn breaks_of(&self, node: usize, from_ns: u64, to_ns: u64) -> impl Iterator<Item = &Break> {
         self.breaks.iter().filter(move |one| one.node == node && (from_ns..=to_ns).contains(&one.at_ns))
+    }
+
+    /// Returns how often an act came so late between these two that it is not known whether the node might act all the time.
+    #[must_use]
+    pub fn unsure_of(&self, node: usize, from_ns: u64, to_ns: u64) -> usize {
+        self.unsure.iter().filter(|one| one.node == node && (from_ns..=to_ns).contains(&one.at_ns)).count()
     }
 
     /// Returns everything that breaks the rule of views, one line each; and every act refused that no member of the
@@ -297,5 +324,24 @@ mod tests {
         assert_eq!(spans, [(1, 5, 6), (2, 7, 7), (2, 11, 11)]);
         assert_eq!(acts.breaks_of(0, 0, 20).map(|one| one.at_ns).collect::<Vec<_>>(), [8], "said once");
         assert_eq!((acts.last(0), acts.first_from(0, Order(2)), acts.last(1)), (Some(11), Some(7), None));
+    }
+
+    #[test]
+    fn an_act_that_comes_after_the_end_shown_before_it_proves_no_lease_in_between() {
+        let mut acts = Acts::default();
+        let look = |acts: &mut Acts, at_ns, until_ns| {
+            acts.take(act(0, 1, 10), 1, at_ns);
+            acts.allowed(0, 1, until_ns);
+        };
+        look(&mut acts, 100, 600);
+        look(&mut acts, 590, 610);
+        assert_eq!((acts.unsure_of(0, 0, 2000), acts.until(0)), (0, Some(610)));
+        look(&mut acts, 620, 1100);
+        assert_eq!((acts.unsure_of(0, 0, 2000), acts.unsure_of(0, 611, 2000), acts.unsure_of(1, 0, 2000)), (1, 0, 0));
+        // An end that was seen is a break, and nothing that is not known.
+        acts.idle(0, 1, Some(Refused::Expired), 1101);
+        look(&mut acts, 1300, 1800);
+        assert_eq!((acts.unsure_of(0, 0, 2000), acts.breaks_of(0, 0, 2000).count()), (1, 1));
+        assert_eq!((acts.until(0), acts.until(1)), (Some(1800), None));
     }
 }

@@ -208,6 +208,9 @@ fn act_for_all(inner: &mut Inner) {
                 Ok(token) => {
                     let act = Act { node, token };
                     acts.take(act, held.id, now);
+                    // Leases run on another clock, which goes as fast while the machine does not sleep.
+                    let left = lease::end(&held.page).saturating_sub(lease::now());
+                    acts.allowed(node, held.id, monotonic_ns().saturating_add(left));
                     first.push((act, held));
                 }
                 Err(why) => acts.idle(node, held.id, Some(why), now),

@@ -2,7 +2,7 @@
 //! Arguments pass through; what they mean is decided by the program that gets them.
 
 use crate::apt::{self, Need};
-use crate::shell;
+use crate::{shell, sim};
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -54,7 +54,15 @@ pub fn demo(options: &Rest) -> Result<()> {
 /// # Errors
 /// As [`demo`].
 pub fn bench(options: &Bench) -> Result<()> {
+    if plays_worlds(options) {
+        sim::build(sim::PROGRAM)?;
+    }
     lab("bench", bench_arguments(options))
+}
+
+/// Says whether the simulator is among what is measured.
+fn plays_worlds(options: &Bench) -> bool {
+    options.only.as_deref().is_none_or(|only| only == "simulator")
 }
 
 /// Runs heartbeatd of this tree in the foreground.
@@ -118,6 +126,14 @@ mod tests {
         assert!(bench(false, None, None, false).is_empty());
         let all = ["--quick", "--only", "rtt", "--out", "/o", "--again"];
         assert_eq!(bench(true, Some("rtt"), Some("/o"), true), all);
+    }
+
+    #[test]
+    fn the_simulator_is_built_where_it_is_measured() {
+        let of = |only: Option<&str>| {
+            plays_worlds(&Bench { quick: true, only: only.map(Into::into), out: None, again: false })
+        };
+        assert!(of(None) && of(Some("simulator")) && !of(Some("death")));
     }
 
     #[test]

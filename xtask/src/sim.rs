@@ -40,7 +40,8 @@ pub struct Options {
     rest: Vec<OsString>,
 }
 
-const PROGRAM: &str = "heartbeat-sim";
+/// The simulator.
+pub const PROGRAM: &str = "heartbeat-sim";
 /// The profile: as fast as a release, with every assertion.
 const PROFILE: &str = "sim";
 /// What every change has to pass: so many worlds. How fast they went is printed and judged by nobody here: machines

@@ -86,6 +86,14 @@ fn machine() -> String {
     format!("{cpus} CPUs, {}, Linux {}, load {load}", model.unwrap_or_default(), kernel.trim())
 }
 
+/// Returns the figures of a row that an earlier run of this size has measured.
+pub fn figures_of(context: &Context, scenario: &str) -> Result<Vec<Figure>> {
+    let path = context.file(&format!("{scenario}.json"));
+    let kept = fs::read(&path).with_context(|| format!("{scenario} is not measured yet"))?;
+    let record: Record = serde_json::from_slice(&kept).with_context(|| format!("reading {}", path.display()))?;
+    Ok(record.found.figures)
+}
+
 /// Writes the summary of all that is there of a run's size, and prints which bars are not met. Returns whether all are.
 pub fn summarise(context: &Context, failed: &[&str]) -> Result<bool> {
     let mut text = String::from("| what | measured | bar | met | command |\n|---|---|---|---|---|\n");

@@ -35,7 +35,7 @@ enum Verb {
     Demo,
     /// Measure, and compare with the bars.
     Bench {
-        /// Fewer samples: five minutes in all.
+        /// Fewer samples: minutes instead of hours.
         #[arg(long)]
         quick: bool,
         /// Only this scenario.

@@ -63,8 +63,8 @@ impl Fence {
 fn seen(crew: &Crew) -> Result<(u64, impl FnOnce() -> Result<u64> + Send + use<>)> {
     let page = RootPage::open(&page_pin(&crew.lab, C))?;
     let own = page.get(word::INCARNATION);
-    ensure!(own != 0 && page.get(word::FENCED) < own, "c may act");
-    let watch = move || {
+    ensure!(own != 0 && page.get(word::FENCED) < own, "c is fenced already");
+    let watch = move || -> Result<u64> {
         realtime::fifo(PRIORITY).context("SCHED_FIFO for the watcher")?;
         let end = Instant::now() + Duration::from_secs(10);
         while page.get(word::FENCED) < own {

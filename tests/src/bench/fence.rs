@@ -138,12 +138,15 @@ pub fn run(context: &Context) -> Result<Found> {
     let times = stats::sorted(series.all.iter().map(|one| one.obeyed_ms).collect());
     let seen = stats::sorted(series.all.iter().map(|one| one.seen_ms).collect());
     let asked: Vec<f64> = series.all.iter().map(|one| one.asked_ms).collect();
+    // Microseconds: most of them are few.
+    let us = |name: &str, ms: f64, bar: Bar| Figure::new(name, ms * 1e3, "us", bar);
+    let (p999, half, most) = (0.999, 0.5, 1.0);
     let mut figures = vec![
         Figure::new("fences", times.len() as f64, "", Bar::AtLeast((steps * each) as f64)),
-        Figure::new("sent to obeyed, p99.9", stats::percentile(&times, 0.999), "ms", Bar::AtMost(BAR_MS)),
-        Figure::new("sent to obeyed, median", stats::percentile(&times, 0.5), "ms", Bar::Shown),
-        Figure::new("sent to obeyed, most", stats::percentile(&times, 1.0), "ms", Bar::Shown),
-        Figure::new("sent to seen in the page by a watcher, p99.9", stats::percentile(&seen, 0.999), "ms", Bar::Shown),
+        us("sent to obeyed, p99.9", stats::percentile(&times, p999), Bar::AtMost(BAR_MS * 1e3)),
+        us("sent to obeyed, median", stats::percentile(&times, half), Bar::Shown),
+        us("sent to obeyed, most", stats::percentile(&times, most), Bar::Shown),
+        us("sent to seen in the page by a watcher, p99.9", stats::percentile(&seen, p999), Bar::Shown),
         Figure::new("asked for to obeyed, median", stats::median(&asked), "ms", Bar::Shown),
     ];
     figures.extend(series.figures());

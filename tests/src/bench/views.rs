@@ -315,16 +315,19 @@ pub fn view_verdict(context: &Context) -> Result<Found> {
         Figure::new("views before the last verdict, timed from the first", early as f64, "", Bar::Shown),
     ]);
     figures.extend(spread("last verdict to the view", &times));
-    let fsync = context.step("views-fsync", fsync_p99)?;
-    figures.push(Figure::new("one durable write on this disk, p99", fsync, "ms", Bar::Shown));
+    let writes = stats::sorted(context.step("views-fsync", durable_writes)?);
+    for (word, of) in [("median", 0.5), ("p99", 0.99)] {
+        let name = format!("one durable write on this disk, {word}");
+        figures.push(Figure::new(name, stats::percentile(&writes, of), "ms", Bar::Shown));
+    }
     figures.extend(series.figures());
     let mut notes = notes();
     notes.push("three durable writes, one after another, are part of it: promise, acceptance, installation".to_owned());
     Ok(Found { figures, notes })
 }
 
-/// What one durable write of a small file takes where the nodes' states are, ms.
-fn fsync_p99() -> Result<f64> {
+/// What durable writes of a small file take where the nodes' states are, ms each.
+fn durable_writes() -> Result<Vec<f64>> {
     let directory = states()?;
     let mut times = Vec::new();
     for number in 0..200_u32 {
@@ -336,7 +339,7 @@ fn fsync_p99() -> Result<f64> {
         std::fs::File::open(directory.path())?.sync_all()?;
         times.push(at.elapsed().as_secs_f64() * 1e3);
     }
-    Ok(stats::percentile(&stats::sorted(times), 0.99))
+    Ok(times)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -183,6 +183,12 @@ impl Output {
         ensure!(metadata.is_file(), "the event log {} is not a plain file", setup.file.display());
         Ok(Self { file, bytes: metadata.len() })
     }
+
+    /// Says whether it is still the file at this path: somebody else may have moved it away, or removed it.
+    fn is_at(&self, path: &Path) -> bool {
+        let (Ok(open), Ok(named)) = (self.file.metadata(), fs::symlink_metadata(path)) else { return false };
+        (open.dev(), open.ino()) == (named.dev(), named.ino())
+    }
 }
 
 struct Writer {
@@ -215,7 +221,9 @@ impl Writer {
         }
         let mut line = record.to_string();
         line.push('\n');
-        self.write(line.as_bytes());
+        // That events were lost is told until it is written: with each try that fails the count is as it was.
+        let holds = if let EventBody::EventsDropped { count } = event.body { count } else { 1 };
+        self.write(line.as_bytes(), holds);
         {
             let mut kept = self.view.kept.lock().unwrap_or_else(PoisonError::into_inner);
             if kept.len() == KEPT_MAX {
@@ -253,23 +261,28 @@ impl Writer {
         Value::Object(line)
     }
 
-    /// Writes a line; a disk that refuses is tried again with the next event.
-    fn write(&mut self, line: &[u8]) {
+    /// Writes a line; a disk that refuses is tried again with the next event. `holds`: how many events are lost with it.
+    fn write(&mut self, line: &[u8], holds: u64) {
         if let Err(error) = self.append(line) {
             log::warn!("{error:#}");
             self.output = None;
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.dropped.fetch_add(holds, Ordering::Relaxed);
         }
     }
 
     /// Appends to the file, or to the next one if it is full. A full one that cannot be moved away gets nothing more.
     fn append(&mut self, line: &[u8]) -> anyhow::Result<()> {
-        let mut output = self.output.take().map_or_else(|| Output::open(&self.setup), Ok)?;
+        let there = self.output.take().filter(|output| output.is_at(&self.setup.file));
+        let mut output = there.map_or_else(|| Output::open(&self.setup), Ok)?;
         if output.bytes > 0 && output.bytes + line.len() as u64 > self.setup.bytes_max {
             self.rotate().with_context(|| format!("rotate {}", self.setup.file.display()))?;
             output = Output::open(&self.setup)?;
         }
-        output.file.write_all(line).with_context(|| format!("write {}", self.setup.file.display()))?;
+        if let Err(error) = output.file.write_all(line) {
+            // A full disk takes part of a line, which the next one would be read as the end of.
+            cut_back(&output.file, output.bytes);
+            return Err(error).with_context(|| format!("write {}", self.setup.file.display()));
+        }
         output.bytes += line.len() as u64;
         self.output = Some(output);
         Ok(())
@@ -295,91 +308,18 @@ impl Writer {
     }
 }
 
+/// Takes off what is beyond so many bytes, as far as that can be done.
+fn cut_back(file: &File, bytes: u64) {
+    let longer = file.metadata().is_ok_and(|metadata| metadata.len() > bytes);
+    if longer && let Err(error) = file.set_len(bytes) {
+        log::warn!("take part of a line off the event log: {error}");
+    }
+}
+
 /// Somebody else may have moved the file away.
 fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
     result.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn journal(directory: &Path, bytes_max: u64, files: u32) -> Journal {
-        Journal::start(JournalSetup { file: directory.join("events.jsonl"), bytes_max, files, node: "a".to_owned() })
-            .unwrap()
-    }
-
-    fn event(count: u64) -> EventBody {
-        EventBody::EventsDropped { count }
-    }
-
-    #[test]
-    fn every_line_is_json_and_has_the_fields_that_programs_rely_on() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut journal = journal(directory.path(), 1 << 20, 2);
-        journal.sink.now(event(3));
-        journal.stop();
-        let text = fs::read_to_string(directory.path().join("events.jsonl")).unwrap();
-        let line: Value = serde_json::from_str(text.trim()).unwrap();
-        for field in ["schema", "sequence", "time", "noticed", "observer", "event", "message", "id", "level", "at_ns"] {
-            assert!(line.get(field).is_some(), "{field} is missing in {line}");
-        }
-        assert_eq!(line["count"], 3);
-        assert!(time_of(&line).is_some());
-    }
-
-    #[test]
-    fn files_are_bounded_in_size_and_number() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut journal = journal(directory.path(), 2000, 3);
-        for count in 0..200 {
-            journal.sink.now(event(count));
-        }
-        journal.stop();
-        let mut sizes: Vec<_> =
-            fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).collect();
-        sizes.sort_unstable();
-        assert_eq!(sizes.len(), 3);
-        assert!(sizes.iter().all(|size| *size <= 2000), "{sizes:?}");
-    }
-
-    #[test]
-    fn a_full_file_that_cannot_be_moved_grows_no_further() {
-        let directory = tempfile::tempdir().unwrap();
-        let blocked = directory.path().join("events.jsonl.1");
-        // No file takes the place of a directory with something in it.
-        fs::create_dir_all(blocked.join("in the way")).unwrap();
-        let mut journal = journal(directory.path(), 2000, 2);
-        for count in 0..50 {
-            journal.sink.now(event(count));
-        }
-        journal.stop();
-        let file = directory.path().join("events.jsonl");
-        assert!((1..=2000).contains(&fs::metadata(&file).unwrap().len()));
-        assert!(journal.sink.dropped.load(Ordering::Relaxed) > 0);
-        assert!(journal.view.since(None).len() >= 50, "what could not be written is shown nonetheless");
-    }
-
-    #[test]
-    fn a_fifo_in_place_of_the_file_is_refused_at_once() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("events.jsonl");
-        nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let setup = JournalSetup { file: file.clone(), bytes_max: 2000, files: 2, node: "a".to_owned() };
-        assert!(Journal::start(setup.clone()).is_err());
-        let _reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&file).unwrap();
-        let refused = Journal::start(setup).err().unwrap().to_string();
-        assert!(refused.contains("not a plain file"), "{refused}");
-    }
-
-    #[test]
-    fn events_of_an_earlier_run_are_shown() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut first = journal(directory.path(), 1 << 20, 2);
-        first.sink.now(event(1));
-        first.stop();
-        let mut second = journal(directory.path(), 1 << 20, 2);
-        assert_eq!(second.view.since(None).len(), 1);
-        second.stop();
-    }
-}
+mod tests;

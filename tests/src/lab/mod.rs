@@ -32,6 +32,7 @@ pub mod relay;
 pub mod sink;
 pub mod starve;
 pub mod tap;
+pub mod timely;
 pub mod views;
 pub mod wait;
 pub mod wire;
@@ -51,6 +52,7 @@ pub use relay::{Relay, Rules};
 pub use sink::Sink;
 pub use starve::{Freezer, Hog, Quota};
 pub use tap::Tap;
+pub use timely::Timely;
 pub use wait::{monotonic_ns, wait_for};
 pub use wire::Wire;
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 /// How long a view may take to form: nodes that come back wait before they join, and a busy machine is slow.
 pub const FORMING: Duration = Duration::from_secs(40);
 /// Between two looks at all nodes.
-const LOOK: Duration = Duration::from_millis(40);
+pub const LOOK: Duration = Duration::from_millis(40);
 /// Rounds of what is random, in an ordinary run.
 const ROUNDS: u64 = 20;
 /// Exit status of a daemon that the cluster left out.
@@ -391,12 +391,17 @@ fn one_digest(events: &[Value], digests: &mut BTreeMap<Order, String>) -> Result
     Ok(())
 }
 
+/// Whether tests run at their full length: `HEARTBEAT_LONG=1`.
+#[must_use]
+pub fn is_long() -> bool {
+    std::env::var_os("HEARTBEAT_LONG").is_some_and(|value| value == "1")
+}
+
 /// How often a test plays what is random in it, and its source of chance, whose seed is printed: 20 times, or `long` times
 /// where `HEARTBEAT_LONG=1`.
 #[must_use]
 pub fn rounds(test: &str, long: u64) -> (u64, Random) {
-    let full = std::env::var_os("HEARTBEAT_LONG").is_some_and(|value| value == "1");
-    let count = if full { long } else { ROUNDS };
+    let count = if is_long() { long } else { ROUNDS };
     println!("{test}: {count} rounds");
     (count, Random::new(Random::seed(test)))
 }

@@ -1,16 +1,34 @@
 //! Ways that pass heartbeats and no messages, and the reverse: there is no limbo, within the control limit it is decided
 //! who goes, and all come to the same. And what an operator is told of a change that nobody can decide.
 
+use heartbeat_common::view::Order;
 use heartbeat_tests::lab::crew::Crew;
+use heartbeat_tests::lab::timely::{CONTROL_LIMIT, DELAY, VIEW};
 use heartbeat_tests::lab::views::rounds;
 use heartbeat_tests::lab::wait::root_or_skip;
-use heartbeat_tests::lab::{Direction, Fault, Port};
+use heartbeat_tests::lab::{Direction, Fault, Port, Sink, Timely, monotonic_ns};
+use serde_json::Value;
 use std::time::Duration;
 
 /// Bytes of a heartbeat from the IP header on: IPv4, UDP and 18 words.
 const HEARTBEAT: u32 = 20 + 8 + 18 * 8;
 /// Shortest IPv4 packet with TCP in it. ARP, which is shorter, passes.
 const TCP_LEAST: u32 = 40;
+/// A regroup waits so long for the reports of those that it hears.
+const OPENING: Duration = Duration::from_millis(500);
+/// For so long who hears whom has to have been the same before somebody who is heard goes for it: two delays.
+const SETTLING: Duration = DELAY.saturating_mul(2);
+/// What messages pass, and that they do not, is seen up to so much apart: each end asks for itself, a quarter of the limit
+/// after the last one came at the latest.
+const APART: Duration = Duration::from_millis(250);
+
+/// Within this all are at one on who goes where messages do not pass: the limit, the reports that do not come, and what
+/// has to settle; then a regroup as any other.
+fn by_messages(what: &str) -> Timely {
+    let decided = CONTROL_LIMIT + APART + OPENING + SETTLING + Duration::from_millis(400);
+    // The last message came up to a quarter of the limit before the fault.
+    Timely::new(what, decided).not_before(CONTROL_LIMIT / 2)
+}
 
 /// Lets only heartbeats pass at a node's ports.
 fn no_messages(node: usize) -> Vec<Fault> {
@@ -29,16 +47,25 @@ fn ports(node: usize, faults: impl Fn(Port) -> Vec<Fault>) -> Vec<Fault> {
     (0..2).flat_map(|network| faults(Port { node, network })).collect()
 }
 
-/// `fault` takes node 2 out for one of `causes`, all the others say so once; mended by `mend`, it joins again.
-fn goes_for(crew: &mut Crew, causes: &[&str], fault: impl FnOnce(&Crew), mend: impl FnOnce(&Crew)) {
-    let (before, mark) = (crew.stands(0).unwrap().view, crew.mark().unwrap());
+/// `fault` takes node 2 out for one of `causes`, in time: all the others say so once and for the same cause, and do not
+/// stop; node 2 acts in nothing by the time that they take over. Mended by `mend`, it joins again.
+fn goes_for(
+    (crew, sink): (&mut Crew, &Sink),
+    decided: &mut Timely,
+    causes: &[&str],
+    fault: impl FnOnce(&Crew),
+    mend: impl FnOnce(&Crew),
+) {
+    let (before, mark, from) = (crew.stands(0).unwrap().view, crew.mark().unwrap(), monotonic_ns());
     fault(crew);
     let view = crew.await_view(&[0, 1]).unwrap();
     assert_eq!(Some(view), before.next());
-    for by in [0, 1] {
-        let removed = crew.await_said_of(&mark, by, "node_removed", 2).unwrap();
-        assert!(causes.iter().any(|cause| removed["cause"] == *cause), "{causes:?}: {removed}");
-    }
+    decided.add(from, crew.all_installed(&mark, &[0, 1], view).unwrap()).unwrap();
+    let removed = [0, 1].map(|by| crew.await_said_of(&mark, by, "node_removed", 2).unwrap());
+    assert!(causes.iter().any(|cause| removed[0]["cause"] == *cause), "{causes:?}: {}", removed[0]);
+    assert_eq!(removed[0]["cause"], removed[1]["cause"], "the same on all nodes");
+    stopped_first(sink, 2, view);
+    crew.acted_on(sink, &[0, 1], from).unwrap();
     mend(crew);
     crew.await_view(&[0, 1, 2]).unwrap();
     for by in [0, 1] {
@@ -46,6 +73,23 @@ fn goes_for(crew: &mut Crew, causes: &[&str], fault: impl FnOnce(&Crew), mend: i
     }
 }
 
+/// A node's last act came before the first one of others in a view without it.
+fn stopped_first(sink: &Sink, node: usize, view: Order) {
+    let acts = sink.acts();
+    let taken = (0..3).filter(|other| *other != node).filter_map(|other| acts.first_from(other, view)).min();
+    assert!(acts.last(node).unwrap() < taken.expect("the others act"), "{:?}", acts.stretches);
+}
+
+/// What node 2's firewall takes, from outside, and its own messages: XDP answers before it, and its probes leave.
+const SHUT: &str = "add table inet shut\n\
+    add chain inet shut in { type filter hook input priority 0; }\n\
+    add chain inet shut out { type filter hook output priority 0; }\n\
+    add rule inet shut in udp dport 3343 counter drop\n\
+    add rule inet shut in tcp dport 3343 drop\nadd rule inet shut in tcp sport 3343 drop\n\
+    add rule inet shut out tcp dport 3343 drop\nadd rule inet shut out tcp sport 3343 drop\n";
+
+/// The firewall drops all that comes to the port, heartbeats and messages. No member that stays hears it any less, and
+/// it is out all the same once the control limit has passed; where to look for it is said.
 #[test]
 fn fault_38_a_node_whose_firewall_drops_messages_is_no_member_though_its_kernel_answers() {
     let name = "fault_38_a_node_whose_firewall_drops_messages_is_no_member_though_its_kernel_answers";
@@ -54,25 +98,26 @@ fn fault_38_a_node_whose_firewall_drops_messages_is_no_member_though_its_kernel_
     }
     let (count, _) = rounds(name, 200);
     let (mut crew, sink) = Crew::formed(3).unwrap();
-    let shut = "add table inet shut\n\
-        add chain inet shut in { type filter hook input priority 0; }\n\
-        add chain inet shut out { type filter hook output priority 0; }\n\
-        add rule inet shut in tcp dport 3343 drop\nadd rule inet shut in tcp sport 3343 drop\n\
-        add rule inet shut out tcp dport 3343 drop\nadd rule inet shut out tcp sport 3343 drop\n";
+    let mut decided = by_messages("a firewall that drops all of the port, until its node is in no view");
     for _ in 0..count {
         let mark = crew.mark().unwrap();
         goes_for(
-            &mut crew,
+            (&mut crew, &sink),
+            &mut decided,
             &["no_messages"],
-            |crew| crew.lab.node(2).nft(shut).unwrap(),
+            |crew| crew.lab.node(2).nft(SHUT).unwrap(),
             |crew| {
                 for by in [0, 1] {
                     assert_eq!(crew.said(&mark, by, "node_down").unwrap().len(), 0, "it was never silent");
                 }
+                let lost = [0, 1].map(|by| crew.said(&mark, by, "control_lost").unwrap());
+                let there = |event: &Value| event["node"] == "c" && event["location"] == "there";
+                assert!(lost.iter().flatten().any(there), "somebody says at whose end to look: {lost:?}");
                 crew.lab.node(2).nft("delete table inet shut\n").unwrap();
             },
         );
     }
+    decided.judge().unwrap();
     crew.audit(&sink).unwrap();
 }
 
@@ -84,13 +129,15 @@ fn fault_39_where_heartbeats_pass_and_messages_do_not_the_node_goes_within_the_c
     }
     let (count, _) = rounds(name, 200);
     let (mut crew, sink) = Crew::formed(3).unwrap();
+    let mut decided = by_messages("heartbeats that pass where messages do not, until it is decided who goes");
     for _ in 0..count {
         let fault = |crew: &Crew| crew.lab.inject(&no_messages(2)).map(drop).unwrap();
-        goes_for(&mut crew, &["no_messages"], fault, |crew| {
+        goes_for((&mut crew, &sink), &mut decided, &["no_messages"], fault, |crew| {
             assert!(crew.lab.dropped().unwrap() > 0);
             crew.lab.heal().unwrap();
         });
     }
+    decided.judge().unwrap();
     crew.audit(&sink).unwrap();
 }
 
@@ -102,15 +149,18 @@ fn fault_39_where_messages_pass_and_heartbeats_do_not_the_node_goes_as_one_that_
     }
     let (count, _) = rounds(name, 200);
     let (mut crew, sink) = Crew::formed(3).unwrap();
+    // Where its own report comes first, what it says has to settle.
+    let mut decided = Timely::new("messages that pass where heartbeats do not, until it is decided", VIEW + SETTLING);
     for _ in 0..count {
         let fault = |crew: &Crew| crew.lab.inject(&no_heartbeats(2)).map(drop).unwrap();
         // By messages it says itself whom it does not hear: where that comes before the verdicts of all who stay, it is
         // "not connected" with them.
-        goes_for(&mut crew, &["down", "not_connected"], fault, |crew| {
+        goes_for((&mut crew, &sink), &mut decided, &["down", "not_connected"], fault, |crew| {
             assert!(crew.lab.dropped().unwrap() > 0);
             crew.lab.heal().unwrap();
         });
     }
+    decided.judge().unwrap();
     crew.audit(&sink).unwrap();
 }
 
@@ -120,26 +170,34 @@ fn fault_39_between_two_alone_that_do_not_reach_each_other_by_messages_one_goes_
     if !root_or_skip(name) {
         return;
     }
+    let (count, _) = rounds(name, 200);
     let (mut crew, sink) = Crew::formed(3).unwrap();
-    let mark = crew.mark().unwrap();
+    let mut decided = by_messages("two that do not reach each other by messages, until one of them goes");
     // b and c alone: their firewalls drop each other's messages.
-    for (node, other) in [(1, 3), (2, 2)] {
-        let hosts = format!("{{ 10.77.1.{other}, 10.77.2.{other} }}");
-        let shut = format!(
-            "add table inet shut\nadd chain inet shut in {{ type filter hook input priority 0; }}\n\
-             add rule inet shut in ip saddr {hosts} tcp dport 3343 drop\n\
-             add rule inet shut in ip saddr {hosts} tcp sport 3343 drop\n"
-        );
-        crew.lab.node(node).nft(&shut).unwrap();
+    let fault = |crew: &Crew| {
+        for (node, other) in [(1, 3), (2, 2)] {
+            let hosts = format!("{{ 10.77.1.{other}, 10.77.2.{other} }}");
+            let shut = format!(
+                "add table inet shut\nadd chain inet shut in {{ type filter hook input priority 0; }}\n\
+                 add rule inet shut in ip saddr {hosts} tcp dport 3343 drop\n\
+                 add rule inet shut in ip saddr {hosts} tcp sport 3343 drop\n"
+            );
+            crew.lab.node(node).nft(&shut).unwrap();
+        }
+    };
+    let mend = |crew: &Crew| {
+        [1, 2].iter().for_each(|node| crew.lab.node(*node).nft("delete table inet shut\n").unwrap());
+    };
+    for _ in 1..count {
+        // As well connected as b, c has the higher id.
+        goes_for((&mut crew, &sink), &mut decided, &["no_messages"], fault, mend);
     }
+    decided.judge().unwrap();
+    fault(&crew);
     let view = crew.await_view(&[0, 1]).unwrap();
-    let removed = crew.await_said_of(&mark, 0, "node_removed", 2).unwrap();
-    assert_eq!(removed["cause"], "no_messages", "as well connected as b, c has the higher id: {removed}");
-    std::thread::sleep(Duration::from_secs(4));
-    assert_eq!(crew.await_view(&[0, 1]).unwrap(), view, "nobody takes turns");
-    for node in [1, 2] {
-        crew.lab.node(node).nft("delete table inet shut\n").unwrap();
-    }
+    // Four control limits: nobody takes turns.
+    crew.stays(&[0, 1], view, CONTROL_LIMIT * 4).unwrap();
+    mend(&crew);
     crew.await_view(&[0, 1, 2]).unwrap();
     crew.audit(&sink).unwrap();
 }

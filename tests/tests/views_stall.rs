@@ -2,14 +2,17 @@
 //! limit nothing changes and the lease holds; beyond it the node goes, and what wakes up acts in nothing.
 
 use heartbeat_tests::lab::crew::Crew;
+use heartbeat_tests::lab::timely::{DELAY, VIEW};
 use heartbeat_tests::lab::views::{pause_at_random, rounds};
 use heartbeat_tests::lab::wait::starvation_or_skip;
-use heartbeat_tests::lab::{Freezer, Options, Sink, monotonic_ns};
+use heartbeat_tests::lab::{Freezer, Options, Sink, Timely, monotonic_ns};
 use std::time::Duration;
 
 const C: usize = 2;
 /// Hang limit of the clusters here, s: a daemon starts within it on a busy machine too.
 const HANG_S: u64 = 6;
+/// Age counts from the last progress, which a controller proves every quarter of a second at the latest.
+const PROGRESS: Duration = Duration::from_millis(250);
 
 /// Three nodes that call a controller hung after [`HANG_S`].
 fn crew() -> (Crew, Sink) {
@@ -40,13 +43,26 @@ fn nothing_changes(crew: &mut Crew, sink: &Sink, during: impl FnOnce(&mut Crew))
     }
 }
 
-/// c is taken out as hung while `during` keeps it from running, and is awake again afterwards: it acts in nothing, finds
-/// itself out and ends.
-fn hangs(crew: &mut Crew, sink: &Sink, during: impl FnOnce(&mut Crew), after: impl FnOnce(&mut Crew)) {
-    let (before, mark) = (crew.stands(0).unwrap().view, crew.mark().unwrap());
+/// How long it takes from the moment in which a controller stands still until it is in no view: the hang limit, and no
+/// longer than a dead machine from there.
+fn hung(what: &str) -> Timely {
+    let limit = Duration::from_secs(HANG_S);
+    Timely::new(what, limit + VIEW).not_before(limit - PROGRESS - DELAY)
+}
+
+/// c is taken out as hung while `during` keeps it from running, in time and once by each of the others, and is awake again
+/// afterwards: it acts in nothing, finds itself out and ends.
+fn hangs(
+    (crew, sink): (&mut Crew, &Sink),
+    out: &mut Timely,
+    during: impl FnOnce(&mut Crew),
+    after: impl FnOnce(&mut Crew),
+) {
+    let (before, mark, from) = (crew.stands(0).unwrap().view, crew.mark().unwrap(), monotonic_ns());
     during(crew);
     let view = crew.await_view(&[0, 1]).unwrap();
     assert_eq!(Some(view), before.next());
+    out.add(from, crew.all_installed(&mark, &[0, 1], view).unwrap()).unwrap();
     for by in [0, 1] {
         let removed = crew.await_said_of(&mark, by, "node_removed", C).unwrap();
         assert_eq!(removed["cause"], "hung", "{removed}");
@@ -56,11 +72,19 @@ fn hangs(crew: &mut Crew, sink: &Sink, during: impl FnOnce(&mut Crew), after: im
     after(crew);
     crew.await_view(&[0, 1, 2]).unwrap();
     assert!(crew.incarnation(C).unwrap() > old, "no silent resurrection");
-    let late = sink.acts();
-    let beyond = late.of(C).any(|one| one.act.token.incarnation == old && one.act.token.order >= view.0);
-    assert!(!beyond, "the old incarnation acted in the view without it");
+    // It stopped before anybody took over, and waking up it did not even once act on what it knew.
+    let acts = sink.acts();
+    let taken = [0, 1].iter().filter_map(|node| acts.first_from(*node, view)).min().expect("the others act");
+    let last = acts.of(C).filter(|one| one.act.token.incarnation == old).map(|one| one.last_ns).max();
+    assert!(last.is_some_and(|last| last < taken), "it acted until {last:?}, the others from {taken} in {view:?}");
+    for by in [0, 1] {
+        let removed = crew.said(&mark, by, "node_removed").unwrap();
+        assert_eq!(removed.len(), 1, "one removal, and nobody else's: {removed:?}");
+    }
 }
 
+/// Nobody is removed, nothing is interrupted; the next controller takes over what its kernel has, which each of the others
+/// sees once.
 #[test]
 fn fault_41_killed_and_restarted_it_goes_on_as_the_same_incarnation_under_the_same_lease() {
     let name = "fault_41_killed_and_restarted_it_goes_on_as_the_same_incarnation_under_the_same_lease";
@@ -70,7 +94,7 @@ fn fault_41_killed_and_restarted_it_goes_on_as_the_same_incarnation_under_the_sa
     let (count, mut random) = rounds(name, 500);
     let (mut crew, sink) = crew();
     for _ in 0..count {
-        let old = crew.incarnation(C).unwrap();
+        let (old, mark) = (crew.incarnation(C).unwrap(), crew.mark().unwrap());
         nothing_changes(&mut crew, &sink, |crew| {
             pause_at_random(&mut random, Duration::from_millis(100));
             crew.take(C).kill().unwrap();
@@ -78,6 +102,13 @@ fn fault_41_killed_and_restarted_it_goes_on_as_the_same_incarnation_under_the_sa
             crew.start(C, &Options::default()).unwrap();
         });
         assert_eq!(crew.incarnation(C).unwrap(), old);
+        crew.await_said(&mark, C, "controller_adopted").unwrap();
+        for by in [0, 1] {
+            let new = crew.await_said_of(&mark, by, "controller_restarted", C).unwrap();
+            assert_eq!(new["new_generation"].as_u64(), new["old_generation"].as_u64().map(|old| old + 1), "{new}");
+            assert_eq!(crew.said(&mark, by, "controller_restarted").unwrap().len(), 1, "once");
+        }
+        crew.nobody_removed(&mark).unwrap();
     }
     crew.audit(&sink).unwrap();
 }
@@ -90,13 +121,15 @@ fn fault_41_killed_for_good_it_is_out_as_hung_and_comes_back_as_a_newer_incarnat
     }
     let (count, _) = rounds(name, 200);
     let (mut crew, sink) = crew();
+    let mut out = hung("killed for good, until it is in no view");
     for _ in 0..count {
         let after = |crew: &mut Crew| {
             // The start after the kill finds itself out; the next one joins.
             crew.start_at_once(C).unwrap();
         };
-        hangs(&mut crew, &sink, |crew| crew.take(C).kill().map(drop).unwrap(), after);
+        hangs((&mut crew, &sink), &mut out, |crew| crew.take(C).kill().map(drop).unwrap(), after);
     }
+    out.judge().unwrap();
     crew.audit(&sink).unwrap();
 }
 
@@ -127,12 +160,13 @@ fn fault_45_stopped_for_longer_it_is_out_and_acts_in_nothing_when_it_wakes() {
     }
     let (count, mut random) = rounds(name, 500);
     let (mut crew, sink) = crew();
+    let mut out = hung("stopped, until it is in no view");
     for _ in 0..count {
         let length = Duration::from_millis(random.below(500));
         let mark = crew.mark().unwrap();
         hangs(
-            &mut crew,
-            &sink,
+            (&mut crew, &sink),
+            &mut out,
             |crew| crew.daemon(C).stop().unwrap(),
             |crew| {
                 std::thread::sleep(length);
@@ -144,6 +178,7 @@ fn fault_45_stopped_for_longer_it_is_out_and_acts_in_nothing_when_it_wakes() {
             },
         );
     }
+    out.judge().unwrap();
     crew.audit(&sink).unwrap();
 }
 
@@ -165,6 +200,8 @@ fn fault_46_frozen_it_is_as_stopped() {
             freezer.thaw().unwrap();
         });
     }
-    hangs(&mut crew, &sink, |_| freezer.freeze().unwrap(), |_| freezer.thaw().unwrap());
+    let mut out = hung("frozen, until it is in no view");
+    hangs((&mut crew, &sink), &mut out, |_| freezer.freeze().unwrap(), |_| freezer.thaw().unwrap());
+    out.judge().unwrap();
     crew.audit(&sink).unwrap();
 }

@@ -3,11 +3,12 @@
 
 use heartbeat_common::frame::{Kind, word};
 use heartbeat_common::lease::Refused;
-use heartbeat_tests::lab::crew::Crew;
+use heartbeat_tests::lab::crew::{Crew, programs};
 use heartbeat_tests::lab::relay::{Recorded, Way};
-use heartbeat_tests::lab::views::{pause_at_random, rounds};
+use heartbeat_tests::lab::timely::noticed;
+use heartbeat_tests::lab::views::{FORMING, LEFT_OUT, pause_at_random, rounds};
 use heartbeat_tests::lab::wait::root_or_skip;
-use heartbeat_tests::lab::{Cluster, Lab, Options, Port, Sink, Spec, monotonic_ns, wait_for};
+use heartbeat_tests::lab::{Cluster, Lab, Options, Port, Sink, Spec, Timely, monotonic_ns, wait_for};
 use std::time::Duration;
 
 const C: usize = 2;
@@ -27,6 +28,8 @@ fn stopped_first(crew: &mut Crew, sink: &Sink) {
     assert!(acts.last(C).unwrap() < taken);
 }
 
+/// Within a second of the order the node acts no more; where its userspace runs, that says why and ends, and its kernel
+/// answers nothing any more. There is no watchdog device here, which would reset a machine whose userspace does not run.
 #[test]
 fn fault_106_a_fenced_node_is_stopped_by_its_kernel_whether_its_userspace_runs_or_not() {
     let name = "fault_106_a_fenced_node_is_stopped_by_its_kernel_whether_its_userspace_runs_or_not";
@@ -37,31 +40,49 @@ fn fault_106_a_fenced_node_is_stopped_by_its_kernel_whether_its_userspace_runs_o
     let (mut crew, sink) = Crew::formed(3).unwrap();
     let wrong = crew.daemon(0).ctl(&["fence", "c", "other"]).unwrap();
     assert!(!wrong.status.success(), "the cluster's name is typed: {wrong:?}");
+    let mut inactive = Timely::new("a fence asked for, until its node acts no more", Duration::from_secs(1));
+    let mut ended = Timely::new("a fence sent, until its node has stopped and said so", Duration::from_secs(1));
     for round in 0..count {
         let stopped = round % 2 == 0;
         let mark = crew.mark().unwrap();
+        let old = crew.incarnation(C).unwrap();
+        // Taken, so that nobody starts it again before it was looked at.
+        let daemon = crew.take(C);
         if stopped {
-            crew.daemon(C).stop().unwrap();
+            daemon.stop().unwrap();
             pause_at_random(&mut random, Duration::from_millis(1000));
         }
+        let asked = monotonic_ns();
         fence(&crew);
         stopped_first(&mut crew, &sink);
+        inactive.add(asked, sink.acts().last(C).unwrap()).unwrap();
         for by in [0, 1] {
             assert_eq!(crew.await_said_of(&mark, by, "node_removed", C).unwrap()["cause"], "fenced");
             crew.await_said_of(&mark, by, "known_stopped", C).unwrap();
         }
         if stopped {
             assert_eq!(sink.acting(C), Err(Refused::Fenced), "nobody ran there");
-            crew.daemon(C).resume().unwrap();
+            daemon.resume().unwrap();
         }
-        crew.await_left_out(C).unwrap();
+        assert_eq!(daemon.wait(FORMING).unwrap().code(), Some(LEFT_OUT));
+        assert_eq!(programs(&crew.lab, C).unwrap(), (0, 0), "nothing answers for it");
+        if !stopped {
+            let sent = [0, 1].map(|by| crew.await_said_of(&mark, by, "fence_sent", C).unwrap());
+            let sent = sent.iter().map(|event| noticed(event).unwrap()).min().unwrap();
+            ended.add(sent, noticed(&crew.await_said(&mark, C, "stopped").unwrap()).unwrap()).unwrap();
+        }
         // One whose controller runs may hear of the view before it looks at its kernel.
         let said = crew.since(&mark, C).unwrap();
         let told = |id: u32, name: &str| said.iter().any(|event| event["id"] == id && event["event"] == name);
         assert!(told(1118, "fenced") || !stopped && told(1006, "left_out"), "{said:?}");
+        let last = sink.acts().of(C).filter(|one| one.act.token.incarnation == old).map(|one| one.last_ns).max();
         crew.start_at_once(C).unwrap();
         crew.await_view(&[0, 1, 2]).unwrap();
+        let late = sink.acts().of(C).filter(|one| one.act.token.incarnation == old).map(|one| one.last_ns).max();
+        assert_eq!(late, last, "what was fenced acts no more");
     }
+    inactive.judge().unwrap();
+    ended.judge().unwrap();
     crew.audit(&sink).unwrap();
 }
 

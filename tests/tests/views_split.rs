@@ -3,13 +3,11 @@
 
 use heartbeat_common::view::Order;
 use heartbeat_tests::lab::crew::{Crew, Mark};
-use heartbeat_tests::lab::views::{Stands, pause_at_random, rounds};
-use heartbeat_tests::lab::wait::root_or_skip;
-use heartbeat_tests::lab::{Sink, wait_for};
+use heartbeat_tests::lab::timely::{DETECTION, LEASE, VIEW};
+use heartbeat_tests::lab::views::{FORMING, LEFT_OUT, Stands, pause_at_random, rounds};
+use heartbeat_tests::lab::wait::{root_or_skip, wait_every};
+use heartbeat_tests::lab::{Sink, Timely, wait_for};
 use std::time::Duration;
-
-/// Detection time of the profile, and its lease.
-const DETECTION: Duration = Duration::from_millis(500);
 
 /// Waits until a node may not act, and says so.
 fn stops(crew: &Crew, mark: &Mark, node: usize) -> Stands {
@@ -241,6 +239,8 @@ fn fault_08_in_a_ring_in_which_each_hears_its_neighbours_alone_nobody_is_sent_aw
     crew.audit(&sink).unwrap();
 }
 
+/// Whose vote is the one of two goes on, whoever that is: in time, and after the other one has stopped, which it does within
+/// its lease. The other one fences nobody.
 #[test]
 fn fault_109_of_two_alone_exactly_one_goes_on_each_time() {
     let name = "fault_109_of_two_alone_exactly_one_goes_on_each_time";
@@ -249,20 +249,83 @@ fn fault_109_of_two_alone_exactly_one_goes_on_each_time() {
     }
     let (count, mut random) = rounds(name, 1000);
     let (mut crew, sink) = Crew::formed(2).unwrap();
+    let mut parted = Timely::new("two parted, until one has a view of its own", VIEW);
     for _ in 0..count {
-        let mark = crew.mark().unwrap();
-        let before = crew.stands(0).unwrap().view;
+        // Of an even number one loses its vote.
+        let (stays, goes) = if random.below(2) == 0 { (0, 1) } else { (1, 0) };
+        let set = crew.daemon(0).ctl(&["set", "lower_quorum_priority_node", crew.name(goes)]).unwrap();
+        assert!(set.status.success(), "{set:?}");
+        let (before, mark) = (crew.await_view(&[0, 1]).unwrap(), crew.mark().unwrap());
         pause_at_random(&mut random, Duration::from_millis(200));
-        crew.lab.partition(&[&[0], &[1]]).unwrap();
-        // Of an even number the highest loses its vote: a alone is the cluster.
-        let view = crew.await_view(&[0]).unwrap();
+        let cut = crew.lab.partition(&[&[0], &[1]]).unwrap();
+        let view = crew.await_view(&[stays]).unwrap();
         assert_eq!(Some(view), before.next());
-        stops(&crew, &mark, 1);
-        minority_first(&sink, &[1], &[0], view);
-        assert_eq!(crew.said(&mark, 1, "fence_sent").unwrap().len(), 0, "a minority fences nobody");
+        parted.add(cut.before_ns, crew.all_installed(&mark, &[stays], view).unwrap()).unwrap();
+        stops(&crew, &mark, goes);
+        minority_first(&sink, &[goes], &[stays], view);
+        let last = sink.acts().last(goes).unwrap();
+        assert!(last <= cut.after_ns + LEASE.as_nanos() as u64, "it acted {} ns after the cut", last - cut.after_ns);
+        crew.acted_on(&sink, &[stays], cut.before_ns).unwrap();
+        assert_eq!(crew.said(&mark, goes, "fence_sent").unwrap().len(), 0, "a minority fences nobody");
         crew.lab.heal().unwrap();
         crew.await_view(&[0, 1]).unwrap();
     }
+    parted.judge().unwrap();
     let acts = crew.audit(&sink).unwrap();
     assert!(acts.of(0).count() > 0 && crew.runs(1));
+}
+
+/// The node that is out ended for that; the other one acts alone, and acted only once that one had stopped.
+fn one_is_left(crew: &mut Crew, sink: &Sink, before: Order) -> usize {
+    let goes = wait_every(Duration::from_millis(20), FORMING, "one of two to end", || {
+        let ended = [0, 1].map(|node| crew.ended(node).unwrap());
+        match ended {
+            [Some(_), Some(_)] => Err("both did".to_owned()),
+            [None, None] => Err("none did".to_owned()),
+            [Some(status), None] => Ok((0, status)),
+            [None, Some(status)] => Ok((1, status)),
+        }
+    });
+    let (goes, status) = goes.unwrap();
+    let stays = 1 - goes;
+    assert_eq!(status.code(), Some(LEFT_OUT), "{status}");
+    drop(crew.take(goes));
+    let view = crew.await_view(&[stays]).unwrap();
+    assert_eq!(Some(view), before.next(), "one was asked for in vain");
+    minority_first(sink, &[goes], &[stays], view);
+    // Whoever is left is not ended by what the other one still asked for.
+    crew.stays(&[stays], view, DETECTION * 2).unwrap();
+    stays
+}
+
+#[test]
+fn fault_109_of_two_that_are_told_to_fence_each_other_at_once_exactly_one_is_left() {
+    let name = "fault_109_of_two_that_are_told_to_fence_each_other_at_once_exactly_one_is_left";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, mut random) = rounds(name, 1000);
+    let (mut crew, sink) = Crew::formed(2).unwrap();
+    let mut left = [0, 0];
+    for _ in 0..count {
+        let before = crew.await_view(&[0, 1]).unwrap();
+        let apart = Duration::from_micros(random.below(20_000));
+        let first = random.below(2) as usize;
+        let orders = std::thread::scope(|scope| {
+            let order = |by: usize| {
+                let about = crew.name(1 - by);
+                std::thread::sleep(if by == first { Duration::ZERO } else { apart });
+                crew.daemon(by).ctl(&["fence", about, "lab"]).unwrap()
+            };
+            let (one, other) = (scope.spawn(move || order(0)), scope.spawn(move || order(1)));
+            [one.join().unwrap(), other.join().unwrap()]
+        });
+        assert!(orders.iter().any(|order| order.status.success()), "{orders:?}");
+        let stays = one_is_left(&mut crew, &sink, before);
+        left[stays] += 1;
+        crew.start_at_once(1 - stays).unwrap();
+        crew.await_view(&[0, 1]).unwrap();
+    }
+    println!("{name}: a was left {} times, b {}", left[0], left[1]);
+    crew.audit(&sink).unwrap();
 }

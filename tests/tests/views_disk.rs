@@ -5,7 +5,8 @@ use heartbeat_tests::lab::crew::{Crew, Mark};
 use heartbeat_tests::lab::disk::SmallDisk;
 use heartbeat_tests::lab::views::{FORMING, rounds};
 use heartbeat_tests::lab::wait::root_or_skip;
-use heartbeat_tests::lab::{Options, Sink, monotonic_ns};
+use heartbeat_tests::lab::{Options, Sink, monotonic_ns, wait_for};
+use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -194,6 +195,16 @@ fn fault_70_killed_at_any_step_of_a_change_of_view_a_node_votes_once_and_goes_on
     crew.audit(&sink).unwrap();
 }
 
+/// How many numbers are missing between the records of a log, and how many events these say were lost.
+fn lost(events: &[Value]) -> (u64, u64) {
+    let number = |event: &Value| event["sequence"].as_u64().unwrap();
+    let missing = events.windows(2).map(|two| number(&two[1]).saturating_sub(number(&two[0]) + 1)).sum();
+    let told = events.iter().filter(|event| event["event"] == "events_dropped");
+    (missing, told.map(|event| event["count"].as_u64().unwrap()).sum())
+}
+
+/// Full, moved away as by a rotation from outside, or deleted: nobody is removed and nobody stops acting. How many events
+/// a full disk cost is in the next record, every record is whole, and what was taken away is begun anew.
 #[test]
 fn fault_105_an_event_log_without_room_or_taken_away_costs_no_view_and_no_lease() {
     let name = "fault_105_an_event_log_without_room_or_taken_away_costs_no_view_and_no_lease";
@@ -203,22 +214,51 @@ fn fault_105_an_event_log_without_room_or_taken_away_costs_no_view_and_no_lease(
     let mut crew = Crew::idle(3).unwrap();
     let disk = SmallDisk::mount(&crew.lab.node_dir(C).join("log"), 512 * 1024).unwrap();
     let sink = crew.form().unwrap();
-    let from = monotonic_ns();
-    disk.fill().unwrap();
-    for node in ["b", "none", "b"] {
-        change(&crew, node);
-        crew.await_view(&[0, 1, 2]).unwrap();
-    }
-    disk.free().unwrap();
+    let (mark, from) = (crew.mark().unwrap(), monotonic_ns());
     let log = crew.lab.node_dir(C).join("log/events.jsonl");
-    fs::remove_file(&log).unwrap();
-    for node in ["none", "b"] {
-        change(&crew, node);
-        crew.await_view(&[0, 1, 2]).unwrap();
+    let (mut wanted, mut view) = (["b", "none"].into_iter().cycle(), crew.stands(0).unwrap().view);
+    let mut three_views = |crew: &mut Crew| {
+        for _ in 0..3 {
+            change(crew, wanted.next().unwrap());
+            let next = crew.await_view(&[0, 1, 2]).unwrap();
+            assert_eq!(Some(next), view.next(), "just what was asked for");
+            view = next;
+        }
+    };
+    disk.fill().unwrap();
+    three_views(&mut crew);
+    disk.free().unwrap();
+    three_views(&mut crew);
+    let (missing, told) = wait_for(FORMING, "the next record to say what was lost", || {
+        // Each line is a record: none begins with part of one that the disk did not take.
+        let (missing, told) = lost(&crew.events(C).unwrap());
+        if told > 0 { Ok((missing, told)) } else { Err(format!("{missing} missing")) }
+    })
+    .unwrap();
+    // What was lost is counted each time, and so were the records that were to say so.
+    assert!(told >= 3 && told <= missing && missing <= 2 * told, "{missing} records are missing, {told} are told of");
+    for moved_away in [true, false] {
+        if moved_away {
+            fs::rename(&log, log.with_extension("moved")).unwrap();
+        } else {
+            fs::remove_file(&log).unwrap();
+        }
+        three_views(&mut crew);
+        // What comes after is in a log of its own.
+        wait_for(FORMING, "a new log", || {
+            let views = crew.events(C).unwrap().iter().filter(|event| event["event"] == "view_installed").count();
+            if views == 3 { Ok(()) } else { Err(format!("{views} views")) }
+        })
+        .unwrap();
     }
-    assert_eq!(sink.acts().breaks_of(C, from, monotonic_ns()).count(), 0, "it acts on");
+    crew.acted_on(&sink, &[0, 1, C], from).unwrap();
     assert!(crew.runs(C) && crew.ended(C).unwrap().is_none());
-    // c's own log has holes now; what it did is judged by those of the others.
+    for by in [0, 1] {
+        for bad in ["node_down", "node_hung", "node_left", "node_restarted", "node_removed"] {
+            assert!(crew.said(&mark, by, bad).unwrap().is_empty(), "{bad}");
+        }
+    }
+    // Of c's own log most is gone; what it did is judged by those of the others.
     let faults = sink.acts().faults(&crew.all_views().unwrap());
     assert!(faults.is_empty(), "{faults:?}");
 }

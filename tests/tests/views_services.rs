@@ -1,10 +1,12 @@
 //! What holds on to a node's lease: the holder that stands for the quorate target, up just while the node may act, and
 //! hooks that hang, fail and leave children behind.
 
-use heartbeat_tests::lab::crew::Crew;
+use heartbeat_tests::lab::crew::{Crew, Mark};
+use heartbeat_tests::lab::timely::noticed;
 use heartbeat_tests::lab::views::rounds;
 use heartbeat_tests::lab::wait::root_or_skip;
-use heartbeat_tests::lab::{Cluster, Holder, Lab, Options, Spec, monotonic_ns, wait_for};
+use heartbeat_tests::lab::{Cluster, Holder, Lab, Options, Spec, Timely, monotonic_ns, wait_for};
+use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -117,6 +119,29 @@ fn running(program: &str) -> usize {
         .count()
 }
 
+/// Time that a hook has.
+const HOOK_TIME: Duration = Duration::from_secs(1);
+
+/// What the first node said of a hook that failed.
+fn failed(crew: &Crew, since: &Mark, hook: &Path) -> Vec<Value> {
+    let mut said = crew.said(since, 0, "hook_failed").unwrap();
+    said.retain(|event| event["hook"] == hook.display().to_string());
+    said
+}
+
+/// Waits until the first node has installed so many views at least, and both hooks have failed for each; returns how many.
+fn all_failed(crew: &Crew, since: &Mark, hooks: [&Path; 2], least: usize) -> usize {
+    wait_for(SOON, "each view's hooks to have failed", || {
+        let views = crew.said(since, 0, "view_installed").unwrap().len();
+        let failed = hooks.map(|hook| failed(crew, since, hook).len());
+        if views >= least && failed == [views; 2] { Ok(views) } else { Err(format!("{views}: {failed:?}")) }
+    })
+    .unwrap()
+}
+
+/// A hook that hangs is ended with all that it started when its time is over, one that fails is told of, and neither is in
+/// the way of the next one. What keeps the node acting is its kernel: no view and no lease waits for a hook, and so no
+/// watchdog would either. There is none here to see that by.
 #[test]
 fn fault_110_hooks_that_hang_or_fork_are_ended_in_time_and_cost_no_lease() {
     let name = "fault_110_hooks_that_hang_or_fork_are_ended_in_time_and_cost_no_lease";
@@ -124,39 +149,59 @@ fn fault_110_hooks_that_hang_or_fork_are_ended_in_time_and_cost_no_lease() {
         return;
     }
     let lab = Lab::new(Spec::new(2, 1)).unwrap();
-    let hook = lab.scratch().join("hook");
+    let [hangs, fails, next] = ["hangs", "fails", "next"].map(|name| lab.scratch().join(name));
+    let noted = lab.scratch().join("noted");
     let mark = format!("86{}", std::process::id());
     // It leaves children that ignore what they are told, and does not end.
     script(
-        &hook,
+        &hangs,
         &format!(
             "#!/bin/sh\ntrap '' TERM HUP\n(trap '' TERM HUP; sleep {mark}) &\nsetsid sleep {mark} &\nsleep {mark}\n"
         ),
     );
+    script(&fails, "#!/bin/sh\nexit 3\n");
+    script(&next, &format!("#!/bin/sh\necho \"$HEARTBEAT_EVENT\" >> {}\n", noted.display()));
     let cluster = Cluster::new(&lab, "lan").with("quarantine_threshold", 0);
     let mut crew = Crew::new(lab, cluster);
+    let programs = [&hangs, &fails, &next].map(|program| format!("\"{}\"", program.display()));
     let daemon = vec![
-        ("on_event".to_owned(), format!("[\"{}\"]", hook.display())),
+        ("on_event".to_owned(), format!("[{}]", programs.join(", "))),
         ("hook_events".to_owned(), "[\"view_installed\"]".to_owned()),
-        ("hook_timeout_s".to_owned(), "1".to_owned()),
+        ("hook_timeout_s".to_owned(), HOOK_TIME.as_secs().to_string()),
     ];
     crew.start(0, &Options { daemon, ..Options::default() }).unwrap();
     crew.start(1, &Options::default()).unwrap();
     let begun = crew.mark().unwrap();
     let sink = crew.created(&[0, 1]).unwrap();
     let from = monotonic_ns();
-    for by in ["b", "none", "b"] {
+    // One event at a time, so that no hook waits for another's end.
+    let mut views = all_failed(&crew, &begun, [&hangs, &fails], 1);
+    let mut ended = Timely::new("a hook that hangs, from its event until it is ended", HOOK_TIME + HOOK_TIME / 2);
+    ended = ended.not_before(HOOK_TIME);
+    for by in ["b", "none", "b", "none", "b"] {
         let set = crew.daemon(1).ctl(&["set", "lower_quorum_priority_node", by]).unwrap();
         assert!(set.status.success(), "{set:?}");
+        views = all_failed(&crew, &begun, [&hangs, &fails], views + 1);
+        let view = crew.said(&begun, 0, "view_installed").unwrap().pop().unwrap();
+        let [hung, broke] = [&hangs, &fails].map(|hook| failed(&crew, &begun, hook).pop().unwrap());
+        ended.add(noticed(&view).unwrap(), noticed(&hung).unwrap()).unwrap();
+        assert_eq!((&hung["id"], &hung["event_id"]), (&20122.into(), &20100.into()), "{hung}");
+        assert!(hung["reason"].to_string().contains("its time was over"), "{hung}");
+        assert!(broke["reason"].to_string().contains("status 3"), "{broke}");
     }
-    let failed = crew.await_said(&begun, 0, "hook_failed").unwrap();
-    assert_eq!((&failed["id"], &failed["event_id"]), (&20122.into(), &20100.into()), "{failed}");
+    ended.judge().unwrap();
+    wait_for(SOON, "the next hook to have run for each view", || {
+        let written = std::fs::read_to_string(&noted).unwrap();
+        if written.lines().count() == views { Ok(()) } else { Err(format!("{views} views: {written}")) }
+    })
+    .unwrap();
     wait_for(SOON, "all that the hooks left to be gone", || match running(&mark) {
         0 => Ok(()),
         left => Err(format!("{left} processes")),
     })
     .unwrap();
-    assert_eq!(sink.acts().breaks_of(0, from, monotonic_ns()).count(), 0, "it acts on");
+    crew.acted_on(&sink, &[0, 1], from).unwrap();
+    crew.nobody_removed(&begun).unwrap();
     crew.await_view(&[0, 1]).unwrap();
     crew.audit(&sink).unwrap();
 }

@@ -169,8 +169,27 @@ pub const FAULTS: &[Fault] = &[
             "fault_41_killed_for_good_it_is_out_as_hung_and_comes_back_as_a_newer_incarnation",
         ]),
     ),
-    fault(42, "a kill loop", By(&["fault_42_who_ends_badly_three_times_is_in_quarantine_until_it_is_cleared"])),
-    fault(43, "a thread panics", By(&["fault_43_a_panic_in_any_thread_ends_the_whole_process"])),
+    fault(
+        42,
+        "a kill loop",
+        By(&[
+            "fault_42_killed_again_and_again_until_its_manager_gives_up_a_node_leaves_at_once",
+            "fault_42_who_ends_badly_three_times_is_in_quarantine_until_it_is_cleared",
+        ]),
+    ),
+    fault(
+        43,
+        "a thread is killed or panics",
+        Partly(
+            &[
+                "fault_43_whichever_of_its_threads_is_killed_nothing_of_a_daemon_lives_on",
+                "fault_43_a_panic_in_any_thread_ends_the_whole_process",
+                "fault_43_the_daemon_asks_for_it_before_anything_else",
+            ],
+            "each thread of a daemon is killed; a panic is shown of the process that asks for the same, since from outside \
+             a daemon cannot be made to panic",
+        ),
+    ),
     fault(
         44,
         "stopped for a while",
@@ -210,11 +229,19 @@ pub const FAULTS: &[Fault] = &[
     fault(
         57,
         "a pause of the whole machine",
-        Not(
+        Partly(
+            &["fault_57_a_machine_that_was_paused_from_outside_is_out_in_time_and_what_it_does_on_waking_is_refused"],
             "by the simulator: a namespace cannot be paused without its kernel, and a machine within this one is too slow",
         ),
     ),
-    fault(59, "a snapshot restored", Not("by the simulator: as for 57; an older disk alone is fault 104")),
+    fault(
+        59,
+        "a snapshot restored",
+        Partly(
+            &["a_machine_that_goes_on_from_a_snapshot_stops_and_comes_back_as_a_newer_incarnation"],
+            "by the simulator: as for 57; an older disk alone is fault 104",
+        ),
+    ),
     fault(
         63,
         "all start at once",
@@ -332,21 +359,38 @@ pub const FAULTS: &[Fault] = &[
         "no room for the event log",
         By(&["fault_105_an_event_log_without_room_or_taken_away_costs_no_view_and_no_lease"]),
     ),
-    fault(106, "a fence", By(&["fault_106_a_fenced_node_is_stopped_by_its_kernel_whether_its_userspace_runs_or_not"])),
+    fault(
+        106,
+        "a fence",
+        Partly(
+            &["fault_106_a_fenced_node_is_stopped_by_its_kernel_whether_its_userspace_runs_or_not"],
+            "there is no watchdog device here to reset a machine by",
+        ),
+    ),
     fault(107, "a fence that never arrives", By(&["fault_107_a_fence_that_never_arrives_is_waited_out_by_both_sides"])),
     fault(
         108,
         "a fence of an older incarnation",
         By(&["fault_108_a_fence_of_an_older_incarnation_that_comes_late_stops_nobody"]),
     ),
-    fault(109, "two that fence each other", By(&["fault_109_of_two_alone_exactly_one_goes_on_each_time"])),
+    fault(
+        109,
+        "two that fence each other",
+        By(&[
+            "fault_109_of_two_alone_exactly_one_goes_on_each_time",
+            "fault_109_of_two_that_are_told_to_fence_each_other_at_once_exactly_one_is_left",
+        ]),
+    ),
     fault(
         110,
         "hooks that hang, fail and fork",
-        By(&[
-            "fault_110_hooks_that_hang_or_fork_are_ended_in_time_and_cost_no_lease",
-            "hooks_are_run_with_the_token_and_the_event",
-        ]),
+        Partly(
+            &[
+                "fault_110_hooks_that_hang_or_fork_are_ended_in_time_and_cost_no_lease",
+                "hooks_are_run_with_the_token_and_the_event",
+            ],
+            "a watchdog is fed by the lease and not by hooks, and there is none here",
+        ),
     ),
     fault(112, "a dry run left on", Not("there is no dry run: a fence is obeyed by the kernel or it is none")),
     fault(

@@ -1,6 +1,7 @@
 //! One fault each in whole clusters: what it is to lead to, and when. Every property is checked at every event as well.
 
 use heartbeat_tests::sim::clock::{Halt, MS, SECOND};
+use heartbeat_tests::sim::faults::{Faults, MACHINE_PAUSED};
 use heartbeat_tests::sim::heap::{THREADS, Thread};
 use heartbeat_tests::sim::net::Class;
 use heartbeat_tests::sim::node::Node;
@@ -20,6 +21,8 @@ fn formed(plan: Plan) -> World {
     let odd = plan.odd_settings;
     let nodes = plan.nodes;
     let mut world = World::new(plan);
+    // No fault but the one that is played.
+    world.player.over = true;
     world.log.keep = true;
     world.begin();
     world.run_until(START + SECOND);
@@ -314,6 +317,37 @@ fn who_sleeps_through_its_removal_does_nothing_when_it_wakes() {
     assert_eq!(world.violation, None);
     assert!(world.stats.of(Count::Out) > 0, "it ended, and came back as a newer incarnation");
     assert_eq!(world.nodes[2].service.refused, 0, "{acts} acts before");
+}
+
+/// A machine that its hypervisor holds, which none of its clocks shows. The others go on without it in time; nothing but its
+/// token guards what it does on waking, and no act of it is let through once somebody has acted in the view without it.
+#[test]
+fn fault_57_a_machine_that_was_paused_from_outside_is_out_in_time_and_what_it_does_on_waking_is_refused() {
+    for seconds in [1, 2, 5, 20, 60] {
+        // Who acts together is not promised of such worlds.
+        let mut world =
+            formed(Plan { faults: Faults { classes: 1 << MACHINE_PAUSED, ..Faults::NONE }, ..Plan::calm(3) });
+        let (before, incarnation) = (world.ghost.newest, world.member(2).map(|member| member.incarnation));
+        let until = world.now + seconds * SECOND;
+        world.halt(2, Halt::Pause, until);
+        let took = ms_until(&mut world, 1_000, |world| world.ghost.newest > before);
+        assert!(took >= 400, "{took} ms");
+        assert_eq!((members(&world), removals(&world)), (vec![1, 2], vec![(3, Reason::Down)]));
+        world.run_until(until);
+        let did = |world: &World| (world.nodes[2].service.acts, world.nodes[2].service.refused);
+        let (acts, refused) = did(&world);
+        let taken_over = world.acting(0).is_some_and(|token| token.order > before.0);
+        world.run_on(2);
+        assert!(world.acting(2).is_some(), "by its clocks no time has passed");
+        // It is fenced, or what is left of its lease is over.
+        ms_until(&mut world, 500, |world| world.acting(2).is_none());
+        let (acts, refused) = (did(&world).0 - acts, did(&world).1 - refused);
+        assert_eq!(taken_over, seconds > 1, "the longest lease is waited for");
+        assert!(!taken_over || acts > 0 && refused == acts, "{acts} acts, {refused} of them refused");
+        ms_until(&mut world, 20_000, |world| all_act(world) && members(world).len() == 3);
+        assert!(world.member(2).map(|member| member.incarnation) > incarnation);
+        assert_eq!(world.violation, None);
+    }
 }
 
 #[test]

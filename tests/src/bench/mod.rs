@@ -6,6 +6,7 @@ mod fastest;
 mod fence;
 mod handover;
 mod lease;
+mod leave;
 mod observer;
 mod overlap;
 mod paths;
@@ -199,6 +200,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario { name: "rejoin", summary: "a reboot until the node is a member again", run: rejoin::run },
     Scenario { name: "fence", summary: "a stopped node's kernel obeys a fence", run: fence::run },
+    Scenario { name: "leave", summary: "a node that leaves is known to do so by all", run: leave::run },
     Scenario {
         name: "lease-starved",
         summary: "a starved node keeps its lease, and loses it when cut off",

@@ -131,7 +131,7 @@ fn a_node_that_only_joins_is_counted_on_by_nobody_who_forms_a_view() {
     for _ in 0..30 {
         world.run(100);
         let status = world.nodes[&1].agreement.as_ref().unwrap().status();
-        assert_eq!((status.stage, &status.waits_for[..]), (Stage::Waiting, &[NodeId(2), NodeId(3)][..]));
+        assert_eq!((status.stage, &status.waits_for[..]), (Stage::Closing, &[NodeId(2), NodeId(3)][..]));
     }
     world.start(3);
     world.run_until(5_000, |world| world.settled(3));

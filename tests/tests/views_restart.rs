@@ -6,7 +6,7 @@ use heartbeat_tests::lab::play::number;
 use heartbeat_tests::lab::timely::VIEW;
 use heartbeat_tests::lab::views::{FORMING, Stands, pause_at_random, rounds};
 use heartbeat_tests::lab::wait::{root_or_skip, wait_every};
-use heartbeat_tests::lab::{Options, Timely, monotonic_ns};
+use heartbeat_tests::lab::{Options, Sink, Timely, monotonic_ns};
 use serde_json::Value;
 use std::time::Duration;
 

@@ -174,8 +174,11 @@ fn nodes_that_may_only_join_form_nothing_and_are_members_once_they_have_joined()
     crew.audit(&sink).unwrap();
 }
 
+/// Something that a start comes to, and how it is seen.
+type Step = (&'static str, fn(&Crew, &Daemon) -> bool);
+
 /// What can be seen of a start of c from outside, one after another.
-const STEPS: [(&str, fn(&Crew, &Daemon) -> bool); 7] = [
+const STEPS: [Step; 7] = [
     ("its process", |_, _| true),
     ("its socket for people", |crew, _| socket(crew).exists()),
     ("its directory of pins", |crew, _| crew.pins(C).exists()),

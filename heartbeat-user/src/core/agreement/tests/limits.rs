@@ -83,7 +83,8 @@ fn sent_away(world: &World, from: Order, reason: Reason) -> Vec<Vec<u16>> {
 
 #[test]
 fn a_quarter_of_the_members_or_one_is_sent_away_as_hung_at_once() {
-    let cases: [(u16, &[u16], &[&[u16]]); 2] = [(8, &[6, 7, 8], &[&[6, 7], &[8]]), (4, &[3, 4], &[&[3], &[4]])];
+    type Case = (u16, &'static [u16], &'static [&'static [u16]]);
+    let cases: [Case; 2] = [(8, &[6, 7, 8], &[&[6, 7], &[8]]), (4, &[3, 4], &[&[3], &[4]])];
     for (nodes, hung, views) in cases {
         let mut world = World::formed(nodes);
         let before = world.view(1).order;

@@ -124,6 +124,12 @@ impl Clock {
         self.at = now;
     }
 
+    /// Says whether its hypervisor holds the machine, so that none of its clocks goes on.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.halted == Some(Halt::Pause)
+    }
+
     /// Says whether the machine runs.
     #[must_use]
     pub const fn runs(&self) -> bool {

@@ -27,6 +27,7 @@ impl World {
         node.service = Service { serial: node.service.serial + 1, ..Default::default() };
         node.stays_down = false;
         node.gap = Gap { open: true, ..Gap::default() };
+        node.unseen.clear();
         node.ran = uptime;
         let life = node.life;
         self.say(place, || "machine starts".to_owned());
@@ -101,10 +102,18 @@ impl World {
     pub fn run_on(&mut self, place: usize) {
         let node = &mut self.nodes[place];
         if !node.clock.runs() {
+            let paused = node.clock.is_paused();
             node.clock.run_on(self.now);
             node.halted_until = 0;
-            let (woke, slept) = (node.clock.mono(self.now), self.now - node.halted_at);
-            node.gap = Gap { open: true, woke, slept, looked: false };
+            let (mono, stood) = (node.clock.mono(self.now), (node.halted_at, self.now));
+            if paused {
+                // No stamp shows it: what a sleep before it asks for is asked for on.
+                node.unseen.push(stood);
+                node.gap = Gap { open: true, resumed: mono, ..node.gap };
+            } else {
+                node.gap =
+                    Gap { open: true, woke: mono, slept: stood.1 - stood.0, looked: false, resumed: node.gap.resumed };
+            }
             // What is gated looks at the page before it does anything; CLOCK_MONOTONIC went on from where it stopped.
             self.wake_threads(place);
             self.say(place, || "runs on".to_owned());

@@ -187,6 +187,8 @@ pub struct Node {
     pub started: u64,
     /// Since when it stands still, true time.
     pub halted_at: u64,
+    /// The times of this machine start that none of its clocks shows, true time: from, to.
+    pub unseen: Vec<(u64, u64)>,
     /// The gaps in its life.
     pub gap: Gap,
     /// When the last replayed frame of each peer arrives here, true time; 0: none ever did.
@@ -223,6 +225,7 @@ impl Node {
             ran: 0,
             started: 0,
             halted_at: 0,
+            unseen: Vec::new(),
             gap: Gap::default(),
             replayed: [0; NODES_MAX],
             signed_late: 0,
@@ -234,6 +237,26 @@ impl Node {
     pub fn signed_late_since(&self, since: u64) -> bool {
         let waits = |process: &Process| process.pacer.paths.iter().any(|path| path.half.is_some());
         self.signed_late != 0 && self.signed_late >= since || self.process.as_ref().is_some_and(waits)
+    }
+
+    /// Returns since when this machine has run for `ns`, true time: what none of its clocks shows does not count.
+    #[must_use]
+    pub fn ran_for(&self, ns: u64, now: u64) -> u64 {
+        let (mut left, mut at) = (ns, if self.clock.is_paused() { self.halted_at } else { now });
+        for (from, to) in self.unseen.iter().rev() {
+            let ran = at.saturating_sub(*to);
+            if ran >= left {
+                break;
+            }
+            (left, at) = (left - ran, *from);
+        }
+        at.saturating_sub(left)
+    }
+
+    /// Says whether there is a time in this machine start that none of its clocks shows.
+    #[must_use]
+    pub fn has_unseen(&self) -> bool {
+        self.clock.is_paused() || !self.unseen.is_empty()
     }
 
     /// Returns until when a thread does not run, true time; `None`: it runs.

@@ -62,12 +62,6 @@ impl World {
         Some(Acting { member: member(place, token.incarnation), order: Order(token.order) })
     }
 
-    /// Says whether who acts together is not promised: something happens in this world that no clock shows, or an operator
-    /// forced a start beside others that act.
-    pub const fn blind(&self) -> bool {
-        self.player.blind() || self.ghost.forced > 0
-    }
-
     /// A node's page allows something else than before the event.
     pub fn permission_changed(&mut self, place: usize, before: Option<Token>, after: Option<Token>) {
         self.say(place, || format!("may act: {before:?} -> {after:?}"));
@@ -77,11 +71,11 @@ impl World {
             return;
         }
         let Some(own) = self.acts_now(place) else { return };
-        for other in 0..self.nodes.len() {
-            if other == place {
-                continue;
-            }
-            if let Some(theirs) = self.acts_now(other) {
+        // What acts on a time that no clock of its machine shows has the token for its only guard.
+        let promised = |world: &Self, acting: &Acting| !world.is_stale(acting.member);
+        let others = if promised(self, &own) { 0..self.nodes.len() } else { 0..0 };
+        for other in others.filter(|other| *other != place) {
+            if let Some(theirs) = self.acts_now(other).filter(|theirs| promised(self, theirs)) {
                 self.ghost.judged.add(Rule::S3);
                 let holds = act_together(own, theirs, |order, member| self.ghost.has_member(order, member));
                 self.check(holds);
@@ -91,24 +85,41 @@ impl World {
         self.check(own);
     }
 
-    /// What runs under the lease does something to the outside.
+    /// Says whether somebody went on by force in this world, or something that no rule covers: who acts together is then not
+    /// promised.
+    #[must_use]
+    pub const fn blind(&self) -> bool {
+        self.player.void() || self.ghost.forced > 0
+    }
+
+    /// What runs under the lease does something to the outside. Whoever receives it tells what comes too late by its token
+    /// alone, however late it is; only what rests on a time that no clock shows may come to that.
     pub fn acts(&mut self, place: usize) {
         let Some(token) = self.acting(place) else { return };
         self.stats.add(Count::Acts);
         self.rests_on_grants(place, token);
         self.ghost.judged.add(Rule::S4);
-        let let_through = self.sink.act(place, token);
-        let service = &mut self.nodes[place].service;
-        service.acts += 1;
-        if let_through {
-            return;
+        let (own, newest) = (member(place, token.incarnation), Order(self.sink.highest()));
+        let stale = self.is_stale(own);
+        if stale {
+            self.stats.add(Count::ActsStale);
         }
-        service.refused += 1;
-        self.stats.add(Count::ActsRefused);
-        let newest = Order(self.sink.highest());
-        let is_member = self.ghost.has_member(newest, member(place, token.incarnation)) == Some(true);
-        if !is_member && !self.blind() {
-            self.check(broken("S4", format!("an act of {} under {token:?} came after it was over", plan::name(place))));
+        let let_through = self.sink.act(place, token);
+        self.nodes[place].service.acts += 1;
+        let fault = if let_through {
+            let names = self.ghost.has_member(Order(token.order), own) == Some(true);
+            (!names).then_some("has the token of a view that does not name it")
+        } else {
+            self.nodes[place].service.refused += 1;
+            self.stats.add(Count::ActsRefused);
+            if stale {
+                self.stats.add(Count::ActsStaleRefused);
+            }
+            let is_member = self.ghost.has_member(newest, own) == Some(true);
+            (!is_member && !stale).then_some("came after it was over")
+        };
+        if let Some(fault) = fault.filter(|_| !self.blind()) {
+            self.check(broken("S4", format!("an act of {} under {token:?} {fault}", plan::name(place))));
         }
     }
 
@@ -121,7 +132,7 @@ impl World {
         let runs = |owed: Member| {
             let other = plan::place(owed.node);
             let same = |acting: Acting| acting.member == owed;
-            self.acts_now(other).is_some_and(same)
+            self.acts_now(other).is_some_and(same) && !self.is_stale(owed)
         };
         let found = view.document.owed.iter().map(|owed| owed.member).find(|owed| runs(*owed));
         if let Some(owed) = found

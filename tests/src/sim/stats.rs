@@ -66,6 +66,8 @@ counts! {
     ServiceStarts = "services_started",
     Acts = "acts",
     ActsRefused = "acts_refused",
+    ActsStale = "acts_on_a_time_that_no_clock_shows",
+    ActsStaleRefused = "of_them_refused_by_their_token",
     Answers = "requests_answered",
     Left = "exits_left",
     Out = "exits_out",

@@ -3,13 +3,12 @@
 
 use crate::sim::clock::MS;
 use crate::sim::faults;
-use crate::sim::ghost::broken;
+use crate::sim::ghost::{Decided, broken};
 use crate::sim::plan::{self, NODES_MAX};
 use crate::sim::rules::Rule;
 use crate::sim::world::World;
 use heartbeat_common::lease::{self, Token, Words, bank, word};
-use heartbeat_common::view::Name;
-use heartbeat_user::core::agreement::document::{DRIFT_PPM, Document, Holder, Member};
+use heartbeat_user::core::agreement::document::{DRIFT_PPM, Holder, Member};
 use std::collections::BTreeMap;
 
 /// Until when each vote's grants stood.
@@ -48,6 +47,8 @@ pub struct Gap {
     pub slept: u64,
     /// Its controller has made a round since.
     pub looked: bool,
+    /// CLOCK_MONOTONIC when its hypervisor last let its machine go on; 0: it was never held.
+    pub resumed: u64,
 }
 
 impl World {
@@ -58,17 +59,14 @@ impl World {
         self.grants.note(place, mark, self.now);
     }
 
-    /// Something acts: a majority of one view, in which it is a member, granted within that view's lease.
+    /// Something acts: a majority of one view, in which it is a member, granted within that view's lease, by the clocks of
+    /// its own machine.
     pub fn rests_on_grants(&mut self, place: usize, token: Token) {
         if self.blind() || !self.ghost.newest.is_view() {
             return;
         }
         let own = Member { node: plan::id(place), incarnation: token.incarnation };
-        let granted = self
-            .ghost
-            .views()
-            .rev()
-            .any(|view| view.document.members.contains(&own) && self.granted(&view.document, view.name));
+        let granted = self.views_of(own).any(|view| self.granted(view, self.own_lease(place, view)));
         let gap = std::mem::take(&mut self.nodes[place].gap.open);
         self.ghost.judged.add(Rule::Lease);
         if !granted {
@@ -81,21 +79,49 @@ impl World {
         }
     }
 
+    /// "A pause of the whole virtual machine shows in none of these clocks: there the wait proves nothing and the token at
+    /// the receiver is the only guard." Says whether an incarnation acts on such time alone: a majority granted within a
+    /// lease by the clocks of its machine, and none did in truth.
+    #[must_use]
+    pub fn is_stale(&self, own: Member) -> bool {
+        let place = plan::place(own.node);
+        if !self.nodes[place].has_unseen() {
+            return false;
+        }
+        let unseen = |view: &Decided| {
+            let (from, lease) = (self.own_lease(place, view), lease_of(view));
+            from + lease + self.slack(lease) < self.now && self.granted(view, from)
+        };
+        let in_truth = |view: &Decided| self.granted(view, self.now.saturating_sub(lease_of(view)));
+        self.views_of(own).any(unseen) && !self.views_of(own).any(in_truth)
+    }
+
+    /// Views that an incarnation is a member of, the newest first.
+    fn views_of(&self, own: Member) -> impl Iterator<Item = &Decided> {
+        self.ghost.views().rev().filter(move |view| view.document.members.contains(&own))
+    }
+
+    /// When, at the earliest, somebody granted a lease under which a machine may act now: one that this view gives.
+    fn own_lease(&self, place: usize, view: &Decided) -> u64 {
+        let lease = lease_of(view);
+        self.nodes[place].ran_for(lease + self.slack(lease), self.now)
+    }
+
     /// By how much a lease may last longer than it says, true time.
     fn slack(&self, lease: u64) -> u64 {
         let slewed = if self.player.has(faults::SLEWED) { lease / 10 } else { 0 };
         2 * MS + lease * 2 * DRIFT_PPM / 1_000_000 + slewed
     }
 
-    fn granted(&self, view: &Document, name: Name) -> bool {
-        let (mark, lease) = (name.digest[0].max(1), u64::from(view.lease.lease_ms) * MS);
-        let from = self.now.saturating_sub(lease + self.slack(lease));
+    /// Says whether a majority of a view granted in it at some moment from `from` on.
+    fn granted(&self, view: &Decided, from: u64) -> bool {
+        let mark = view.name.digest[0].max(1);
         let stood = |holder| match holder {
             Holder::Node(node) => self.grants.last(plan::place(node), mark, self.now).is_some_and(|last| last >= from),
             Holder::Witness(_) => false,
         };
-        let votes = view.votes.iter().filter(|vote| vote.weight > 0 && stood(vote.holder));
-        view.is_majority(votes.map(|vote| u32::from(vote.weight)).sum())
+        let votes = view.document.votes.iter().filter(|vote| vote.weight > 0 && stood(vote.holder));
+        view.document.is_majority(votes.map(|vote| u32::from(vote.weight)).sum())
     }
 
     /// "After a sleep a node acts only on a lease made wholly of stamps taken afterwards": from its controller's first
@@ -130,4 +156,9 @@ impl World {
             self.check(broken("S5", format!("{} acts on stamps that its sleep has used up", plan::name(place))));
         }
     }
+}
+
+/// The lease of a view, ns.
+fn lease_of(view: &Decided) -> u64 {
+    u64::from(view.document.lease.lease_ms) * MS
 }

@@ -38,7 +38,7 @@ impl World {
         let since = |at: u64| at == 0 || mono.saturating_sub(at) >= 3 * self.plan.detection_ns();
         // Who sends nothing counts no miss, and knows nothing of a time in which its machine slept.
         let asks = mono <= process.pacer.due + self.plan.delay_ns();
-        asks && since(process.began) && since(process.late_at) && since(node.gap.woke)
+        asks && since(process.began) && since(process.late_at) && since(node.gap.woke) && since(node.gap.resumed)
     }
 
     /// Returns how long a timely observer takes to call a silent peer Down: the detection time, one delay of phase, the way

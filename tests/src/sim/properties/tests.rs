@@ -171,6 +171,73 @@ fn an_act_that_comes_too_late_is_seen() {
     assert_eq!(world.stats.of(Count::ActsRefused), 2);
 }
 
+/// Both act in a view of both until the second one's grants end; then the first one's hypervisor holds its machine for 3 s.
+fn woken(ms_before: u64, ms_after: u64) -> World {
+    let mut world = both_act(&document(1, &[0, 1], &[]));
+    world.grants.note(1, 0, world.now);
+    let held = world.now + ms_before * MS;
+    world.now = held + (3_000 + ms_after) * MS;
+    world.nodes[0].unseen.push((held, held + 3_000 * MS));
+    // Meanwhile the second one acts in a view of its own.
+    world.nodes[1].kernel.page.set(word::IN_FORCE, 2);
+    world.ghost.admit_by_hand(Order(2), member(1, 10));
+    world.unasked = &["lease"];
+    world
+}
+
+#[test]
+fn only_what_rests_on_a_time_that_no_clock_shows_is_left_to_its_token() {
+    let stale = |world: &World| [0, 1].map(|place| world.is_stale(member(place, 10)));
+    assert_eq!(stale(&woken(400, 90)), [true, false]);
+    assert_eq!(stale(&woken(400, 110)), [false, false], "its lease is over by its own clock too");
+    assert_eq!(stale(&woken(600, 0)), [false, false], "it was over before the pause");
+    let mut world = woken(400, 90);
+    world.grants.note(1, world.nodes[0].kernel.page.get(word::GRANTING).max(1), world.now);
+    assert_eq!(stale(&world), [true, false], "grants in another view are none");
+    world.nodes[0].unseen.clear();
+    assert_eq!(stale(&world), [false, false], "nobody was held");
+}
+
+#[test]
+fn whoever_wakes_from_a_pause_is_refused_by_its_token_and_not_accused_for_it() {
+    let acts_beside = |world: &mut World| {
+        let token = world.acting(1);
+        world.permission_changed(1, None, token);
+        broken_property(world)
+    };
+    let mut world = woken(400, 90);
+    assert_eq!(acts_beside(&mut world), None);
+    assert!(world.sink.act(1, Token { order: 2, incarnation: 10 }));
+    world.acts(0);
+    assert_eq!(broken_property(&world), None);
+    assert_eq!((world.stats.of(Count::ActsStale), world.stats.of(Count::ActsStaleRefused)), (1, 1));
+    // After its lease it is what it was without any pause.
+    let mut world = woken(400, 110);
+    assert_eq!(acts_beside(&mut world), Some("S3"));
+    world.violation = None;
+    assert!(world.sink.act(1, Token { order: 2, incarnation: 10 }));
+    world.acts(0);
+    assert_eq!(broken_property(&world), Some("S4"));
+    // Nor does a pause excuse a token that no sink can refuse.
+    let mut world = woken(400, 90);
+    world.nodes[0].kernel.page.set(word::IN_FORCE, 2);
+    world.acts(0);
+    assert_eq!(broken_property(&world), Some("S4"));
+}
+
+#[test]
+fn what_a_view_left_out_may_run_on_only_by_a_time_that_no_clock_shows() {
+    for (ms_after, expected) in [(90, None), (110, Some("in force"))] {
+        let view = document(1, &[0, 1], &[0]);
+        let mut world = both_act(&view);
+        world.grants.note(1, 0, world.now);
+        world.nodes[0].unseen.push((world.now + 400 * MS, world.now + 3_400 * MS));
+        world.now += (3_400 + ms_after) * MS;
+        world.comes_into_force(1, Order(1));
+        assert_eq!(broken_property(&world), expected, "{ms_after} ms");
+    }
+}
+
 /// Asks, so many milliseconds later, what the first node's acting rests on.
 fn rests(world: &mut World, ms: u64) -> Option<&'static str> {
     world.now += ms * MS;
@@ -225,7 +292,7 @@ fn acting_on_stamps_from_before_a_sleep_is_seen() {
             page.clear(word::GRANTING);
             page.set(active + bank::OWN_DATE_NS, floor + ms * MS);
         }
-        world.nodes[0].gap = Gap { open: true, woke: floor + woke * MS, slept: slept * MS, looked };
+        world.nodes[0].gap = Gap { open: true, woke: floor + woke * MS, slept: slept * MS, looked, resumed: 0 };
         let broken = rests(&mut world, 0);
         assert_eq!(world.ghost.judged.of(Rule::S5), 1);
         broken

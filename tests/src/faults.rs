@@ -230,7 +230,10 @@ pub const FAULTS: &[Fault] = &[
         57,
         "a pause of the whole machine",
         Partly(
-            &["fault_57_a_machine_that_was_paused_from_outside_is_out_in_time_and_what_it_does_on_waking_is_refused"],
+            &[
+                "fault_57_a_machine_that_was_paused_from_outside_is_out_in_time_and_what_it_does_on_waking_is_refused",
+                "fault_57_of_a_machine_that_was_paused_no_act_passes_and_the_others_go_on",
+            ],
             "by the simulator: a namespace cannot be paused without its kernel, and a machine within this one is too slow",
         ),
     ),
@@ -238,7 +241,11 @@ pub const FAULTS: &[Fault] = &[
         59,
         "a snapshot restored",
         Partly(
-            &["a_machine_that_goes_on_from_a_snapshot_stops_and_comes_back_as_a_newer_incarnation"],
+            &[
+                "a_machine_that_goes_on_from_a_snapshot_stops_and_comes_back_as_a_newer_incarnation",
+                "fault_59_of_an_incarnation_that_a_snapshot_brings_back_no_act_passes",
+                "fault_59_of_a_member_that_was_left_out_since_its_snapshot_no_act_passes",
+            ],
             "by the simulator: as for 57; an older disk alone is fault 104",
         ),
     ),

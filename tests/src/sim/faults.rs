@@ -73,9 +73,10 @@ classes! {
     SPOILED = "disk_spoiled",
     /// Frames that nobody sent.
     FORGED = "forged",
-    /// A machine goes on from a snapshot: nothing but tokens protects then.
+    /// A machine goes on from a snapshot. Of what it does on its old lease its token is the only guard, and what its vote has
+    /// forgotten is promised nothing of.
     SNAPSHOT = "snapshot_restored",
-    /// An older copy of the disk comes back, and nobody can know it: likewise.
+    /// An older copy of the disk comes back, and nobody can know it: likewise of its vote.
     UNSEEN = "disk_put_back_unseen",
     /// A daemon is stopped in good order, its kernel goes on, and the next one takes over.
     HANDOVER = "handover",
@@ -116,7 +117,7 @@ impl Faults {
 pub fn draw(seed: u64) -> Faults {
     let mut random = Random::new(seed ^ 0xfa_0175);
     let mut classes = random.word() & ((1 << CLASSES) - 1);
-    for (class, rarely) in [(MACHINE_PAUSED, 4), (SNAPSHOT, 64), (UNSEEN, 64), (LONG_PAUSE, 2), (FORCED, 64)] {
+    for (class, rarely) in [(MACHINE_PAUSED, 4), (SNAPSHOT, 16), (UNSEEN, 16), (LONG_PAUSE, 2), (FORCED, 64)] {
         if !random.one_in(rarely) {
             classes &= !(1 << class);
         }
@@ -191,12 +192,6 @@ impl Player {
     #[must_use]
     pub const fn has(&self, class: usize) -> bool {
         self.faults.has(class)
-    }
-
-    /// Says whether memory or disk of an earlier time come back unseen in this world: then nothing is promised.
-    #[must_use]
-    pub const fn void(&self) -> bool {
-        self.faults.has(SNAPSHOT) || self.faults.has(UNSEEN)
     }
 
     /// Says for how long the pacing thread stops between reading a stamp and reading the grant; `None`: it does not.

@@ -3,7 +3,7 @@
 
 use super::rules::{Judged, Rule};
 use heartbeat_common::view::{Ballot, Name, Order, VoteId};
-use heartbeat_user::core::agreement::document::{Document, Member};
+use heartbeat_user::core::agreement::document::{Document, Holder, Member};
 use heartbeat_user::core::agreement::voter::State;
 use heartbeat_user::core::identity::Identity;
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,6 +77,11 @@ pub struct Ghost {
     settings: Vec<u64>,
     /// Views that nodes made alone, by an operator's word.
     pub forced: u64,
+    /// By place: the newest view as disk or memory of an earlier time last came back there. What its vote did upon views
+    /// up to that one it may have forgotten, and nobody can know it.
+    forgot: Vec<Order>,
+    /// What a vote had forgotten has led to two successors of one view: nothing is promised from there on.
+    pub void: bool,
     /// How often what is watched here had something to judge.
     pub judged: Judged,
 }
@@ -106,7 +111,8 @@ impl Ghost {
     #[must_use]
     pub fn new(settings: Vec<u64>) -> Self {
         let nodes = settings.len();
-        Self { held: vec![None; nodes], incarnations: vec![0; nodes], settings, ..Self::default() }
+        let forgot = vec![Order::NONE; nodes];
+        Self { held: vec![None; nodes], incarnations: vec![0; nodes], forgot, settings, ..Self::default() }
     }
 
     /// Returns a view that was decided; of two that forced starts made, the one that wins.
@@ -195,6 +201,44 @@ impl Ghost {
         self.removals.retain(|(by, ..)| *by != node);
     }
 
+    /// Takes note that a disk of an earlier time came back, and that nobody can know it.
+    pub fn comes_back(&mut self, node: usize) {
+        self.forget(node);
+        self.forgot[node] = self.newest;
+    }
+
+    /// Says whether a node's vote may have forgotten what it did upon a view.
+    #[must_use]
+    pub fn may_forget(&self, node: usize, upon: Order) -> bool {
+        upon.is_view() && self.forgot.get(node).is_some_and(|newest| upon <= *newest)
+    }
+
+    /// Says whether any vote of a view may have forgotten what it did upon it.
+    #[must_use]
+    pub fn is_forgotten(&self, view: &Document) -> bool {
+        let forgets = |holder| match holder {
+            Holder::Node(node) => self.may_forget(usize::from(node.0) - 1, view.order),
+            Holder::Witness(_) => false,
+        };
+        self.forgets() && view.votes.iter().any(|vote| vote.weight > 0 && forgets(vote.holder))
+    }
+
+    /// Says whether a disk of an earlier time came back at all.
+    #[must_use]
+    pub fn forgets(&self) -> bool {
+        self.forgot.iter().any(|view| view.is_view())
+    }
+
+    /// A view has two successors. That is impossible as long as "a vote belongs to a disk state".
+    fn two_successors(&mut self, of: [u64; 4], what: String) -> Result<(), Violation> {
+        let parent = self.views().find(|view| view.name.digest == of);
+        if parent.is_some_and(|parent| self.is_forgotten(&parent.document)) {
+            self.void = true;
+            return Ok(());
+        }
+        broken("S1", what)
+    }
+
     /// Takes note of an identity that a start took.
     ///
     /// # Errors
@@ -278,7 +322,8 @@ impl Ghost {
         }
         let rivals = self.of_order(document.order).next().is_some();
         if rivals && document.order.force() == 0 {
-            return broken("S1", format!("node {node} installed another view {:?}", document.order));
+            let what = format!("node {node} installed another view {:?}", document.order);
+            return self.two_successors(document.parent, what);
         }
         // A forced start is alone in its view, which no vote of the view before has to accept.
         let alone = document.members.len() == 1 && document.members[0].node.0 as usize == node + 1;
@@ -301,6 +346,11 @@ impl Ghost {
         let key = (register.view, register.accepted);
         let (value, votes) = self.acceptances.entry(key).or_default();
         if *value.get_or_insert(register.value) != register.value {
+            let author = usize::from(register.accepted.node) - 1;
+            if self.may_forget(author, register.view.order) {
+                self.void = true;
+                return Ok(());
+            }
             return broken("S9", format!("ballot {:?} has two values", register.accepted));
         }
         let before = votes.len();
@@ -323,7 +373,8 @@ impl Ghost {
         let known = self.of_order(document.order).find(same).map(|known| known.document == *document);
         if let Some(equal) = known {
             self.judged.add(Rule::S1);
-            return if equal { Ok(()) } else { broken("S1", format!("two views {:?} were decided", document.order)) };
+            let what = || format!("two views {:?} were decided", document.order);
+            return if equal { Ok(()) } else { self.two_successors(document.parent, what()) };
         }
         never_again(document, parent)?;
         self.judged.add(Rule::S9);

@@ -151,7 +151,17 @@ impl World {
         snapshot.life = self.nodes[place].life.max(snapshot.life) + 1;
         snapshot.service.serial = self.nodes[place].service.serial.max(snapshot.service.serial) + 1;
         (snapshot.halted_until, snapshot.paused) = (0, [0; THREADS]);
+        // By its own clocks the time since then has not been.
+        snapshot.unseen.push((snapshot.taken_at, now));
+        snapshot.gap = Gap { open: true, resumed: snapshot.clock.mono(now), ..snapshot.gap };
+        snapshot.restored_at = now;
+        if let Some(process) = &mut snapshot.process {
+            process.pacer.paths.iter_mut().for_each(|path| path.half = None);
+        }
         self.nodes[place] = snapshot;
+        self.ghost.comes_back(place);
+        self.ghost.forget_incarnation(place);
+        self.note_grants(place);
         for peer in 0..self.nodes.len() {
             self.lose_connection(place, peer);
         }

@@ -179,6 +179,8 @@ pub struct Node {
     pub join_only: bool,
     /// When this snapshot of it was taken, true time; 0: it is none.
     pub taken_at: u64,
+    /// When it last went on from one, true time; 0: never.
+    pub restored_at: u64,
     /// It stays down until somebody starts it.
     pub stays_down: bool,
     /// When a controller of it last made a round, CLOCK_MONOTONIC.
@@ -219,6 +221,7 @@ impl Node {
             vote_lost: false,
             ends: Vec::new(),
             taken_at: 0,
+            restored_at: 0,
             adopted: false,
             join_only: false,
             stays_down: false,

@@ -11,6 +11,7 @@ use super::world::{START, World};
 use heartbeat_common::lease;
 use heartbeat_user::core::agreement::document::Document;
 use heartbeat_user::core::agreement::types::Request;
+use heartbeat_user::core::agreement::voter::State;
 
 /// How often it is looked whether a world has settled.
 const LOOK: u64 = 250 * MS;
@@ -34,13 +35,14 @@ pub fn play(plan: &Plan, trace: bool) -> World {
     world.begin();
     world.heap.at(START + SECOND, Event::Script(0));
     world.run_until(START + plan.safety_ns);
-    if world.player.void() {
+    if world.settles() && plan.trial {
+        world.tried();
+        world.settles();
+    }
+    if world.ghost.void {
         // Nothing is promised; it must not fall all the same.
         world.heal();
         world.run_until(world.now + 2 * REST);
-    } else if world.settles() && plan.trial {
-        world.tried();
-        world.settles();
     }
     world.stats.simulated_ns = world.now - START;
     world.stats.judged.merge(&world.ghost.judged.clone());
@@ -57,7 +59,7 @@ impl World {
     /// Ends all faults, and plays until there is one view and everybody acts, and a little beyond. Says whether it came to
     /// that: not where a property broke before, or where more disks are lost than any cluster outlives.
     pub fn settles(&mut self) -> bool {
-        if self.violation.is_some() {
+        if self.violation.is_some() || self.ghost.void {
             return false;
         }
         self.heal();
@@ -71,7 +73,7 @@ impl World {
             let over = self.now >= self.last_fault + self.converges_within();
             match found {
                 Ok(()) => break,
-                Err(_) if self.violation.is_some() => return false,
+                Err(_) if self.violation.is_some() || self.ghost.void => return false,
                 Err(_) if !over => {}
                 Err(_) if self.is_lost() => {
                     self.stats.add(Count::Unrecoverable);
@@ -100,7 +102,17 @@ impl World {
     }
 
     fn is_lost(&self) -> bool {
-        self.ghost.newest.is_view() && !self.recoverable_without(None)
+        self.ghost.newest.is_view() && (!self.recoverable_without(None) || self.newest_is_forgotten())
+    }
+
+    /// Says whether no disk has the newest view any more, neither installed nor accepted: those that had it are of an
+    /// earlier time now.
+    fn newest_is_forgotten(&self) -> bool {
+        let newest = self.ghost.newest;
+        let has = |state: &State| {
+            state.installed.order >= newest || state.accepted.as_ref().is_some_and(|value| value.order >= newest)
+        };
+        self.ghost.forgets() && !self.nodes.iter().any(|node| node.disk.agreement.as_deref().is_some_and(has))
     }
 
     fn newest_document(&self) -> Option<&Document> {

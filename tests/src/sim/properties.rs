@@ -85,11 +85,10 @@ impl World {
         self.check(own);
     }
 
-    /// Says whether somebody went on by force in this world, or something that no rule covers: who acts together is then not
-    /// promised.
+    /// Says whether somebody went on by force in this world: who acts together is then not promised.
     #[must_use]
     pub const fn blind(&self) -> bool {
-        self.player.void() || self.ghost.forced > 0
+        self.ghost.forced > 0
     }
 
     /// What runs under the lease does something to the outside. Whoever receives it tells what comes too late by its token

@@ -155,7 +155,10 @@ impl World {
                 }
                 self.run_on(node);
                 self.crash_machine(node);
-                self.nodes[node].disk.put_back(1 + random.below(4) as usize).then_some(End::Boot(node))
+                if self.nodes[node].disk.put_back(1 + random.below(4) as usize) {
+                    self.ghost.comes_back(node);
+                }
+                Some(End::Boot(node))
             }
             _ => None,
         }

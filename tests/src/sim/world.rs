@@ -131,7 +131,7 @@ impl World {
     pub fn check(&mut self, outcome: Result<(), Violation>) {
         if let Err(violation) = outcome
             && self.violation.is_none()
-            && !self.player.void()
+            && !self.ghost.void
             && !self.unasked.contains(&violation.property)
         {
             if self.trace {

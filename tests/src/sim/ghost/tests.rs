@@ -106,6 +106,29 @@ fn two_views_of_one_order_are_seen() {
 }
 
 #[test]
+fn two_successors_are_no_fault_of_the_others_where_a_vote_has_forgotten_the_first() {
+    let (mut ghost, states) = begun();
+    let digest = states[0].register.view.digest;
+    let (one, other) = (document(2, digest, &[0, 1]), document(2, digest, &[1, 2]));
+    ghost.durable(0, &accepts(&states[0], 1, &one), 2).unwrap();
+    ghost.durable(1, &accepts(&states[1], 1, &one), 2).unwrap();
+    ghost.comes_back(1);
+    assert!(!ghost.void && ghost.forgets() && !ghost.may_forget(0, ghost.newest));
+    let second = Order::new(0, 2).unwrap();
+    assert!(ghost.may_forget(1, second) && !ghost.may_forget(1, second.next().unwrap()), "what came later it knows");
+    ghost.durable(1, &states[1], 3).unwrap();
+    ghost.durable(2, &accepts(&states[2], 2, &other), 3).unwrap();
+    ghost.durable(1, &accepts(&states[1], 2, &other), 3).unwrap();
+    assert!(ghost.void);
+    let (mut ghost, _) = begun();
+    ghost.comes_back(0);
+    let values = [document(2, digest, &[0, 1]), document(2, digest, &[1, 2])];
+    ghost.durable(0, &accepts(&states[0], 1, &values[0]), 2).unwrap();
+    ghost.durable(1, &accepts(&states[1], 1, &values[1]), 2).unwrap();
+    assert!(ghost.void, "its author has forgotten the first value");
+}
+
+#[test]
 fn a_ballot_with_two_values_is_seen() {
     let (mut ghost, states) = begun();
     let digest = states[0].register.view.digest;

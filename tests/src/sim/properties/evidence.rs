@@ -66,7 +66,7 @@ impl World {
             return;
         }
         let own = Member { node: plan::id(place), incarnation: token.incarnation };
-        let granted = self.views_of(own).any(|view| self.granted(view, self.own_lease(place, view)));
+        let granted = self.views_of(own).any(|view| self.granted(view, self.own_lease(place, view), |_| true));
         let gap = std::mem::take(&mut self.nodes[place].gap.open);
         self.ghost.judged.add(Rule::Lease);
         if !granted {
@@ -80,20 +80,25 @@ impl World {
     }
 
     /// "A pause of the whole virtual machine shows in none of these clocks: there the wait proves nothing and the token at
-    /// the receiver is the only guard." Says whether an incarnation acts on such time alone: a majority granted within a
-    /// lease by the clocks of its machine, and none did in truth.
+    /// the receiver is the only guard." Says whether an incarnation acts on such time alone, or by the word of a vote that
+    /// has forgotten what it did: a majority granted within a lease by the clocks of its machine, and in truth none did of
+    /// votes that know what they do.
     #[must_use]
     pub fn is_stale(&self, own: Member) -> bool {
         let place = plan::place(own.node);
-        if !self.nodes[place].has_unseen() {
+        if !self.nodes[place].has_unseen() && !self.ghost.forgets() {
             return false;
         }
-        let unseen = |view: &Decided| {
+        let excepted = |view: &Decided| {
             let (from, lease) = (self.own_lease(place, view), lease_of(view));
-            from + lease + self.slack(lease) < self.now && self.granted(view, from)
+            let is_older = from + lease + self.slack(lease) < self.now;
+            (is_older || self.ghost.is_forgotten(&view.document)) && self.granted(view, from, |_| true)
         };
-        let in_truth = |view: &Decided| self.granted(view, self.now.saturating_sub(lease_of(view)));
-        self.views_of(own).any(unseen) && !self.views_of(own).any(in_truth)
+        let in_truth = |view: &Decided| {
+            let knows = |place| !self.ghost.may_forget(place, view.name.order);
+            self.granted(view, self.now.saturating_sub(lease_of(view)), knows)
+        };
+        self.views_of(own).any(excepted) && !self.views_of(own).any(in_truth)
     }
 
     /// Views that an incarnation is a member of, the newest first.
@@ -113,11 +118,12 @@ impl World {
         2 * MS + lease * 2 * DRIFT_PPM / 1_000_000 + slewed
     }
 
-    /// Says whether a majority of a view granted in it at some moment from `from` on.
-    fn granted(&self, view: &Decided, from: u64) -> bool {
+    /// Says whether a majority of a view granted in it at some moment from `from` on; of those alone, by place, that count.
+    fn granted(&self, view: &Decided, from: u64, counts: impl Fn(usize) -> bool) -> bool {
         let mark = view.name.digest[0].max(1);
+        let last = |place| self.grants.last(place, mark, self.now).filter(|_| counts(place));
         let stood = |holder| match holder {
-            Holder::Node(node) => self.grants.last(plan::place(node), mark, self.now).is_some_and(|last| last >= from),
+            Holder::Node(node) => last(plan::place(node)).is_some_and(|last| last >= from),
             Holder::Witness(_) => false,
         };
         let votes = view.document.votes.iter().filter(|vote| vote.weight > 0 && stood(vote.holder));

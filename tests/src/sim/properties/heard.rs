@@ -136,8 +136,9 @@ impl World {
             process.controller.nodes().map(|(id, judged)| (plan::place(id), judged.verdict())).collect();
         for (peer, verdict) in verdicts {
             // A frame played before the faults were over may arrive after that, and is believed for as long as any other.
-            let replayed = self.nodes[place].replayed[peer];
-            if !stopped(self, peer) || replayed != 0 && self.now <= replayed + slack {
+            // So is one of a time that a snapshot has taken back.
+            let last = self.nodes[place].replayed[peer].max(self.nodes[peer].restored_at);
+            if !stopped(self, peer) || last != 0 && self.now <= last + slack {
                 continue;
             }
             let age = self.true_age(peer);

@@ -199,6 +199,25 @@ fn only_what_rests_on_a_time_that_no_clock_shows_is_left_to_its_token() {
 }
 
 #[test]
+fn what_rests_on_a_vote_that_has_forgotten_is_left_to_its_token() {
+    let mut world = both_act(&document(1, &[0, 1], &[]));
+    let stale = |world: &World| [0, 1].map(|place| world.is_stale(member(place, 10)));
+    assert_eq!(stale(&world), [false, false]);
+    world.ghost.comes_back(1);
+    assert_eq!(stale(&world), [true, true], "no majority without it");
+    let mut world = both_act(&document(1, &[0, 1, 2], &[]));
+    world.ghost.comes_back(1);
+    assert_eq!(stale(&world), [true, true], "the third one grants nothing");
+    let mut world = both_act(&document(1, &[0, 1], &[]));
+    world.grants.note(1, 0, world.now);
+    world.now += 501 * MS;
+    world.ghost.comes_back(1);
+    assert_eq!(stale(&world), [true, true], "within what a lease may last");
+    world.now += 5 * MS;
+    assert_eq!(stale(&world), [false, false], "and not beyond");
+}
+
+#[test]
 fn whoever_wakes_from_a_pause_is_refused_by_its_token_and_not_accused_for_it() {
     let acts_beside = |world: &mut World| {
         let token = world.acting(1);

@@ -85,6 +85,8 @@ classes! {
     /// An operator has a node that waits go on alone: the word that all others are down, which is mostly wrong here. The
     /// properties of acting are then not promised any more.
     FORCED = "forced_start",
+    /// Some hear each other only through a third: two of all, neighbours in a ring, or whatever pairs were drawn.
+    INTRANSITIVE = "intransitive_cut",
 }
 
 /// Classes of faults.

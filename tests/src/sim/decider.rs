@@ -269,8 +269,11 @@ impl World {
         if self.trace && !matches!(input, Input::Facts(_) | Input::Page(_) | Input::Tick) {
             println!("{:>12.6} {} <- {input:?}", (self.now - super::world::START) as f64 / 1e9, plan::name(place));
         }
+        let author = if let Input::Message(author, _) = &input { Some(*author) } else { None };
         process.agreement.handle(input, times);
+        self.hears = author;
         self.carry_agreement(place);
+        self.hears = None;
     }
 
     /// Returns the delay as the core has it.

@@ -6,6 +6,7 @@ use heartbeat_common::view::{Ballot, Name, Order, VoteId};
 use heartbeat_user::core::agreement::document::{Document, Holder, Member};
 use heartbeat_user::core::agreement::voter::State;
 use heartbeat_user::core::identity::Identity;
+use heartbeat_user::core::ids::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A property that does not hold.
@@ -49,6 +50,23 @@ struct Held {
 /// Votes that did something under a ballot, and to what value.
 type Votes = (Option<[u64; 4]>, Vec<VoteId>);
 
+/// A change that a view makes, of which people are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// It left a member out.
+    Removed(Member),
+    /// A member left by itself.
+    Left(Member),
+    /// A node is a member.
+    Joined(Member),
+    /// A node is in quarantine.
+    Quarantined(NodeId),
+    /// It is in quarantine no more.
+    Cleared(NodeId),
+    /// What somebody asked for.
+    Setting,
+}
+
 /// The record.
 #[derive(Clone, Debug, Default)]
 pub struct Ghost {
@@ -65,8 +83,8 @@ pub struct Ghost {
     pub newest: Order,
     /// Peers that a detector ever called Down, one bit for each.
     accused: u64,
-    /// Removals told: by whom, by which view, of whom.
-    removals: BTreeSet<(usize, u64, Name, Member)>,
+    /// Changes told: by which incarnation of which node, of which view.
+    told: BTreeSet<(usize, u64, Name, Change)>,
     /// Fences that members sent.
     fences: BTreeSet<Member>,
     /// The newest incarnation that each node took, while its disk lasts.
@@ -179,9 +197,16 @@ impl Ghost {
         self.accused >> peer & 1 == 1
     }
 
-    /// Takes note of a removal that a controller tells; false: it told it before.
-    pub fn tells_removal(&mut self, place: usize, incarnation: u64, view: Name, victim: Member) -> bool {
-        self.removals.insert((place, incarnation, view, victim))
+    /// Takes note of a change that an incarnation of a node tells; false: it told it before.
+    pub fn tells(&mut self, place: usize, incarnation: u64, view: Name, change: Change) -> bool {
+        self.told.insert((place, incarnation, view, change))
+    }
+
+    /// Takes a view for decided that a test made, whatever it follows.
+    pub fn admit_alone(&mut self, view: &Document, at: u64) {
+        let name = view.name();
+        self.newest = self.newest.max(view.order);
+        self.views.insert((name.order, name.digest), Decided { name, document: view.clone(), at });
     }
 
     /// Takes a member for one of a view that a test installs without any agreement.
@@ -198,7 +223,7 @@ impl Ghost {
     /// the newest.
     pub fn forget_incarnation(&mut self, node: usize) {
         self.incarnations[node] = 0;
-        self.removals.retain(|(by, ..)| *by != node);
+        self.told.retain(|(by, ..)| *by != node);
     }
 
     /// Takes note that a disk of an earlier time came back, and that nobody can know it.

@@ -291,6 +291,20 @@ pub struct Told {
     pub count: usize,
     /// All removals that it told since: by which view, of whom.
     pub removals: Vec<(Order, Member)>,
+    /// Of those that it told to have left by themselves since, the same.
+    pub left: Vec<(Order, Member)>,
+    /// How many joins by that view it told.
+    pub joins: usize,
+    /// And how many there were; `None`: it is not known which view it held before.
+    pub joins_due: Option<usize>,
+    /// The newest view that it told to be in force.
+    pub in_force: Order,
+    /// Whether it last told that it may act, or that it may not; `None`: neither yet.
+    pub acts: Option<bool>,
+    /// The newest view under which it told that it may act.
+    pub acted: Order,
+    /// Whom it told to be refused for a quarantine.
+    pub refused: Vec<Member>,
 }
 
 /// What frames of a path say.

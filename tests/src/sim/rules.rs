@@ -29,7 +29,7 @@ rules! {
     S9 = "S9", "states, ballots and incarnations only rise";
     S10 = "S10", "a witness grants one side at most";
     S11 = "S11", "the members of a view have the same settings";
-    S14 = "S14", "each removal is told once by each survivor, with its cause, in order of views";
+    S14 = "S14", "each change is told once by each node, in order of views, and a removal with its cause";
     Clear = "clear", "grants are cleared before an acceptance or a view is written";
     Stopped = "stopped", "nothing runs of what is said to have stopped";
     L1 = "L1", "a death is seen in its time, and left out of the view within D";

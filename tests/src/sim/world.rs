@@ -85,6 +85,8 @@ pub struct World {
     pub violation: Option<Violation>,
     /// Print what happens.
     pub trace: bool,
+    /// Whose message an agreement is handed.
+    pub(super) hears: Option<Member>,
     /// What each node's last look at its own page was, before an event.
     before: Option<Token>,
 }
@@ -115,6 +117,7 @@ impl World {
             log: Log::default(),
             violation: None,
             trace: false,
+            hears: None,
             before: None,
             plan,
         }

@@ -3,7 +3,6 @@
 use super::*;
 use heartbeat_common::acceptor::Register;
 use heartbeat_user::core::agreement::document::{Holder, LeaseTerms, QuorumTerms, SCHEMA, Vote};
-use heartbeat_user::core::ids::NodeId;
 
 const fn vote(node: usize) -> VoteId {
     VoteId([node as u64 + 1, 9])
@@ -189,8 +188,10 @@ fn a_fence_that_no_view_orders_is_seen() {
 fn a_removal_told_twice_is_seen() {
     let (mut ghost, _) = begun();
     let second = Name { order: Order(2), digest: [2; 4] };
-    assert!(ghost.tells_removal(0, 10, second, member(2)) && ghost.tells_removal(1, 10, second, member(2)));
-    assert!(!ghost.tells_removal(0, 10, second, member(2)));
+    let removed = Change::Removed(member(2));
+    assert!(ghost.tells(0, 10, second, removed) && ghost.tells(1, 10, second, removed));
+    assert!(ghost.tells(0, 10, second, Change::Left(member(2))), "another change");
+    assert!(!ghost.tells(0, 10, second, removed));
 }
 
 #[test]

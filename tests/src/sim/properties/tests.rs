@@ -399,6 +399,8 @@ fn only_a_silence_with_a_probe_that_was_signed_late_may_last() {
     assert_eq!(accuses(None, true), None, "it has not left yet");
 }
 
+mod told;
+
 fn grounds(reason: Reason, judges: &[u16]) -> Grounds {
     let judges = judges.iter().map(|node| NodeId(*node)).collect();
     Grounds { reason, silent_ms: 600, controller_age_ms: 0, judges, others: Vec::new() }

@@ -158,6 +158,9 @@ impl World {
                     self.stats.add(Count::Down);
                     self.accused(place, plan::place(node.node_id));
                 }
+                EventBody::NodeUp { node, .. } | EventBody::NodeRestarted { node, .. } => {
+                    self.ghost.withdraws(place, Some(plan::place(node.node_id)), self.now);
+                }
                 EventBody::Isolated { .. } => {
                     self.stats.add(Count::Isolated);
                     process.told_isolated = true;

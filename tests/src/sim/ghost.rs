@@ -1,9 +1,13 @@
 //! What the world itself saw: every state that reached a disk, and from it what was promised, accepted and decided. The
 //! core has no part in it, so that what the core says of itself can be held against it.
 
+mod accusals;
+mod forgetting;
+
 use super::rules::{Judged, Rule};
+use accusals::Accusal;
 use heartbeat_common::view::{Ballot, Name, Order, VoteId};
-use heartbeat_user::core::agreement::document::{Document, Holder, Member};
+use heartbeat_user::core::agreement::document::{Document, Member};
 use heartbeat_user::core::agreement::voter::State;
 use heartbeat_user::core::identity::Identity;
 use heartbeat_user::core::ids::NodeId;
@@ -81,12 +85,12 @@ pub struct Ghost {
     holds: BTreeMap<VoteId, Order>,
     /// The highest view decided.
     pub newest: Order,
-    /// Peers that a detector ever called Down, one bit for each.
-    accused: u64,
+    /// Peers that a detector called Down.
+    accusals: Vec<Accusal>,
     /// Changes told: by which incarnation of which node, of which view.
     told: BTreeSet<(usize, u64, Name, Change)>,
-    /// Fences that members sent.
-    fences: BTreeSet<Member>,
+    /// Fences that members sent: against whom, for which view, by its order and as much of its digest as a fence carries.
+    fences: BTreeSet<(Member, u64, [u64; 3])>,
     /// The newest incarnation that each node took, while its disk lasts.
     incarnations: Vec<u64>,
     /// Members of views that a test installed by hand.
@@ -186,17 +190,6 @@ impl Ghost {
         view.or_else(|| self.by_hand.contains(&(order, member)).then_some(true))
     }
 
-    /// Takes note that a detector called a peer Down.
-    pub fn accuse(&mut self, peer: usize) {
-        self.accused |= 1 << peer;
-    }
-
-    /// Says whether any detector ever called a peer Down.
-    #[must_use]
-    pub const fn was_accused(&self, peer: usize) -> bool {
-        self.accused >> peer & 1 == 1
-    }
-
     /// Takes note of a change that an incarnation of a node tells; false: it told it before.
     pub fn tells(&mut self, place: usize, incarnation: u64, view: Name, change: Change) -> bool {
         self.told.insert((place, incarnation, view, change))
@@ -226,44 +219,6 @@ impl Ghost {
         self.told.retain(|(by, ..)| *by != node);
     }
 
-    /// Takes note that a disk of an earlier time came back, and that nobody can know it.
-    pub fn comes_back(&mut self, node: usize) {
-        self.forget(node);
-        self.forgot[node] = self.newest;
-    }
-
-    /// Says whether a node's vote may have forgotten what it did upon a view.
-    #[must_use]
-    pub fn may_forget(&self, node: usize, upon: Order) -> bool {
-        upon.is_view() && self.forgot.get(node).is_some_and(|newest| upon <= *newest)
-    }
-
-    /// Says whether any vote of a view may have forgotten what it did upon it.
-    #[must_use]
-    pub fn is_forgotten(&self, view: &Document) -> bool {
-        let forgets = |holder| match holder {
-            Holder::Node(node) => self.may_forget(usize::from(node.0) - 1, view.order),
-            Holder::Witness(_) => false,
-        };
-        self.forgets() && view.votes.iter().any(|vote| vote.weight > 0 && forgets(vote.holder))
-    }
-
-    /// Says whether a disk of an earlier time came back at all.
-    #[must_use]
-    pub fn forgets(&self) -> bool {
-        self.forgot.iter().any(|view| view.is_view())
-    }
-
-    /// A view has two successors. That is impossible as long as "a vote belongs to a disk state".
-    fn two_successors(&mut self, of: [u64; 4], what: String) -> Result<(), Violation> {
-        let parent = self.views().find(|view| view.name.digest == of);
-        if parent.is_some_and(|parent| self.is_forgotten(&parent.document)) {
-            self.void = true;
-            return Ok(());
-        }
-        broken("S1", what)
-    }
-
     /// Takes note of an identity that a start took.
     ///
     /// # Errors
@@ -275,21 +230,22 @@ impl Ghost {
         if rises { Ok(()) } else { broken("S9", format!("node {node} takes {identity:?} after {newest}")) }
     }
 
-    /// Takes note of a fence that was sent.
-    pub fn sends_fence(&mut self, victim: Member) {
-        self.fences.insert(victim);
+    /// Takes note of a fence that was sent for a view.
+    pub fn sends_fence(&mut self, victim: Member, view: Name) {
+        let [one, two, three, _] = view.digest;
+        self.fences.insert((victim, view.order.0, [one, two, three]));
     }
 
     /// "Obeyed only by a frame whose tag was made by a member for a decided view that lacks the victim."
     ///
     /// # Errors
-    /// If nobody sent one.
-    pub fn obeys(&mut self, victim: Member) -> Result<(), Violation> {
+    /// If nobody sent one for the view that it names.
+    pub fn obeys(&mut self, victim: Member, order: u64, digest: [u64; 3]) -> Result<(), Violation> {
         self.judged.add(Rule::S6);
-        if self.fences.contains(&victim) {
+        if self.fences.contains(&(victim, order, digest)) {
             Ok(())
         } else {
-            broken("S6", format!("{victim:?} obeys a fence of nobody's"))
+            broken("S6", format!("{victim:?} obeys a fence of nobody's for {:?}", Order(order)))
         }
     }
 
@@ -402,6 +358,8 @@ impl Ghost {
             return if equal { Ok(()) } else { self.two_successors(document.parent, what()) };
         }
         never_again(document, parent)?;
+        let parent = parent.clone();
+        self.silent_for_its_judges(document, &parent)?;
         self.judged.add(Rule::S9);
         self.judged.add(Rule::S2);
         self.well_founded(document, register.view.order)?;

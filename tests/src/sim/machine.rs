@@ -49,6 +49,7 @@ impl World {
     /// Ends a daemon's life. `completes`: what the disk had begun is finished.
     pub fn end_process(&mut self, place: usize, completes: bool, restart_after: Option<u64>) {
         let now = self.now;
+        self.ghost.withdraws(place, None, now);
         let node = &mut self.nodes[place];
         node.process = None;
         node.life += 1;

@@ -9,10 +9,12 @@ pub use evidence::{Gap, Grants};
 pub use heard::Accusation;
 
 use super::ghost::{Violation, broken};
+use super::net::Frame;
 use super::plan;
 use super::rules::Rule;
 use super::stats::Count;
 use super::world::World;
+use heartbeat_common::fence::words;
 use heartbeat_common::lease::{Token, Words, word};
 use heartbeat_common::view::Order;
 use heartbeat_user::core::agreement::document::Member;
@@ -166,11 +168,11 @@ impl World {
         }
     }
 
-    /// A node's kernel obeys a fence.
-    pub fn obeys(&mut self, place: usize) {
+    /// A node's kernel obeys a fence, which its answer repeats.
+    pub fn obeys(&mut self, place: usize, frame: &Frame) {
         self.stats.add(Count::FencesObeyed);
-        let fenced = self.nodes[place].kernel.page.get(word::FENCED);
-        let right = self.ghost.obeys(member(place, fenced));
+        let digest = [0, 1, 2].map(|word| frame[words::DIGEST + word]);
+        let right = self.ghost.obeys(member(place, frame[words::VICTIM]), frame[words::ORDER], digest);
         self.check(right);
         if self.acting(place).is_some() {
             self.check(broken("S6", format!("{} acts on after a fence", plan::name(place))));

@@ -338,7 +338,7 @@ impl World {
         let Some(by) = self.member(place) else { return };
         let right = self.ghost.fences(by, victim, view);
         self.check(right);
-        self.ghost.sends_fence(victim);
+        self.ghost.sends_fence(victim, view);
         let to = plan::place(victim.node);
         let node = &mut self.nodes[place];
         let boot_ns = node.clock.boot(self.now);

@@ -240,14 +240,15 @@ impl World {
         let path = self.plan.path_to(to, from, flight.network.into());
         let node = &mut self.nodes[to];
         let mono = node.clock.mono(self.now);
-        let ahead = node.kernel.page.get(word::AHEAD);
+        let (ahead, fenced) = (node.kernel.page.get(word::AHEAD), node.kernel.page.get(word::FENCED));
         let taken = node.kernel.take(path, &mut flight.frame, mono);
         self.stats.count(taken.counter);
         if node.kernel.page.get(word::AHEAD) != ahead {
             self.stats.add(Count::FoundAhead);
         }
-        if taken.counter == Counter::Fenced {
-            self.obeys(to);
+        // It obeys one that comes too soon after another as well, and answers it with nothing.
+        if taken.counter == Counter::Fenced || self.nodes[to].kernel.page.get(word::FENCED) != fenced {
+            self.obeys(to, &flight.frame);
         }
         if taken.answers {
             if !matches!(taken.counter, Counter::Fenced | Counter::FenceAcked) {

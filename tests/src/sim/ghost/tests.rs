@@ -2,7 +2,7 @@
 
 use super::*;
 use heartbeat_common::acceptor::Register;
-use heartbeat_user::core::agreement::document::{Holder, LeaseTerms, QuorumTerms, SCHEMA, Vote};
+use heartbeat_user::core::agreement::document::{Holder, LeaseTerms, QuorumTerms, Reason, Removal, SCHEMA, Vote};
 
 const fn vote(node: usize) -> VoteId {
     VoteId([node as u64 + 1, 9])
@@ -182,6 +182,54 @@ fn a_fence_that_no_view_orders_is_seen() {
     assert_eq!(property(ghost.fences(member(2), member(0), next.name())), "S6", "by whom it left out");
     let reborn = Member { incarnation: 11, ..member(2) };
     assert_eq!(property(ghost.fences(member(0), reborn, next.name())), "S6", "an incarnation that it never had");
+}
+
+#[test]
+fn a_fence_that_is_obeyed_for_another_view_or_incarnation_is_seen() {
+    let (mut ghost, states) = begun();
+    let view = states[0].register.view;
+    let [one, two, three, _] = view.digest;
+    ghost.sends_fence(member(2), view);
+    ghost.obeys(member(2), view.order.0, [one, two, three]).unwrap();
+    assert_eq!(property(ghost.obeys(member(2), view.order.0 + 1, [one, two, three])), "S6", "another view");
+    assert_eq!(property(ghost.obeys(member(2), view.order.0, [one, two, three ^ 1])), "S6", "of another line");
+    assert_eq!(property(ghost.obeys(member(1), view.order.0, [one, two, three])), "S6", "another node");
+    let reborn = Member { incarnation: 11, ..member(2) };
+    assert_eq!(property(ghost.obeys(reborn, view.order.0, [one, two, three])), "S6", "another incarnation");
+}
+
+#[test]
+fn whom_a_view_leaves_out_for_silence_was_silent_for_each_that_it_names() {
+    const S: u64 = 1_000_000_000;
+    // The last view was decided after 10 s.
+    let decides = |judges: u64, words: &[(usize, u64, Option<u64>)]| {
+        let (mut ghost, states) = begun();
+        let second = document(2, states[0].register.view.digest, &[0, 1, 2]);
+        ghost.durable(0, &accepts(&states[0], 1, &second), 10 * S).unwrap();
+        ghost.durable(1, &accepts(&states[1], 1, &second), 10 * S).unwrap();
+        for (by, incarnation, until) in words {
+            ghost.accuse(*by, 2, *incarnation);
+            if let Some(at) = until {
+                ghost.withdraws(*by, Some(2), *at);
+            }
+        }
+        let removal = Removal { member: member(2), reason: Reason::Down, silent_ms: 600, controller_age_ms: 0, judges };
+        let third = Document { removals: vec![removal], ..document(3, second.name().digest, &[0, 1]) };
+        let install = |node: usize| State { sequence: 9, ..State::new(vote(node), second.clone()) };
+        for node in [0, 1] {
+            ghost.durable(node, &install(node), 11 * S).unwrap();
+        }
+        ghost.durable(0, &accepts(&install(0), 1, &third), 12 * S).unwrap();
+        ghost.durable(1, &accepts(&install(1), 1, &third), 12 * S).err().map(|violation| violation.property)
+    };
+    assert_eq!(decides(0b11, &[(0, 10, None), (1, 10, None)]), None);
+    assert_eq!(decides(0b01, &[(0, 10, None)]), None, "the other one only agreed");
+    assert_eq!(decides(0b00, &[(0, 10, None)]), Some("S7"), "nobody is named");
+    assert_eq!(decides(0b11, &[(0, 10, None)]), Some("S7"), "one of them never said so");
+    assert_eq!(decides(0b01, &[(0, 9, None)]), Some("S7"), "of an older incarnation");
+    assert_eq!(decides(0b01, &[(0, 11, None)]), None, "a newer one is a proof of its end");
+    assert_eq!(decides(0b01, &[(0, 10, Some(11 * S))]), None, "it said so in this view");
+    assert_eq!(decides(0b01, &[(0, 10, Some(7 * S))]), Some("S7"), "it heard it again before");
 }
 
 #[test]

@@ -51,7 +51,10 @@ impl World {
 
     /// A detector calls a peer Down: it was silent for the detection time, by its own clock, and not for much longer.
     pub fn accused(&mut self, place: usize, peer: usize) {
-        self.ghost.accuse(peer);
+        let known =
+            |network| self.nodes[place].kernel.ticks[self.plan.path_to(place, peer, network)].peer_incarnation.get();
+        let incarnation = (0..self.plan.networks).map(known).max().unwrap_or(0);
+        self.ghost.accuse(place, peer, incarnation);
         self.ghost.judged.add(Rule::S7);
         let heard = self.heard_at(place, peer);
         let silent = self.nodes[place].clock.mono(self.now).saturating_sub(heard);

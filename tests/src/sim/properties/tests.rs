@@ -425,11 +425,11 @@ fn a_removal_without_cause_is_seen() {
     world.removed(1, Order(1), member(0, 10), Some(&grounds(Reason::Down, &[1])));
     assert_eq!(broken_property(&world), Some("S7"), "nobody saw it silent");
     let mut world = both_act(&document(1, &[1], &[]));
-    world.ghost.accuse(0);
+    world.ghost.accuse(1, 0, 10);
     world.removed(1, Order(1), member(0, 10), Some(&grounds(Reason::Down, &[])));
     assert_eq!(broken_property(&world), Some("S7"), "nobody is named who judged it");
     let mut world = both_act(&document(1, &[1], &[]));
-    world.ghost.accuse(0);
+    world.ghost.accuse(1, 0, 10);
     world.removed(1, Order(1), member(0, 10), Some(&grounds(Reason::Down, &[1])));
     assert_eq!(broken_property(&world), None);
 }

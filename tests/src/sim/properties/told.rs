@@ -230,7 +230,7 @@ impl World {
         if down.is_some() {
             self.ghost.judged.add(Rule::S7);
         }
-        if down.is_some_and(|down| down.judges.is_empty() || !self.ghost.was_accused(plan::place(victim.node))) {
+        if down.is_some_and(|down| down.judges.is_empty() || !self.ghost.was_accused(victim)) {
             self.check(broken("S7", format!("{victim:?} was left out for silence, and nobody saw it silent")));
         }
     }

@@ -10,6 +10,7 @@ use heartbeat_tests::sim::world::START;
 use heartbeat_tests::sim::{Plan, World, plan};
 use heartbeat_user::core::agreement::AgreementEvent;
 use heartbeat_user::core::agreement::document::Reason;
+use heartbeat_user::core::agreement::message::Setting;
 use heartbeat_user::core::agreement::types::Request;
 use heartbeat_user::core::event::EventBody;
 use std::time::Duration;
@@ -155,6 +156,44 @@ fn an_older_disk_is_no_vote_and_its_node_joins_anew() {
     world.run_ms(5_000);
     assert_eq!(world.stats.of(Count::StatesLost), 1);
     assert!(all_act(&world));
+}
+
+#[test]
+fn a_write_that_failed_though_its_file_is_there_ends_its_node_and_the_next_start_takes_it_up() {
+    let mut world = formed(Plan::calm(3));
+    let incarnation = world.member(2).map(|member| member.incarnation);
+    world.nodes[2].disk.fails_late = true;
+    world.request(0, Request::Set(Setting::LeaseMs(700)));
+    ms_until(&mut world, 3_000, |world| world.stats.of(Count::WritesFailedLate) == 1);
+    let written = world.nodes[2].disk.agreement.as_ref().map(|state| state.sequence);
+    ms_until(&mut world, 3_000, |world| world.stats.of(Count::Forfeited) == 1);
+    assert_eq!(world.nodes[2].disk.agreement.as_ref().map(|state| state.sequence), written, "nothing is taken back");
+    ms_until(&mut world, 20_000, |world| all_act(world) && members(world).len() == 3);
+    assert!(world.member(2).map(|member| member.incarnation) > incarnation);
+    assert_eq!(world.stats.of(Count::StatesLost), 0);
+}
+
+#[test]
+fn whoever_is_to_join_only_never_stands_for_the_cluster() {
+    let mut world = formed(Plan::calm(3));
+    let before = world.ghost.newest;
+    let start = |world: &mut World, place: usize, join_only: bool| {
+        world.crash_machine(place);
+        world.nodes[place].join_only = join_only;
+        world.boot(place);
+    };
+    for place in 0..3 {
+        world.crash_machine(place);
+    }
+    for place in 0..3 {
+        start(&mut world, place, true);
+    }
+    world.run_ms(10_000);
+    assert_eq!((world.violation.clone(), world.ghost.newest), (None, before), "nobody stands");
+    for place in 0..2 {
+        start(&mut world, place, false);
+    }
+    ms_until(&mut world, 20_000, |world| all_act(world) && members(world).len() == 3);
 }
 
 #[test]

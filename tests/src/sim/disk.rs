@@ -62,6 +62,8 @@ pub struct Disk {
     pub queued: Option<Box<State>>,
     /// The next write fails.
     pub fails: bool,
+    /// The next write fails in its last step, and its file is there all the same.
+    pub fails_late: bool,
     /// Until when nothing gets on, true time.
     pub hangs_until: u64,
     /// The file is an older one than the page remembers.
@@ -91,14 +93,14 @@ impl Disk {
             write.step = Step::Renamed;
             return Some(Outcome::Goes);
         }
-        let failed = std::mem::take(&mut self.fails);
+        let (failed, late) = (std::mem::take(&mut self.fails), std::mem::take(&mut self.fails_late));
         let write = self.writing.take()?;
         let sequence = write.state.sequence;
         if failed {
             return Some(Outcome::Failed(sequence));
         }
         self.keep(write.state);
-        Some(Outcome::Durable(sequence))
+        Some(if late { Outcome::Failed(sequence) } else { Outcome::Durable(sequence) })
     }
 
     /// Begins the write that waited; false: none did.
@@ -167,7 +169,7 @@ impl Disk {
     /// Says whether what it holds will be a vote at the next start too.
     #[must_use]
     pub const fn is_whole(&self) -> bool {
-        !self.fails && !self.older && self.damage.is_none()
+        !self.fails && !self.fails_late && !self.older && self.damage.is_none()
     }
 
     /// Everything is gone.

@@ -87,6 +87,8 @@ classes! {
     FORCED = "forced_start",
     /// Some hear each other only through a third: two of all, neighbours in a ring, or whatever pairs were drawn.
     INTRANSITIVE = "intransitive_cut",
+    /// A daemon is started anew to join only, and later as ever.
+    JOIN_ONLY = "join_only",
 }
 
 /// Classes of faults.
@@ -142,6 +144,7 @@ pub(super) enum End {
     RunOn(usize),
     Boot(usize),
     Start(usize),
+    MayStand(usize),
     Slewed(usize),
     Restore(Box<Node>),
 }

@@ -12,6 +12,7 @@
 //! The properties ask the ghost record, which the world writes from disks, frames and true time, and never the core.
 
 pub mod clock;
+mod cuts;
 mod decider;
 pub mod disk;
 pub mod faults;

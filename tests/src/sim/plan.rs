@@ -58,6 +58,8 @@ pub struct Plan {
     pub safety_ns: u64,
     /// Once all is well again, one more fault comes alone.
     pub trial: bool,
+    /// Pauses last for up to a minute and a half: beyond every lease and hang limit.
+    pub patient: bool,
 }
 
 impl Plan {
@@ -72,11 +74,11 @@ impl Plan {
     pub fn draw_of(seed: u64, nodes: Option<usize>) -> Self {
         let mut random = Random::new(seed ^ 0x0070_6c61_6e00);
         let mut rare = Random::new(seed ^ 0x7261_7265);
-        let drawn = random.pick(&[2, 3, 3, 3, 4, 5, 5]);
-        let nodes = nodes.unwrap_or(drawn);
+        let usual = random.pick(&[2, 3, 3, 3, 4, 5, 5]);
+        let nodes = nodes.unwrap_or(usual);
         let lease_ms = random.pick(&[300, 500, 500, 500, 1000, 3000]);
         let stop_ms = if random.one_in(4) { random.pick(&[50, 100, lease_ms / 3]).min(lease_ms - 200) } else { 0 };
-        Self {
+        let drawn = Self {
             seed,
             nodes,
             networks: random.pick(&[1, 1, 2]),
@@ -93,7 +95,15 @@ impl Plan {
             weightless: rare.one_in(12).then(|| 1 + rare.below(nodes.max(2) as u64 - 1) as usize),
             quarantine: Duration::from_secs(rare.pick(&[3, 8, 60])),
             ..Self::calm(nodes)
-        }
+        };
+        if rare.one_in(48) { drawn.patiently() } else { drawn }
+    }
+
+    /// The same with pauses that last, for so long that there is time for some.
+    fn patiently(self) -> Self {
+        let pauses = 1 << faults::LONG_PAUSE | 1 << faults::MACHINE_PAUSED;
+        let classes = (self.faults.classes | pauses) & !(1 << faults::SLEWED);
+        Self { patient: true, safety_ns: 150_000 * MS, faults: Faults { classes, ..self.faults }, ..self }
     }
 
     /// Returns the place of each node's vote in a page.
@@ -123,6 +133,7 @@ impl Plan {
             faults: Faults::NONE,
             safety_ns: 0,
             trial: false,
+            patient: false,
         }
     }
 

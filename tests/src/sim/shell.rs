@@ -3,6 +3,7 @@
 
 use super::clock::MS;
 use super::disk;
+use super::ghost::broken;
 use super::heap::{Event, Thread};
 use super::kernel::Page;
 use super::link;
@@ -99,6 +100,9 @@ impl World {
 
     fn send_message(&mut self, from: usize, to: NodeId, message: Message) {
         let to = plan::place(to);
+        if matches!(message, Message::Prepare { .. } | Message::Accept { .. }) && self.waits_to_join(from) {
+            self.check(broken("S2", format!("{} is to join only, and proposes", plan::name(from))));
+        }
         if let Message::Accept { view, ballot, .. } = &message {
             let asked = self.ghost.asks_to_accept(*view, *ballot);
             self.check(asked);
@@ -120,6 +124,14 @@ impl World {
         let delay = self.net.message_delay(from, to, &mut self.random);
         let at = self.links.pipe(from, to).send(self.now + delay, message);
         self.heap.at(at, Event::Message(from as u8, to as u8));
+    }
+
+    /// Says whether a node was started to join only, and is no member yet.
+    fn waits_to_join(&self, place: usize) -> bool {
+        let node = &self.nodes[place];
+        let installed = node.disk.agreement.as_ref().map(|state| &state.installed);
+        let is_member = |own: Member| installed.is_some_and(|view| view.members.contains(&own));
+        node.join_only && !self.member(place).is_some_and(is_member)
     }
 
     fn write(&mut self, place: usize, state: Box<State>) {
@@ -163,9 +175,16 @@ impl World {
                     self.begin_write(place);
                 }
             }
-            Some(disk::Outcome::Failed(_)) => {
+            Some(disk::Outcome::Failed(sequence)) => {
                 self.stats.add(Count::WritesFailed);
                 node.disk.queued = None;
+                // Whatever the disk said of it, the next start finds it.
+                let there = node.disk.agreement.clone().filter(|state| state.sequence == sequence);
+                if let Some(state) = there {
+                    self.stats.add(Count::WritesFailedLate);
+                    let seen = self.ghost.durable(place, &state, now);
+                    self.check(seen);
+                }
                 self.tell(place, Input::WriteFailed);
             }
         }

@@ -37,6 +37,7 @@ counts! {
     Restored = "snapshots_restored",
     Writes = "writes",
     WritesFailed = "writes_failed",
+    WritesFailedLate = "of_them_with_their_file_there",
     Cleared = "grants_cleared",
     Banks = "banks_made",
     Standings = "standings_told",

@@ -3,16 +3,12 @@
 use super::clock::{Halt, MS, SECOND};
 use super::faults::*;
 use super::heap::{Event, THREADS};
-use super::net::{CLASSES as FRAME_CLASSES, Class};
 use super::node::Node;
 use super::plan;
 use super::world::World;
 use crate::xdp::random::Random;
 use heartbeat_user::core::agreement::message::Setting;
 use heartbeat_user::core::agreement::types::Request;
-
-/// Everything between two nodes.
-const ALL: &[Class] = &FRAME_CLASSES;
 
 impl World {
     /// Has the first fault of each class drawn.
@@ -35,6 +31,10 @@ impl World {
             self.nodes[place].paused = [0; THREADS];
             self.nodes[place].disk.hangs_until = 0;
             self.nodes[place].disk.fails = false;
+            self.nodes[place].disk.fails_late = false;
+            if std::mem::take(&mut self.nodes[place].join_only) {
+                self.crash_process(place, Some(50 * MS));
+            }
             if !self.nodes[place].up {
                 self.boot(place);
             } else if self.nodes[place].process.is_none() {
@@ -54,14 +54,19 @@ impl World {
         }
         let class = usize::from(class);
         let mut random = self.player.randoms[class].clone();
-        let lasts = random.pick(&[50, 300, 1_000, 3_000]) * MS / 2 + random.below(2_000 * MS);
+        let patient = self.plan.patient && matches!(class, LONG_PAUSE | MACHINE_PAUSED);
+        let lasts = match class {
+            LONG_PAUSE if patient => SECOND + random.below(89 * SECOND),
+            MACHINE_PAUSED if patient => SECOND + random.below(59 * SECOND),
+            _ => random.pick(&[50, 300, 1_000, 3_000]) * MS / 2 + random.below(2_000 * MS),
+        };
         if let Some(end) = self.play(class, lasts, &mut random) {
             self.stats.faults[class] += 1;
             self.player.ends.push(end);
             let number = self.player.ends.len() as u32 - 1;
             self.heap.at(self.now + lasts, Event::Fault(number));
         }
-        let gap = self.player.gaps[class];
+        let gap = if patient { 40 * SECOND } else { self.player.gaps[class] };
         let next = self.now + gap / 4 + random.below(gap * 3 / 2);
         self.player.randoms[class] = random;
         self.heap.at(next, Event::Draw(class as u8));
@@ -86,7 +91,8 @@ impl World {
             }
             LONG_PAUSE => {
                 let longest = self.longest_lease().max((self.plan.hang_limit.as_nanos() as u64).min(5 * SECOND));
-                self.nodes[node].paused = [self.now + longest + lasts; THREADS];
+                let more = if self.plan.patient { 0 } else { longest };
+                self.nodes[node].paused = [self.now + more + lasts; THREADS];
                 Some(End::Nothing)
             }
             SLEEP | MACHINE_PAUSED => self.stand_still(class, node, lasts),
@@ -111,7 +117,12 @@ impl World {
             MACHINE_FALLS | DISK_LOST => self.fall(class, node),
             DISK_FAILS => {
                 let may = self.can_lose(node);
-                self.nodes[node].disk.fails = may;
+                let disk = &mut self.nodes[node].disk;
+                if random.one_in(3) {
+                    disk.fails_late = may;
+                } else {
+                    disk.fails = may;
+                }
                 may.then_some(End::Nothing)
             }
             DISK_HANGS => {
@@ -121,6 +132,12 @@ impl World {
             LEAVE => {
                 self.request(node, Request::Leave)?;
                 Some(End::Start(node))
+            }
+            JOIN_ONLY => {
+                self.nodes[node].process.as_ref()?;
+                self.nodes[node].join_only = true;
+                self.crash_process(node, Some(random.below(300 * MS)));
+                Some(End::MayStand(node))
             }
             REQUEST => self.ask(node, random),
             REPLAY => {
@@ -214,41 +231,6 @@ impl World {
             }
         }
         End::Wire { from, to, network, what }
-    }
-
-    fn cut(&mut self, class: usize, node: usize, random: &mut Random) -> End {
-        let others = || (0..self.plan.nodes).filter(move |other| *other != node);
-        let other = others().nth(random.below(self.plan.nodes as u64 - 1) as usize).unwrap_or(0);
-        let both = |pairs: Vec<(usize, usize)>| pairs.iter().flat_map(|(a, b)| [(*a, *b), (*b, *a)]).collect();
-        let of_node: Vec<_> = others().map(|other| (node, other)).collect();
-        let (pairs, classes): (Vec<_>, &'static [Class]) = match class {
-            ONE_WAY => (vec![(node, other)], ALL),
-            PARTITION => {
-                let side = random.word();
-                let apart = |(a, b): &(usize, usize)| (side >> a ^ side >> b) & 1 == 1;
-                let pairs = (0..self.plan.nodes).flat_map(|a| (0..self.plan.nodes).map(move |b| (a, b)));
-                (pairs.filter(apart).collect(), ALL)
-            }
-            ISOLATED => (both(of_node), ALL),
-            MESSAGES_CUT if random.one_in(2) => (both(vec![(node, other)]), &[Class::Messages]),
-            MESSAGES_CUT => (both(of_node), &[Class::Messages]),
-            _ if random.one_in(2) => (vec![(node, other)], &[Class::Asked]),
-            _ => (both(vec![(node, other)]), &[Class::Answered]),
-        };
-        for (from, to) in &pairs {
-            self.net.set_cut(*from, *to, classes, true);
-        }
-        End::Cut { pairs, classes }
-    }
-
-    /// Cuts pairs of nodes in both directions, so that some hear each other only through a third.
-    fn cut_pairs(&mut self, random: &mut Random) -> Option<End> {
-        let pairs = intransitive(self.plan.nodes, random)?;
-        let pairs: Vec<_> = pairs.iter().flat_map(|(a, b)| [(*a, *b), (*b, *a)]).collect();
-        for (from, to) in &pairs {
-            self.net.set_cut(*from, *to, ALL, true);
-        }
-        Some(End::Cut { pairs, classes: ALL })
     }
 
     fn stand_still(&mut self, class: usize, node: usize, lasts: u64) -> Option<End> {
@@ -346,58 +328,14 @@ impl World {
                 let life = self.nodes[node].life;
                 self.heap.at(self.now, Event::Start(node as u8, life));
             }
+            End::MayStand(node) => {
+                if std::mem::take(&mut self.nodes[node].join_only) {
+                    self.crash_process(node, Some(50 * MS));
+                }
+            }
             End::Slewed(node) => self.slewed_by(node, 0),
             End::Restore(node) if !self.player.over => self.restore(*node),
             End::Boot(_) | End::Start(_) | End::Restore(_) => {}
         }
-    }
-}
-
-/// Draws pairs that do not hear each other, so that hearing is not transitive among so many nodes; `None`: it always is.
-fn intransitive(nodes: usize, random: &mut Random) -> Option<Vec<(usize, usize)>> {
-    if nodes < 3 {
-        return None;
-    }
-    let all: Vec<(usize, usize)> = (0..nodes).flat_map(|a| (a + 1..nodes).map(move |b| (a, b))).collect();
-    match random.below(3) {
-        0 => Some(vec![all[random.below(all.len() as u64) as usize]]),
-        // In a ring of three everybody hears everybody.
-        1 if nodes > 3 => {
-            let neighbours = |(a, b): &(usize, usize)| b - a == 1 || b - a == nodes - 1;
-            Some(all.into_iter().filter(|pair| !neighbours(pair)).collect())
-        }
-        _ => loop {
-            let cut: Vec<_> = all.iter().copied().filter(|_| random.one_in(2)).collect();
-            if is_intransitive(nodes, &cut) {
-                return Some(cut);
-            }
-        },
-    }
-}
-
-/// Says whether there are two that do not hear each other, and a third that hears both.
-fn is_intransitive(nodes: usize, cut: &[(usize, usize)]) -> bool {
-    let hears = |a: usize, b: usize| a != b && !cut.contains(&(a.min(b), a.max(b)));
-    cut.iter().any(|(a, b)| (0..nodes).any(|third| hears(*a, third) && hears(third, *b)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeSet;
-
-    #[test]
-    fn who_hears_whom_is_drawn_so_that_some_need_a_third() {
-        let mut random = Random::new(5);
-        assert_eq!(intransitive(2, &mut random), None);
-        for nodes in 3..=5 {
-            let drawn: BTreeSet<_> = (0..300).filter_map(|_| intransitive(nodes, &mut random)).collect();
-            assert!(drawn.iter().all(|cut| is_intransitive(nodes, cut)), "{nodes}");
-            assert!(drawn.iter().any(|cut| cut.len() == 1) && drawn.len() >= 3, "{nodes}: {drawn:?}");
-        }
-        let ring = vec![(0, 2), (0, 3), (1, 3), (1, 4), (2, 4)];
-        assert!((0..50).any(|_| intransitive(5, &mut random) == Some(ring.clone())));
-        assert!(!is_intransitive(4, &[(0, 2), (0, 3), (1, 2), (1, 3)]), "two sides");
-        assert!(!is_intransitive(3, &[]), "nothing is cut");
     }
 }

@@ -8,6 +8,7 @@ use super::stats::Count;
 use super::world::World;
 use heartbeat_common::frame;
 use heartbeat_common::lease::{self, Words, word};
+use heartbeat_user::core::agreement::message::Message;
 use heartbeat_user::core::agreement::types::{Input, PageView, Times};
 use heartbeat_user::core::controller::{self, Command};
 use heartbeat_user::core::event::{EventBody, LateSource};
@@ -272,7 +273,14 @@ impl World {
         if self.trace && !matches!(input, Input::Facts(_) | Input::Page(_) | Input::Tick) {
             println!("{:>12.6} {} <- {input:?}", (self.now - super::world::START) as f64 / 1e9, plan::name(place));
         }
-        let author = if let Input::Message(author, _) = &input { Some(*author) } else { None };
+        let author = match &input {
+            Input::Message(_, message) => match &**message {
+                // Members pass reports of others on.
+                Message::Report(report) => Some(report.author),
+                _ => None,
+            },
+            _ => None,
+        };
         process.agreement.handle(input, times);
         self.hears = author;
         self.carry_agreement(place);

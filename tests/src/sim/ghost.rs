@@ -219,6 +219,12 @@ impl Ghost {
         self.told.retain(|(by, ..)| *by != node);
     }
 
+    /// Takes note that the identity on a disk is an earlier one again, of this incarnation; 0: none.
+    pub fn goes_back(&mut self, node: usize, incarnation: u64) {
+        self.forget_incarnation(node);
+        self.incarnations[node] = incarnation;
+    }
+
     /// Takes note of an identity that a start took.
     ///
     /// # Errors

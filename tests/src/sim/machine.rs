@@ -159,9 +159,11 @@ impl World {
         if let Some(process) = &mut snapshot.process {
             process.pacer.paths.iter_mut().for_each(|path| path.half = None);
         }
+        let incarnation = snapshot.disk.identity.map_or(0, |disk| disk.kept.incarnation);
+        self.ghost.stands_again(place, snapshot.taken_at);
         self.nodes[place] = snapshot;
         self.ghost.comes_back(place);
-        self.ghost.forget_incarnation(place);
+        self.ghost.goes_back(place, incarnation);
         self.note_grants(place);
         for peer in 0..self.nodes.len() {
             self.lose_connection(place, peer);

@@ -85,7 +85,7 @@ pub struct World {
     pub violation: Option<Violation>,
     /// Print what happens.
     pub trace: bool,
-    /// Whose message an agreement is handed.
+    /// Whose report an agreement is handed.
     pub(super) hears: Option<Member>,
     /// What each node's last look at its own page was, before an event.
     before: Option<Token>,

@@ -32,6 +32,12 @@ impl Ghost {
         self.accusals.iter_mut().filter(is).for_each(|one| one.until = one.until.min(at));
     }
 
+    /// Takes note that a detector is again as it was at `then`: what it had not withdrawn by then stands.
+    pub fn stands_again(&mut self, by: usize, then: u64) {
+        let is = |one: &&mut Accusal| one.by == by && one.until > then;
+        self.accusals.iter_mut().filter(is).for_each(|one| one.until = u64::MAX);
+    }
+
     /// Says whether a detector, by place, called an incarnation Down, or a later one that is a proof of its end, and has
     /// not withdrawn that before `since`.
     fn calls_down(&self, by: usize, victim: Member, since: u64) -> bool {

@@ -4,6 +4,19 @@ use super::cluster::Left;
 use super::watch::Reached;
 use std::time::Duration;
 
+/// Walks that a sampled search begins at the ends of.
+#[derive(Clone, Copy, Debug)]
+pub struct Walks {
+    /// How many walks, each with a seed of its own; what ends too early is left out.
+    pub count: u32,
+    /// Faults and deviations on the way: at least so many.
+    pub fewest: u8,
+    /// And at most so many, as is drawn.
+    pub most: u8,
+    /// So many more may come afterwards, in every way in which they can.
+    pub after: u8,
+}
+
 /// Bounds of one check.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -13,74 +26,126 @@ pub struct Bounds {
     pub long: bool,
     /// Nodes, all members at the beginning.
     pub nodes: usize,
-    /// What may happen.
+    /// What may happen: in any one history, of each kind so much, and so much together from the beginning on.
     pub left: Left,
+    /// Where else the search begins; none: only at the cluster just formed.
+    pub walks: &'static [Walks],
     /// Most messages under way at once; a state with more is not looked at any further.
     pub net: usize,
     /// Views decided after the first; a state with more is not looked at any further.
     pub views: usize,
-    /// It ends after so long, whatever is left.
+    /// It has to come to its end before that.
     pub time: Duration,
-    /// It has to come to its end before that: all there is within the bounds was looked at.
-    pub whole: bool,
-    /// So many distinct states it has to come to; where it need not come to its end, it ends there.
+    /// So many distinct states it has to come to.
     pub states: usize,
     /// What it has to come across.
     pub reaches: &'static [Reached],
+    /// In so many states each.
+    pub each: u64,
 }
 
-/// All faults at once, each as often as it may: more than a night can look at.
-const WIDE: Left = Left { crashes: 2, cuts: 1, starts: 2, disks: 1, stalls: 1, doubles: 1, deviations: 1, quanta: 6 };
 /// Nothing goes wrong.
-const PEACE: Left = Left { crashes: 0, cuts: 0, starts: 0, disks: 0, stalls: 0, doubles: 0, deviations: 0, quanta: 4 };
+const PEACE: Left = Left { quanta: 4, ..Left::NOTHING };
 /// Two crashes, one of them in the middle of a step, and one start.
 const CRASHED: Left = Left { crashes: 2, cuts: 1, starts: 1, ..PEACE };
+/// Two crashes, and two starts.
+const RESTARTED: Left = Left { crashes: 2, starts: 2, ..PEACE };
+/// The same, and one of the crashes in the middle of a step.
+const RESTARTED_CUT: Left = Left { cuts: 1, ..RESTARTED };
 /// A crash, a lost disk, a start.
 const REBORN: Left = Left { crashes: 1, starts: 1, disks: 1, ..PEACE };
 /// A crash, a stall, a message that comes twice.
 const STALLED: Left = Left { crashes: 1, stalls: 1, doubles: 1, quanta: 5, ..PEACE };
+/// A crash, a start, and a deviation: a message out of order or lost, a round out of turn, a quantum that ends early.
+const UNORDERED: Left = Left { crashes: 1, starts: 1, deviations: 1, ..PEACE };
+/// All kinds of faults.
+const WIDE: Left =
+    Left { crashes: 2, cuts: 1, starts: 3, disks: 1, stalls: 1, doubles: 2, deviations: 3, quanta: 7, ..Left::NOTHING };
 
 const BY_CRASHES: &[Reached] =
     &[Reached::TwoViews, Reached::Recovered, Reached::Adopted, Reached::LeftOutActs, Reached::ClearedOnly];
+const BY_RESTARTS: &[Reached] =
+    &[Reached::TwoViews, Reached::Recovered, Reached::Adopted, Reached::LeftOutActs, Reached::TwoRestarts];
 const BY_REBIRTH: &[Reached] =
     &[Reached::TwoViews, Reached::Recovered, Reached::Rejoined, Reached::Adopted, Reached::LeftOutActs];
-const BY_STALLS: &[Reached] = &[Reached::TwoViews, Reached::StalledKept, Reached::LeftOutActs, Reached::Doubled];
+const BY_STALLS: &[Reached] =
+    &[Reached::TwoViews, Reached::StalledKept, Reached::LeftOutActs, Reached::Resumed, Reached::Doubled];
+const BY_DISORDER: &[Reached] = &[Reached::TwoViews, Reached::LeftOutActs, Reached::Overtaken, Reached::Across];
+const BY_ALL: &[Reached] = &[
+    Reached::TwoViews,
+    Reached::Recovered,
+    Reached::Rejoined,
+    Reached::StalledKept,
+    Reached::Adopted,
+    Reached::LeftOutActs,
+    Reached::ClearedOnly,
+    Reached::TwoRestarts,
+    Reached::Emptied,
+    Reached::Resumed,
+    Reached::Doubled,
+    Reached::Overtaken,
+    Reached::Across,
+    Reached::All,
+    Reached::AllAct,
+];
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// One that comes to its end: its states are looked at, all of them.
+/// One that holds every history within its bounds.
 const fn whole(name: &'static str, nodes: usize, left: Left, reaches: &'static [Reached]) -> Bounds {
     Bounds {
         name,
         long: false,
         nodes,
-        left,
+        left: left.at_most(u8::MAX),
+        walks: &[],
         net: 12,
         views: 4,
         time: seconds(900),
-        whole: true,
         states: 10_000,
         reaches,
+        each: 1,
     }
 }
 
-/// One that does not: so many of its states.
-const fn wide(name: &'static str, nodes: usize, long: bool, time: Duration, states: usize) -> Bounds {
-    let reaches = if long { BY_REBIRTH } else { &[Reached::LeftOutActs] };
-    Bounds { name, long, nodes, left: WIDE, net: 12, views: 4, time, whole: false, states, reaches }
+/// One that holds every history with two faults of any kinds, and what is around so many walks.
+const fn wide(name: &'static str, nodes: usize, walks: &'static [Walks]) -> Bounds {
+    Bounds {
+        name,
+        long: false,
+        nodes,
+        left: WIDE.at_most(2),
+        walks,
+        net: 12,
+        views: 4,
+        time: seconds(900),
+        states: 10_000_000,
+        reaches: BY_ALL,
+        each: 10_000,
+    }
+}
+
+/// The same, for hours.
+const fn long(name: &'static str, nodes: usize, walks: &'static [Walks]) -> Bounds {
+    Bounds { long: true, time: seconds(36_000), states: 250_000_000, ..wide(name, nodes, walks) }
 }
 
 /// All bounds. What is not long, CI runs: within ten minutes on two CPUs.
 pub const BOUNDS: &[Bounds] = &[
     whole("three-crashed", 3, CRASHED, BY_CRASHES),
+    whole("three-restarted", 3, RESTARTED, BY_RESTARTS),
+    whole("three-restarted-cut", 3, RESTARTED_CUT, BY_RESTARTS),
     whole("three-reborn", 3, REBORN, BY_REBIRTH),
     whole("three-stalled", 3, STALLED, BY_STALLS),
-    wide("three", 3, false, seconds(900), 10_000_000),
+    whole("three-unordered", 3, UNORDERED, BY_DISORDER),
+    wide("three", 3, &[Walks { count: 400, fewest: 3, most: 10, after: 2 }]),
+    whole("four-restarted", 4, RESTARTED, BY_RESTARTS),
     whole("four-reborn", 4, REBORN, BY_REBIRTH),
     whole("four-stalled", 4, STALLED, BY_STALLS),
-    wide("four", 4, false, seconds(900), 10_000_000),
-    wide("three-long", 3, true, seconds(36_000), 500_000_000),
-    wide("four-long", 4, true, seconds(36_000), 500_000_000),
+    whole("four-unordered", 4, UNORDERED, BY_DISORDER),
+    wide("four", 4, &[Walks { count: 100, fewest: 3, most: 10, after: 2 }]),
+    long("three-long", 3, &[Walks { count: 10_000, fewest: 3, most: 10, after: 2 }]),
+    long("four-long", 4, &[Walks { count: 3_000, fewest: 3, most: 10, after: 2 }]),
 ];

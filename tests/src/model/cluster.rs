@@ -1,9 +1,12 @@
 //! The cluster as the checker sees it: nodes, what is under way, what kernels know of each other, and what may yet go
-//! wrong; and what may happen next. See [`super`] for what is left out.
+//! wrong; and what comes of each thing that happens. What may happen is in [`super::moves`]. See [`super`] for what is left
+//! out.
 
 use super::bounds::Bounds;
 use super::kernel::{Dates, NODES, QUANTUM_MS};
+use super::moves::Action;
 use super::node::{Cut, Load, Node, Outcome, Step, step};
+use super::packet::{Net, Packet};
 use super::shared::{Shared, Table, digest};
 use super::watch::{Reached, Watch, past};
 use heartbeat_user::core::agreement::document::Member;
@@ -33,25 +36,6 @@ pub struct Seen {
     pub acked: u8,
 }
 
-/// A message, or a fence, under way.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Packet {
-    /// Node and incarnation that sent it.
-    pub from: (u8, u8),
-    /// Node and incarnation that it is for: a connection is between two of them.
-    pub to: (u8, u8),
-    /// What.
-    pub load: Shared<Load>,
-    /// It comes whenever it likes, or never.
-    pub held: bool,
-}
-
-impl Packet {
-    fn key(&self) -> (u128, (u8, u8), (u8, u8)) {
-        (self.load.digest(), self.from, self.to)
-    }
-}
-
 /// What may yet happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Left {
@@ -70,8 +54,35 @@ pub struct Left {
     /// Deviations from the order in which things happen when nothing is amiss: a message that is held back, a round out
     /// of its turn, a quantum that ends before everything has arrived.
     pub deviations: u8,
+    /// Of all these together at most so many.
+    pub together: u8,
     /// Quanta.
     pub quanta: u8,
+}
+
+impl Left {
+    /// Nothing, and no time for it.
+    pub const NOTHING: Self =
+        Self { crashes: 0, cuts: 0, starts: 0, disks: 0, stalls: 0, doubles: 0, deviations: 0, together: 0, quanta: 0 };
+
+    /// Returns how much it is, each by itself.
+    #[must_use]
+    pub const fn sum(self) -> u8 {
+        self.crashes + self.starts + self.disks + self.stalls + self.doubles + self.deviations
+    }
+
+    /// Returns it with so much together, or with all where it is no more.
+    #[must_use]
+    pub const fn at_most(self, most: u8) -> Self {
+        let sum = self.sum();
+        Self { together: if most < sum { most } else { sum }, ..self }
+    }
+
+    /// Returns what may happen now: where nothing more may together, nothing of each.
+    #[must_use]
+    pub const fn open(self) -> Self {
+        if self.together > 0 { self } else { Self { quanta: self.quanta, ..Self::NOTHING } }
+    }
 }
 
 /// The state.
@@ -92,42 +103,11 @@ pub struct Cluster {
     /// A bit for each whose next round is late.
     pub late: u8,
     /// What is under way, in no order.
-    pub net: Vec<Packet>,
+    pub net: Net,
     /// What may yet go wrong.
     pub left: Left,
     /// The record.
     pub watch: Watch,
-}
-
-/// What may happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Time passes.
-    Pass,
-    /// A round of a controller.
-    Round(usize),
-    /// A message comes.
-    Deliver(usize),
-    /// A message is held back: it comes late, out of order, or never.
-    Hold(usize),
-    /// A message comes, and will come again.
-    Double(usize),
-    /// A node starts.
-    Start(usize),
-    /// A stalled controller goes on.
-    Resume(usize),
-    /// A controller stops making progress.
-    Stall(usize),
-    /// A disk is lost.
-    LoseDisk(usize),
-    /// A round is cut off at its first write.
-    CutRound(usize, Cut),
-    /// So is what a message leads to.
-    CutDelivery(usize, Cut),
-    /// A machine loses power.
-    Power(usize),
-    /// A controller dies.
-    Kill(usize),
 }
 
 /// What all states have in common.
@@ -137,7 +117,7 @@ pub struct World {
     steps: Table<Option<Arc<Outcome>>>,
     nodes: Table<Shared<Node>>,
     /// Nothing happens any more: the time for the check is over.
-    over: AtomicBool,
+    pub(super) over: AtomicBool,
 }
 
 /// Most steps and nodes remembered: about 10 KiB each.
@@ -173,118 +153,6 @@ impl World {
         })
     }
 
-    /// Lists what may happen: the usual first, faults last, which the checker takes up first.
-    pub fn actions(&self, state: &Cluster, actions: &mut Vec<Action>) {
-        if self.over.load(Ordering::Relaxed) {
-            return;
-        }
-        let usual = self.usual(state);
-        actions.extend(usual);
-        let mut others = Vec::new();
-        self.harmless(state, &mut others);
-        actions.extend(others.into_iter().filter(|action| Some(*action) != usual));
-        for own in 0..state.nodes.len() {
-            self.faults(state, own, actions);
-        }
-    }
-
-    /// Returns what happens next when nothing is amiss: whatever is under way arrives, whoever has something to read or
-    /// has not run yet runs, and then time passes.
-    pub fn usual(&self, state: &Cluster) -> Option<Action> {
-        let arrives = state.net.iter().position(|packet| !packet.held && self.deliverable(state, packet));
-        let round = || (0..state.nodes.len()).find(|own| self.wants_round(state, *own)).map(Action::Round);
-        let pass = || (state.left.quanta > 0).then_some(Action::Pass);
-        arrives.map(Action::Deliver).or_else(round).or_else(pass)
-    }
-
-    fn awake(&self, state: &Cluster, own: usize) -> bool {
-        state.nodes[own].controller.is_some() && state.stalled >> own & 1 == 0
-    }
-
-    fn wants_round(&self, state: &Cluster, own: usize) -> bool {
-        let news = |peer: &Shared<Node>| peer.said.as_ref().is_some_and(|said| state.nodes[own].has_not_read(said));
-        let others = state.nodes.iter().enumerate().filter(|(peer, _)| *peer != own);
-        self.awake(state, own) && (state.ran[own] < state.now || others.map(|(_, peer)| peer).any(news))
-    }
-
-    /// What is no fault: all of it where deviations are left, else only what was held back.
-    fn harmless(&self, state: &Cluster, actions: &mut Vec<Action>) {
-        let left = &state.left;
-        let deviates = left.deviations > 0;
-        if deviates && left.quanta > 0 && self.all_ran(state) {
-            actions.push(Action::Pass);
-        }
-        if deviates {
-            actions.extend((0..state.nodes.len()).filter(|own| self.wants_round(state, *own)).map(Action::Round));
-        }
-        for (place, packet) in state.net.iter().enumerate().filter(|(_, packet)| self.deliverable(state, packet)) {
-            let message = matches!(*packet.load, Load::Message(_));
-            if packet.held {
-                actions.push(Action::Deliver(place));
-            } else if deviates {
-                actions.push(Action::Hold(place));
-            }
-            if message && left.doubles > 0 {
-                actions.push(Action::Double(place));
-            }
-        }
-        for own in 0..state.nodes.len() {
-            let runs = state.nodes[own].controller.is_some();
-            if left.starts > 0 && !runs {
-                actions.push(Action::Start(own));
-            }
-            if runs && !self.awake(state, own) {
-                actions.push(Action::Resume(own));
-            }
-        }
-    }
-
-    fn faults(&self, state: &Cluster, own: usize, actions: &mut Vec<Action>) {
-        let (left, node) = (&state.left, &state.nodes[own]);
-        let awake = self.awake(state, own);
-        if left.stalls > 0 && awake {
-            actions.push(Action::Stall(own));
-        }
-        if left.disks > 0 && node.controller.is_none() && node.disk.is_some() {
-            actions.push(Action::LoseDisk(own));
-        }
-        if left.crashes == 0 {
-            return;
-        }
-        if left.cuts > 0 && self.wants_round(state, own) {
-            actions.extend([Cut::Power, Cut::Kill].map(|cut| Action::CutRound(own, cut)));
-        }
-        if left.cuts > 0 && awake {
-            let here = |(_, packet): &(usize, &Packet)| {
-                let message = matches!(*packet.load, Load::Message(_));
-                usize::from(packet.to.0) == own && message && self.deliverable(state, packet)
-            };
-            for (place, _) in state.net.iter().enumerate().filter(here) {
-                actions.extend([Cut::Power, Cut::Kill].map(|cut| Action::CutDelivery(place, cut)));
-            }
-        }
-        if node.kernel.up && !node.kernel.stopped {
-            actions.push(Action::Power(own));
-            if node.controller.is_some() {
-                actions.push(Action::Kill(own));
-            }
-        }
-    }
-
-    /// Every controller that makes progress has had its round: else it would be stalled.
-    fn all_ran(&self, state: &Cluster) -> bool {
-        (0..state.nodes.len()).all(|own| !self.awake(state, own) || state.ran[own] == state.now)
-    }
-
-    fn deliverable(&self, state: &Cluster, packet: &Packet) -> bool {
-        let to = usize::from(packet.to.0);
-        match *packet.load {
-            // A connection of an incarnation that is no more brings nothing.
-            Load::Message(_) => self.awake(state, to) && state.nodes[to].incarnation == u64::from(packet.to.1),
-            Load::Fence(..) => state.nodes[to].kernel.up,
-        }
-    }
-
     /// Returns the state after an action; `None`: it changes nothing that it should.
     #[must_use]
     pub fn next(&self, last: &Cluster, action: Action) -> Option<Cluster> {
@@ -296,7 +164,7 @@ impl World {
         };
         state.left.deviations -= u8::from(deviates);
         match action {
-            Action::Hold(place) => state.net[place].held = true,
+            Action::Hold(place) => state.net.hold(place),
             Action::Power(own) | Action::Kill(own) => {
                 state.left.crashes -= 1;
                 let kind = if matches!(action, Action::Power(_)) { Step::Power } else { Step::Kill };
@@ -309,6 +177,8 @@ impl World {
             }
             Action::Start(own) => {
                 state.left.starts -= 1;
+                let node = &state.nodes[own];
+                state.watch.started(!node.kernel.stopped, node.disk.is_none());
                 state.ran[own] = state.now.saturating_sub(1);
                 self.step(&mut state, own, &Step::Start, Cut::Whole)?;
             }
@@ -318,7 +188,10 @@ impl World {
             }
             Action::Resume(own) => {
                 state.stalled &= !(1 << own);
-                state.late |= u8::from(state.ran[own] + 1 < state.now) << own;
+                if state.ran[own] + 1 < state.now {
+                    state.late |= 1 << own;
+                    state.watch.reach(Reached::Resumed);
+                }
             }
             Action::Pass => {
                 state.left.quanta -= 1;
@@ -330,6 +203,7 @@ impl World {
             Action::Double(place) => self.deliver(&mut state, place, Cut::Whole, true)?,
             Action::CutDelivery(place, cut) => self.deliver(&mut state, place, cut, false)?,
         }
+        state.left.together -= last.left.sum() - state.left.sum();
         self.exchange(&mut state);
         let Cluster { nodes, dates, stalled, now, watch, .. } = &mut state;
         watch.look(nodes, dates, *stalled, *now);
@@ -348,16 +222,12 @@ impl World {
             // Without a controller there is no connection, and without a machine nobody hears a fence.
             if state.nodes[*to].controller.is_some() || fence && state.nodes[*to].kernel.up {
                 let to = (*to as u8, if fence { 0 } else { to_incarnation });
-                let packet = Packet { from: (own as u8, before), to, load: load.clone(), held: false };
-                if let Err(place) = state.net.binary_search_by_key(&packet.key(), Packet::key) {
-                    state.net.insert(place, packet);
-                }
+                state.net.send(Packet::new((own as u8, before), to, load.clone()));
             }
         }
         // Connections end with the controller.
         if ran && outcome.node.controller.is_none() {
-            let gone = own as u8;
-            state.net.retain(|packet| packet.to.0 != gone || matches!(*packet.load, Load::Fence(..)));
+            state.net.ended(own);
             let kind = if outcome.node.kernel.up { past::KILLED } else { past::POWER };
             state.watch.past[own] |= if outcome.node.kernel.stopped { 0 } else { kind };
             state.stalled &= !(1 << own);
@@ -376,7 +246,11 @@ impl World {
         if outcome.node.kernel.view != view {
             state.dates[own] = [0; NODES];
         }
+        let decided = state.watch.changes();
         state.watch.take(&outcome, state.stalled);
+        if state.watch.changes() != decided {
+            state.net.decided();
+        }
         Some(())
     }
 
@@ -392,13 +266,9 @@ impl World {
     }
 
     fn deliver(&self, state: &mut Cluster, place: usize, cut: Cut, twice: bool) -> Option<()> {
-        let packet = state.net[place].clone();
-        if twice {
-            state.left.doubles -= 1;
-            state.watch.reach(Reached::Doubled);
-        } else {
-            state.net.remove(place);
-        }
+        state.left.doubles -= u8::from(twice);
+        let Cluster { net, watch, .. } = &mut *state;
+        let packet = net.come(place, twice, watch);
         let (from, to) = (usize::from(packet.from.0), usize::from(packet.to.0));
         let sender = Member { node: NodeId(from as u16 + 1), incarnation: u64::from(packet.from.1) };
         match &*packet.load {
@@ -468,5 +338,18 @@ impl World {
             gated: true,
             quorate: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_nothing_more_may_happen_together_nothing_of_any_kind_may() {
+        let left = Left { crashes: 2, cuts: 1, starts: 1, deviations: 1, quanta: 3, ..Left::NOTHING };
+        assert_eq!((left.at_most(9).together, left.at_most(3).together), (4, 3), "a cut is a crash");
+        assert_eq!(left.at_most(1).open(), left.at_most(1));
+        assert_eq!(left.at_most(0).open(), Left { quanta: 3, ..Left::NOTHING });
     }
 }

@@ -1,9 +1,11 @@
 //! How a check begins: a cluster that was formed by the rules, step by step, all of its nodes members that act.
 
 use super::bounds::Bounds;
-use super::cluster::{Action, Cluster, Left, Seen, World};
+use super::cluster::{Cluster, Left, Seen, World};
 use super::kernel::NODES;
+use super::moves::Action;
 use super::node::{Cut, Node, Step, acting};
+use super::packet::Net;
 use super::shared::Shared;
 use super::watch::Watch;
 use heartbeat_common::view::VoteId;
@@ -62,8 +64,8 @@ fn nobody(nodes: usize) -> Cluster {
         ran: [4; NODES],
         stalled: 0,
         late: 0,
-        net: Vec::new(),
-        left: Left { crashes: 0, cuts: 0, starts: 0, disks: 0, stalls: 0, doubles: 0, deviations: 0, quanta: u8::MAX },
+        net: Net::default(),
+        left: Left { quanta: u8::MAX, ..Left::NOTHING },
         watch: Watch::new(Shared::new(none), Vec::new()),
     }
 }

@@ -6,7 +6,13 @@
 //! Messages between controllers are a set in no order. Things happen in one usual order (whatever is under way arrives,
 //! whoever has something to read runs, then time passes) and deviate from it as often as the bounds say: a message is
 //! held back, to come at any later time or never, or comes twice; a round is out of its turn; time passes too early. Each
-//! fault comes at any time. Within the bounds every such history is looked at, where there is time for all.
+//! fault comes at any time.
+//!
+//! **Whole bounds** look at every such history that they hold. Of all kinds of faults at once there are too many, so
+//! those bounds are **sampled**: seeded walks lead into histories with up to so many faults behind them, and from the end
+//! of each walk every history is looked at in which so many more faults come, of any kind and at any time. A search that
+//! were cut off instead would see one corner, since it goes deep first. Which states there are depends on neither threads
+//! nor time, in both: two runs count the same.
 //!
 //! **Time** is counted in quanta of 600 ms, as long as every time-out of the `lan` profile and a little more, on one clock
 //! for all. Within a quantum everything happens in every order; between two of them, whatever was running is over. So
@@ -26,17 +32,25 @@ pub mod bounds;
 pub mod cluster;
 mod form;
 pub mod kernel;
+pub mod moves;
 pub mod node;
+pub mod packet;
 pub mod shared;
+pub mod situations;
+pub mod walk;
 pub mod watch;
 
 use anyhow::Context;
 use bounds::{BOUNDS, Bounds};
-use cluster::{Action, Cluster, World};
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use cluster::{Cluster, World};
+use moves::{Action, Beyond};
+use situations::{SITUATIONS, Tally};
+use stateright::{Checker, HasDiscoveries, Model, Path, Property};
+use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use watch::{Broken, Reached};
+use walk::Root;
+use watch::Broken;
 
 /// How often the checker is looked at, and how often it is said how far it is.
 const LOOK: Duration = Duration::from_millis(200);
@@ -45,38 +59,16 @@ const SAY: Duration = Duration::from_secs(30);
 /// The model, as the checker wants it.
 pub struct Views {
     world: World,
+    roots: Vec<Root>,
+    tally: Tally,
 }
-
-/// A sometimes-property, by what it is about.
-type Name = (&'static str, fn(&Views, &Cluster) -> bool);
-
-const fn reached(state: &Cluster, what: Reached) -> bool {
-    state.watch.reached & what as u16 != 0
-}
-
-const SOMETIMES: [(Reached, Name); 8] = [
-    (Reached::TwoViews, ("two views are decided, one after the other", |_, s| reached(s, Reached::TwoViews))),
-    (Reached::Recovered, ("who lost power acts in the newest view again", |_, s| reached(s, Reached::Recovered))),
-    (Reached::Rejoined, ("who lost its disk acts in the newest view again", |_, s| reached(s, Reached::Rejoined))),
-    (
-        Reached::StalledKept,
-        ("who was stalled stays and acts in the newest view", |_, s| reached(s, Reached::StalledKept)),
-    ),
-    (Reached::Adopted, ("a controller that came back acts in a later view", |_, s| reached(s, Reached::Adopted))),
-    (
-        Reached::LeftOutActs,
-        ("somebody acts who is left out of the newest view", |_, s| reached(s, Reached::LeftOutActs)),
-    ),
-    (Reached::Doubled, ("a message comes twice", |_, s| reached(s, Reached::Doubled))),
-    (Reached::ClearedOnly, ("a view is decided after a step was cut off", |_, s| reached(s, Reached::ClearedOnly))),
-];
 
 impl Model for Views {
     type State = Cluster;
     type Action = Action;
 
     fn init_states(&self) -> Vec<Cluster> {
-        vec![self.world.formed()]
+        self.roots.iter().map(|root| root.state.clone()).collect()
     }
 
     fn actions(&self, state: &Cluster, actions: &mut Vec<Action>) {
@@ -88,15 +80,25 @@ impl Model for Views {
     }
 
     fn within_boundary(&self, state: &Cluster) -> bool {
-        let bounds = &self.world.bounds;
-        state.net.len() <= bounds.net && state.watch.changes() <= bounds.views
+        let beyond = self.world.beyond(state);
+        match beyond {
+            Some(Beyond::Net) => self.tally.net.fetch_add(1, Ordering::Relaxed),
+            Some(Beyond::Views) => self.tally.views.fetch_add(1, Ordering::Relaxed),
+            None => 0,
+        };
+        beyond.is_none()
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        let mut properties = vec![
-            Property::always("S1: one document of each order, each following the one before", |_, state: &Cluster| {
-                state.watch.broken != Some(Broken::Agreement)
-            }),
+        let mut properties: Vec<Property<Self>> = vec![
+            // Every state is judged by each property once, so by this one all are counted.
+            Property::always(
+                "S1: one document of each order, each following the one before",
+                |views: &Self, state: &Cluster| {
+                    views.tally.count(state);
+                    state.watch.broken != Some(Broken::Agreement)
+                },
+            ),
             Property::always("S2: a majority of the old votes has accepted it on disk", |_, state: &Cluster| {
                 state.watch.broken != Some(Broken::OldVotes)
             }),
@@ -113,7 +115,7 @@ impl Model for Views {
                 !matches!(state.watch.broken, Some(Broken::Step(_)))
             }),
         ];
-        let wanted = SOMETIMES.iter().filter(|(what, _)| self.world.bounds.reaches.contains(what));
+        let wanted = SITUATIONS.iter().filter(|(what, _)| self.world.bounds.reaches.contains(what));
         properties.extend(wanted.map(|(_, (name, condition))| Property::sometimes(name, *condition)));
         properties
     }
@@ -143,8 +145,7 @@ pub fn run(chosen: &[Bounds], threads: usize) -> bool {
     chosen.iter().filter(|bounds| !check(**bounds, threads)).count() == 0
 }
 
-/// Waits for the checker, and ends it when it has looked at as many states as it has to, where it need not look at all,
-/// or when its time is over. Returns whether it had come to its end by then.
+/// Waits for the checker, and ends it when its time is over. Returns whether it had come to its end by then.
 fn watched<C: Checker<Views>>(checker: &C, bounds: Bounds, begun: Instant) -> bool {
     let mut said = begun;
     while !checker.is_done() {
@@ -154,8 +155,7 @@ fn watched<C: Checker<Views>>(checker: &C, bounds: Bounds, begun: Instant) -> bo
             let (unique, seconds) = (checker.unique_state_count(), begun.elapsed().as_secs());
             println!("{}: {unique} distinct states after {seconds} s, {} deep", bounds.name, checker.max_depth());
         }
-        let enough = !bounds.whole && checker.unique_state_count() >= bounds.states;
-        if enough || begun.elapsed() >= bounds.time {
+        if begun.elapsed() >= bounds.time {
             checker.model().world.stop(true);
             return false;
         }
@@ -164,42 +164,66 @@ fn watched<C: Checker<Views>>(checker: &C, bounds: Bounds, begun: Instant) -> bo
 }
 
 fn check(bounds: Bounds, threads: usize) -> bool {
-    println!("== {}: {} nodes, {:?}", bounds.name, bounds.nodes, bounds.left);
+    let name = bounds.name;
+    println!("== {name}: {} nodes, {:?}", bounds.nodes, bounds.left);
     let begun = Instant::now();
-    let model = Views { world: World::new(bounds) };
+    let world = World::new(bounds);
+    let roots = world.roots();
+    for walks in bounds.walks {
+        println!("{name}: {walks:?}");
+    }
+    println!("{name}: from {} states", roots.len());
+    let model = Views { world, roots, tally: Tally::default() };
     let checker = model.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures).spawn_dfs();
-    let whole = watched(&checker, bounds, begun);
+    let ended = watched(&checker, bounds, begun);
     let checker = checker.join();
     // The ways to what was found are walked once more.
     checker.model().world.stop(false);
     let seconds = begun.elapsed().as_secs_f64();
-    let (unique, generated) = (checker.unique_state_count(), checker.state_count());
-    let (steps, nodes) = checker.model().world.remembered();
+    // What does not hold ends it at once.
+    let (found, properties) = (checker.discoveries(), checker.model().properties());
+    let broken =
+        |property: &Property<Views>| property.expectation.discovery_is_failure() && found.contains_key(property.name);
+    let whole = ended && !properties.iter().any(broken);
+    let (unique, tally) = (checker.unique_state_count(), &checker.model().tally);
     println!(
-        "{}: {unique} distinct states of {generated} generated, {} deep, in {seconds:.0} s ({:.0} a second), {}",
-        bounds.name,
+        "{name}: {unique} distinct states of {} generated, {} deep, in {seconds:.0} s ({:.0} a second), {}",
+        checker.state_count(),
         checker.max_depth(),
         unique as f64 / seconds,
-        if whole { "all there are within the bounds" } else { "not all there are" },
+        if whole { "all there are" } else { "NOT all there are" },
     );
-    println!("{}: {nodes} nodes and {steps} steps of them", bounds.name);
-    let mut good = unique >= bounds.states && (whole || !bounds.whole);
+    let (net, views) = (tally.net.load(Ordering::Relaxed), tally.views.load(Ordering::Relaxed));
+    let (steps, nodes) = checker.model().world.remembered();
+    println!(
+        "{name}: {nodes} nodes and {steps} steps of them; {net} steps to too many messages, {views} to too many views"
+    );
+    let mut good = unique >= bounds.states && whole;
     if !good {
-        let all = if bounds.whole { ", and all there are" } else { "" };
-        println!("{}: FAILED: {} distinct states are wanted{all}", bounds.name, bounds.states);
+        println!("{name}: FAILED: {} distinct states are wanted, and all there are", bounds.states);
     }
-    let found = checker.discoveries();
-    for property in checker.model().properties() {
+    for property in properties {
         let failure = property.expectation.discovery_is_failure();
-        let there = found.contains_key(property.name);
-        let held = there != failure;
+        let there = found.get(property.name);
+        let situation = SITUATIONS.iter().find(|(_, (name, _))| *name == property.name);
+        let states = situation.map(|(what, _)| tally.of(*what));
+        let held = there.is_some() != failure && states.is_none_or(|states| states >= bounds.each);
         good &= held;
-        println!("  {} {}", if held { "ok    " } else { "FAILED" }, property.name);
-        if let (true, Some(path)) = (failure && there, found.get(property.name)) {
-            for action in path.clone().into_actions() {
-                println!("    {action:?}");
-            }
+        let states = states.map_or_else(String::new, |states| format!(" ({states} states)"));
+        println!("  {} {}{states}", if held { "ok    " } else { "FAILED" }, property.name);
+        if let (true, Some(path)) = (failure, there) {
+            tell(checker.model(), path);
         }
     }
     good
+}
+
+/// Prints a way, from the cluster just formed.
+fn tell(model: &Views, path: &Path<Cluster, Action>) {
+    let begin = path.clone().into_states().into_iter().next();
+    let root = model.roots.iter().find(|root| Some(&root.state) == begin.as_ref());
+    let way = root.map(|root| root.way.clone()).unwrap_or_default();
+    for action in way.into_iter().chain(path.clone().into_actions()) {
+        println!("    {action:?}");
+    }
 }

@@ -41,11 +41,34 @@ pub enum Reached {
     Adopted = 1 << 4,
     /// Somebody acts who was left out of a view already decided: the wait is for him.
     LeftOutActs = 1 << 5,
-    /// A message came twice.
+    /// A message came a second time.
     Doubled = 1 << 6,
     /// A crash came between the clear of grants and the acceptance on disk, and a view was decided afterwards.
     ClearedOnly = 1 << 7,
+    /// Two crashes, and a start after each.
+    TwoRestarts = 1 << 8,
+    /// A node started with an empty disk.
+    Emptied = 1 << 9,
+    /// A controller went on after a stall of a quantum or more.
+    Resumed = 1 << 10,
+    /// A message came after one that was sent later on the same connection.
+    Overtaken = 1 << 11,
+    /// A message came that was held back while a view was decided.
+    Across = 1 << 12,
+    /// Each of [`KINDS`] in one history.
+    All = 1 << 13,
+    /// So, and every node acts in the newest view.
+    AllAct = 1 << 14,
 }
+
+/// What has to come together in one history: two views one after the other, two crashes with their starts, a lost disk, a
+/// stall, a message that comes twice, one that comes out of order.
+pub const KINDS: u16 = Reached::TwoViews as u16
+    | Reached::TwoRestarts as u16
+    | Reached::Emptied as u16
+    | Reached::Resumed as u16
+    | Reached::Doubled as u16
+    | Reached::Overtaken as u16;
 
 /// What a node has been through.
 pub mod past {
@@ -78,6 +101,8 @@ pub struct Watch {
     left: Vec<Member>,
     /// What each node has been through.
     pub past: [u8; NODES],
+    /// Crashes that a start came after; two are counted.
+    restarts: u8,
     /// What was reached.
     pub reached: u16,
     /// The first property that did not hold.
@@ -96,6 +121,7 @@ impl Watch {
             holds,
             left: Vec::new(),
             past: [0; NODES],
+            restarts: 0,
             reached: 0,
             broken: None,
         }
@@ -116,6 +142,20 @@ impl Watch {
     /// Notes that something was reached.
     pub fn reach(&mut self, what: Reached) {
         self.reached |= what as u16;
+        if self.reached & KINDS == KINDS {
+            self.reached |= Reached::All as u16;
+        }
+    }
+
+    /// Notes a start. `crashed`: the node had not ended by itself; `empty`: its disk is.
+    pub fn started(&mut self, crashed: bool, empty: bool) {
+        self.restarts = (self.restarts + u8::from(crashed)).min(2);
+        if self.restarts == 2 {
+            self.reach(Reached::TwoRestarts);
+        }
+        if empty {
+            self.reach(Reached::Emptied);
+        }
     }
 
     fn fail(&mut self, broken: Broken) {
@@ -208,6 +248,11 @@ impl Watch {
             }
             self.note(place, *order, who, stalled);
         }
+        let newest = self.newest().order;
+        if stalled == 0 && self.reached & Reached::All as u16 != 0 && tokens.iter().all(|token| *token == Some(newest))
+        {
+            self.reach(Reached::AllAct);
+        }
     }
 
     fn note(&mut self, place: usize, order: Order, who: Member, stalled: u8) {
@@ -234,4 +279,4 @@ impl Watch {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

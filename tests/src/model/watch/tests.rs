@@ -27,6 +27,11 @@ fn after(view: &Document, members: &[Member]) -> Document {
     Document { order, parent, members: members.to_vec(), ..view.clone() }
 }
 
+/// A record that has just begun.
+pub fn record() -> Watch {
+    watch()
+}
+
 fn watch() -> Watch {
     Watch::new(Shared::new(view()), (1..=3).map(vote).collect())
 }
@@ -144,4 +149,42 @@ fn two_who_act_side_by_side_are_seen() {
     watch.look(&[acts(&view()), idle.clone(), acts(&view())], &dates, 0, 9);
     assert_eq!(watch.broken, None, "all act in the view before, which has them");
     assert_ne!(watch.reached & Reached::LeftOutActs as u16, 0);
+}
+
+/// All that has to come together, but for the two views.
+fn all_but_views(watch: &mut Watch) {
+    watch.started(true, true);
+    for what in [Reached::Resumed, Reached::Doubled, Reached::Overtaken] {
+        watch.reach(what);
+    }
+    watch.started(false, false);
+    assert_eq!(watch.reached & Reached::TwoRestarts as u16, 0, "one of them had ended by itself");
+    watch.started(true, false);
+    assert_eq!(watch.reached & KINDS, KINDS & !(Reached::TwoViews as u16));
+}
+
+#[test]
+fn all_is_said_of_a_history_that_has_each_kind() {
+    let mut watch = watch();
+    all_but_views(&mut watch);
+    assert_eq!(watch.reached & Reached::All as u16, 0);
+    watch.reach(Reached::TwoViews);
+    assert_ne!(watch.reached & Reached::All as u16, 0);
+}
+
+#[test]
+fn all_act_where_nobody_is_missing() {
+    let mut watch = watch();
+    let dates = [[0; NODES]; NODES];
+    let (one, idle) = (acts(&view()), Shared::new(Node::default()));
+    watch.look(&[one.clone(), one.clone()], &dates, 0, 9);
+    all_but_views(&mut watch);
+    watch.reach(Reached::TwoViews);
+    let all_act = |watch: &Watch| watch.reached & Reached::AllAct as u16 != 0;
+    assert!(!all_act(&watch), "they acted before");
+    watch.look(&[one.clone(), idle], &dates, 0, 9);
+    watch.look(&[one.clone(), one.clone()], &dates, 2, 9);
+    assert!(!all_act(&watch), "one does not act, or is stalled");
+    watch.look(&[one.clone(), one], &dates, 0, 9);
+    assert!(all_act(&watch));
 }

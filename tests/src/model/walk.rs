@@ -4,9 +4,7 @@
 use super::bounds::Walks;
 use super::cluster::{Cluster, World};
 use super::moves::Action;
-use super::shared::digest;
 use crate::xdp::random::Random;
-use std::collections::BTreeSet;
 use std::mem::{Discriminant, discriminant};
 
 /// A state to begin at.
@@ -21,22 +19,21 @@ pub struct Root {
 /// Of so many steps of a walk one is out of the usual, as is drawn for each walk: faults close together, or far apart.
 const GAPS: [u64; 4] = [2, 4, 8, 16];
 
+/// Walks of one part of a search.
+const PART: u32 = 20;
+
 impl World {
-    /// Returns where the search begins, each state once and always the same ones: the cluster just formed, and where the
-    /// bounds ask for walks, the ends of these.
+    /// Returns where a part of the search begins, always at the same states: the first at the cluster just formed, each
+    /// other at the ends of the next few walks. None: there is no such part.
     #[must_use]
-    pub fn roots(&self) -> Vec<Root> {
+    pub fn roots(&self, part: u32) -> Option<Vec<Root>> {
         let formed = self.formed();
-        let mut known = BTreeSet::new();
-        let mut roots = vec![Root { state: formed.clone(), way: Vec::new() }];
-        for (number, walks) in self.bounds.walks.iter().enumerate() {
-            for seed in 0..walks.count {
-                let mut random = Random::new((number as u64) << 32 | u64::from(seed));
-                let root = self.walk(&formed, *walks, &mut random);
-                roots.extend(root.filter(|root| known.insert(digest(&root.state))));
-            }
-        }
-        roots
+        let Some(before) = part.checked_sub(1) else { return Some(vec![Root { state: formed, way: Vec::new() }]) };
+        let walks = self.bounds.walks?;
+        let first = before * PART;
+        let seeds = first..(first + PART).min(walks.count);
+        let walk = |seed: u32| self.walk(&formed, walks, &mut Random::new(u64::from(seed)));
+        (!seeds.is_empty()).then(|| seeds.filter_map(walk).collect())
     }
 
     /// Walks until so much went wrong as is drawn. None: time was over before that.
@@ -85,21 +82,24 @@ mod tests {
     use super::*;
     use crate::model::bounds::{BOUNDS, Bounds};
 
-    const FEW: &[Walks] = &[Walks { count: 12, fewest: 2, most: 6, after: 1 }];
+    const FEW: Walks = Walks { count: 12, fewest: 2, most: 6, after: 1 };
 
-    fn world(walks: &'static [Walks]) -> World {
-        let wide = BOUNDS.iter().find(|bounds| !bounds.walks.is_empty()).expect("some are sampled");
+    fn world(walks: Option<Walks>) -> World {
+        let wide = BOUNDS.iter().find(|bounds| bounds.walks.is_some()).expect("some are sampled");
         World::new(Bounds { walks, ..*wide })
+    }
+
+    fn roots(world: &World) -> Vec<Root> {
+        world.roots(1).expect("there are walks")
     }
 
     #[test]
     fn walks_lead_always_to_the_same_states_with_faults_behind_them() {
-        let (world, again) = (world(FEW), world(FEW));
-        let (roots, same) = (world.roots(), again.roots());
-        assert!(roots.len() > 6, "{} of 12 walks came to an end in time", roots.len() - 1);
+        let (world, again) = (world(Some(FEW)), world(Some(FEW)));
+        let (roots, same) = (roots(&world), roots(&again));
+        assert!(roots.len() > 4, "{} of 12 walks came to an end in time", roots.len());
         assert!(roots.iter().map(|root| &root.state).eq(same.iter().map(|root| &root.state)));
-        assert!(roots[0].way.is_empty());
-        for root in &roots[1..] {
+        for root in &roots {
             let spent = world.bounds.left.sum() - root.state.left.sum();
             assert!((2..=6).contains(&spent), "{spent} faults");
             assert_eq!(root.state.left.together, 1, "one more may come");
@@ -108,8 +108,8 @@ mod tests {
 
     #[test]
     fn the_way_to_a_root_can_be_walked_again() {
-        let world = world(FEW);
-        for root in world.roots() {
+        let world = world(Some(FEW));
+        for root in roots(&world) {
             let mut state = world.formed();
             state.left = world.bounds.left.at_most(u8::MAX);
             for action in &root.way {
@@ -121,7 +121,11 @@ mod tests {
     }
 
     #[test]
-    fn without_walks_there_is_the_beginning_alone() {
-        assert_eq!(world(&[]).roots().len(), 1);
+    fn the_first_part_begins_at_the_beginning_and_there_are_as_many_as_walks() {
+        let some = world(Some(Walks { count: PART + 1, ..FEW }));
+        let first = some.roots(0).expect("there always is one");
+        assert!(first.len() == 1 && first[0].way.is_empty());
+        assert!(some.roots(2).is_some_and(|roots| roots.len() <= 1));
+        assert!(some.roots(3).is_none() && world(None).roots(1).is_none());
     }
 }

@@ -5,7 +5,7 @@ use heartbeat_tests::lab::crew::Crew;
 use heartbeat_tests::lab::timely::{CONVERGENCE, DETECTION};
 use heartbeat_tests::lab::views::{is_long, pause_at_random, rounds};
 use heartbeat_tests::lab::wait::root_or_skip;
-use heartbeat_tests::lab::{Fault, Port, Timely};
+use heartbeat_tests::lab::{Fault, Port, Timely, monotonic_ns};
 use std::time::Duration;
 
 /// For so long the last round's fault lasts: whoever is kept out asks all the time. An ordinary run, and a long one.
@@ -37,10 +37,11 @@ fn fault_06_one_way_loss_parts_the_two_once_and_they_do_not_take_turns() {
         let installed = crew.all_installed(&mark, &kept, view).unwrap();
         let found = crew.await_return(&mark, goes).unwrap();
         agreed.add(lost.before_ns, installed.max(found)).unwrap();
+        let settled = monotonic_ns();
         let long = if is_long() { LASTS.1 } else { LASTS.0 };
         // It is not heard both ways, and stays out.
         crew.stays(&kept, view, if round == count { long } else { DETECTION * 4 }).unwrap();
-        crew.acted_on(&sink, &kept, lost.before_ns).unwrap();
+        crew.acted_on(&sink, &kept, settled).unwrap();
         for by in &kept {
             let removed = crew.said(&mark, *by, "node_removed").unwrap();
             assert!(removed.len() == 1 && removed[0]["node"] == crew.name(goes), "one alone, and once: {removed:?}");

@@ -64,7 +64,8 @@ impl Default for Options<'_> {
             owner: None,
             environment: Vec::new(),
             arguments: Vec::new(),
-            ready_limit: Duration::from_secs(10),
+            // Programs are loaded and proved meanwhile, and others may do so at the same time.
+            ready_limit: Duration::from_secs(30),
         }
     }
 }

@@ -262,8 +262,13 @@ mod tests {
     #[test]
     fn who_asks_is_scheduled_as_those_who_must_not_be_late() {
         let allowed = |priority| std::thread::spawn(move || realtime::fifo(priority).is_ok()).join().unwrap();
-        // SAFETY: a call without pointers, of the calling thread.
-        let policy = |priority| spawn(priority, || unsafe { libc::sched_getscheduler(0) }).unwrap().join().unwrap();
+        let policy = |priority| {
+            let own = || {
+                // SAFETY: a call without pointers, of the calling thread.
+                unsafe { libc::sched_getscheduler(0) }
+            };
+            spawn(priority, own).unwrap().join().unwrap()
+        };
         let fifo = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
         if allowed(3) {
             assert_eq!(policy(3), fifo);

@@ -73,6 +73,8 @@ const BY_REBIRTH: &[Reached] =
 const BY_STALLS: &[Reached] =
     &[Reached::TwoViews, Reached::StalledKept, Reached::LeftOutActs, Reached::Resumed, Reached::Doubled];
 const BY_DISORDER: &[Reached] = &[Reached::TwoViews, Reached::LeftOutActs, Reached::Overtaken, Reached::Across];
+/// Without a start there is nobody to take in again.
+const BY_LITTLE_DISORDER: &[Reached] = &[Reached::LeftOutActs, Reached::Overtaken, Reached::Across];
 const BY_ALL: &[Reached] = &[
     Reached::TwoViews,
     Reached::Recovered,
@@ -145,7 +147,7 @@ pub const BOUNDS: &[Bounds] = &[
     wide("three", 3),
     whole("four-reborn", 4, REBORN, BY_REBIRTH),
     whole("four-stalled", 4, STALLED, BY_STALLS),
-    whole("four-unordered", 4, DISORDERED, BY_DISORDER),
+    whole("four-unordered", 4, DISORDERED, BY_LITTLE_DISORDER),
     wide("four", 4),
     long(whole("three-restarted-cut", 3, RESTARTED_CUT, BY_RESTARTS)),
     long(whole("four-restarted", 4, RESTARTED, BY_RESTARTS)),

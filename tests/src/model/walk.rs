@@ -20,7 +20,7 @@ pub struct Root {
 const GAPS: [u64; 4] = [2, 4, 8, 16];
 
 /// Walks of one part of a search.
-const PART: u32 = 20;
+const PART: u32 = 8;
 
 impl World {
     /// Returns where a part of the search begins, always at the same states: the first at the cluster just formed, each

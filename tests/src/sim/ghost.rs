@@ -93,6 +93,8 @@ pub struct Ghost {
     fences: BTreeSet<(Member, u64, [u64; 3])>,
     /// The newest incarnation that each node took, while its disk lasts.
     incarnations: Vec<u64>,
+    /// Whose incarnation was once drawn or learnt anew, without regard to the newest, by place.
+    drawn_anew: Vec<bool>,
     /// Members of views that a test installed by hand.
     by_hand: BTreeSet<(Order, Member)>,
     /// The hash of each node's settings, by place.
@@ -134,7 +136,14 @@ impl Ghost {
     pub fn new(settings: Vec<u64>) -> Self {
         let nodes = settings.len();
         let forgot = vec![Order::NONE; nodes];
-        Self { held: vec![None; nodes], incarnations: vec![0; nodes], forgot, settings, ..Self::default() }
+        Self {
+            held: vec![None; nodes],
+            incarnations: vec![0; nodes],
+            drawn_anew: vec![false; nodes],
+            forgot,
+            settings,
+            ..Self::default()
+        }
     }
 
     /// Returns a view that was decided; of two that forced starts made, the one that wins.
@@ -216,6 +225,7 @@ impl Ghost {
     /// the newest.
     pub fn forget_incarnation(&mut self, node: usize) {
         self.incarnations[node] = 0;
+        self.drawn_anew[node] = true;
         self.told.retain(|(by, ..)| *by != node);
     }
 

@@ -115,10 +115,8 @@ fn hear_answers_alone(fd: &OwnedFd, address: IpAddr) -> std::io::Result<()> {
         IpAddr::V4(address) => vec![(WORD, ARP_SENDER_AT, address.into())],
         IpAddr::V6(address) => {
             let target = frame::ICMP_TYPE_AT + 8;
-            let words = address.octets();
-            let words =
-                words.chunks_exact(4).map(|word| word.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte)));
-            let words = words.enumerate().map(|(index, word)| (WORD, target + 4 * index, word));
+            let bits = address.to_bits();
+            let words = (0..4).map(|index| (WORD, target + 4 * index, (bits >> (96 - 32 * index)) as u32));
             let kind = [
                 (BYTE, frame::NEXT_HEADER_AT, frame::ICMPV6.into()),
                 (BYTE, frame::ICMP_TYPE_AT, frame::ADVERTISEMENT.into()),

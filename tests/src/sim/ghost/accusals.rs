@@ -42,7 +42,8 @@ impl Ghost {
     /// not withdrawn that before `since`.
     fn calls_down(&self, by: usize, victim: Member, since: u64) -> bool {
         let peer = usize::from(victim.node.0) - 1;
-        let of = |one: &Accusal| one.incarnation == 0 || one.incarnation >= victim.incarnation;
+        // Where an incarnation was drawn anew, a later one may be a lower number.
+        let of = |one: &Accusal| one.incarnation == 0 || one.incarnation >= victim.incarnation || self.drawn_anew[peer];
         self.accusals.iter().any(|one| one.by == by && one.peer == peer && of(one) && one.until >= since)
     }
 

@@ -69,7 +69,7 @@ impl World {
         let granted = self.views_of(own).any(|view| self.granted(view, self.own_lease(place, view), |_| true));
         let gap = std::mem::take(&mut self.nodes[place].gap.open);
         self.ghost.judged.add(Rule::Lease);
-        if !granted {
+        if !granted && !self.is_brought_back(own) {
             let rule = if gap { "S5" } else { "lease" };
             return self.check(broken(rule, format!("{own:?} acts, and no majority granted within a lease")));
         }
@@ -89,6 +89,9 @@ impl World {
         if !self.nodes[place].has_unseen() && !self.ghost.forgets() {
             return false;
         }
+        if self.is_brought_back(own) {
+            return true;
+        }
         let excepted = |view: &Decided| {
             let (from, lease) = (self.own_lease(place, view), lease_of(view));
             let is_older = from + lease + self.slack(lease) < self.now;
@@ -99,6 +102,16 @@ impl World {
             self.granted(view, self.now.saturating_sub(lease_of(view)), knows)
         };
         self.views_of(own).any(excepted) && !self.views_of(own).any(in_truth)
+    }
+
+    /// Says whether a snapshot brought an incarnation back less than a lease ago, by clocks that have passed again what it
+    /// took back: it may have said meanwhile that it stopped, acts on by what it was granted before, and takes what is
+    /// played again of then for new.
+    fn is_brought_back(&self, own: Member) -> bool {
+        let node = &self.nodes[plan::place(own.node)];
+        let taken_back: u64 = node.unseen.iter().map(|(from, to)| to - from).sum();
+        let over = |view: &Decided| node.restored_at + taken_back + lease_of(view) + self.slack(lease_of(view));
+        node.restored_at > 0 && self.views_of(own).any(|view| self.now < over(view))
     }
 
     /// Views that an incarnation is a member of, the newest first.

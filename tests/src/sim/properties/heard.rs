@@ -91,7 +91,9 @@ impl World {
         };
         // Who ran late itself does not take for silence what it was not there to hear.
         let late = process.late_at != 0 && mono - process.late_at < 2 * self.plan.detection_ns();
-        if late || !process.controller.nodes().all(silent) {
+        // A frame of an earlier life that is played again counts as heard to the kernel, and to no controller.
+        let again = |at: &u64| *at != 0 && self.now <= *at + 2 * self.plan.detection_ns();
+        if late || node.replayed.iter().any(again) || !process.controller.nodes().all(silent) {
             return;
         }
         let told = process.told_isolated;

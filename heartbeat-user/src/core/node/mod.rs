@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! Unknown --heard--> Up <--progress-- Stalled --hang limit--> Hung        any of these --leaving, stopped,
-//!    |                |  --stall limit-->                                 fenced--> Left --newer incarnation;
-//!    |                |                                                   where it only left: without that flag--> Up
+//!    |                |  --stall limit-->                                 fenced--> Left --answer without
+//!    |                |                                                   those flags--> Up
 //!    +-- silent on every path, and silent through a burst --> Down --heard--> Up
 //! ```
 
@@ -73,8 +73,6 @@ pub struct Node {
     watched_from: MonoTime,
     /// Its leaving was told; true: and that it has stopped.
     left_told: Option<bool>,
-    /// The newest incarnation that is over for good: it has stopped, or obeys a fence.
-    over: u64,
     burst: Burst,
     agreement: Agreement,
     down: Option<Box<Evidence>>,
@@ -90,7 +88,6 @@ impl Node {
             stalled_from: now,
             watched_from: now,
             left_told: None,
-            over: 0,
             burst: Burst::default(),
             agreement: Agreement::default(),
             down: None,
@@ -239,12 +236,6 @@ impl Node {
     /// Finds the verdict on a peer that spoke; `heard` says that it did so within its time.
     fn place(&mut self, before: Said, heard: bool, limits: Limits, out: &mut Vec<(MonoTime, EventBody)>) {
         let PeerSaid { peer_said_ns, incarnation, leaving, stopped, fenced, .. } = self.said();
-        if stopped || fenced {
-            self.over = self.over.max(incarnation);
-        } else if incarnation != 0 && incarnation <= self.over {
-            // Nobody comes back under it: whatever says otherwise is an older frame, sent once more.
-            return;
-        }
         if self.said.left() {
             // Told again when "leaving" becomes "stopped": only that is proof that nothing runs any more.
             let told = self.left_told.is_some_and(|told| told || !stopped) && incarnation == before.incarnation;

@@ -26,14 +26,16 @@ const NEEDS: &[Need] = &[
 ];
 /// Names of the tests that may be skipped.
 const ALLOWED: &str = ".ci/allowed-skips";
-/// Tests of whole clusters that every run plays; the others that begin with the same word take half an hour.
-const CLUSTERS_ALWAYS: [&str; 2] = ["views_form", "views_parts"];
-/// How the files of tests of whole clusters begin.
+/// How the files of tests of whole clusters begin. They mostly wait, so two of them are played at once.
 const CLUSTERS: &str = "views_";
+/// Those of them that starve nodes, and so have the processors to themselves.
+const CLUSTERS_ALONE: [&str; 2] = ["views_lease", "views_stall"];
+/// Tests of whole clusters that are played at once: there are two processors at the least.
+const AT_ONCE: usize = 2;
 /// Most tests of the lab that are run a second time.
 const SECOND_TRIES: usize = 3;
-/// An ordinary run should not take longer.
-const LIMIT: Duration = Duration::from_secs(20 * 60);
+/// An ordinary run should not take longer: with the other checks, it has to end within an hour and a half.
+const LIMIT: Duration = Duration::from_secs(55 * 60);
 
 /// Options of `test`.
 #[derive(clap::Args, Debug, Default)]
@@ -41,7 +43,7 @@ pub struct Options {
     /// Run the long tests at their full length too: hours
     #[arg(long)]
     long: bool,
-    /// Play all tests of whole clusters too: half an hour more
+    /// Play only the tests of whole clusters: partitions, fences, returns, full disks
     #[arg(long)]
     views: bool,
     /// Run only tests whose name contains FILTER
@@ -67,33 +69,28 @@ pub fn run(options: &Options) -> Result<()> {
         sweep(&root)?;
     }
     let mut tally = Tally::default();
-    // Integration tests share the host's network, CPUs and clocks: one at a time, and after the others.
-    let (lab, left_out) = lab_targets(&root, options)?;
-    if !left_out.is_empty() {
-        println!("not run without --views: {}", left_out.join(", "));
-    }
-    let lab: Vec<&str> = lab.iter().map(String::as_str).collect();
-    let groups: [(&[&str], &[&str]); 2] =
-        [(&["--workspace", "--exclude", "heartbeat-tests"], &[]), (&lab, &["--test-threads=1"])];
-    let test = |packages: &[&str], arguments: &[&str]| {
+    let test = |group: &Group, arguments: &[&str]| {
         let mut command = shell::cargo();
-        command.args(["test", "--no-fail-fast"]).args(packages).env("HEARTBEAT_SKIPS", &skips);
+        command.args(["test", "--no-fail-fast"]).args(&group.targets).env("HEARTBEAT_SKIPS", &skips);
         if options.long {
             command.env("HEARTBEAT_LONG", "1");
         }
         command.arg("--").args(arguments);
         command
     };
-    let mut well = true;
-    for (packages, arguments) in groups {
+    let (mut well, mut tries) = (true, SECOND_TRIES);
+    for group in groups(&root, options)? {
         let before = (tally.failed, tally.failed_names.len());
-        let mut good = watch(test(packages, arguments).args(&options.only), &mut tally)?;
+        let threads = group.threads.map(|threads| format!("--test-threads={threads}"));
+        let arguments: Vec<&str> = threads.iter().chain(&options.only).map(String::as_str).collect();
+        let mut good = watch(&mut test(&group, &arguments), &mut tally)?;
         let names = tally.failed_names[before.1..].to_vec();
         let all_named = (tally.failed - before.0) as usize == names.len();
-        let few = all_named && (1..=SECOND_TRIES).contains(&names.len());
+        let few = all_named && (1..=tries).contains(&names.len());
         if !good && few && names.iter().all(|name| plays_in_real_time(&root, name)) {
+            tries -= names.len();
             good = names.iter().try_fold(true, |good, name| -> Result<bool> {
-                Ok(try_again(&mut test(packages, &["--exact", name, "--test-threads=1"]), name, &mut tally)? && good)
+                Ok(try_again(&mut test(&group, &["--exact", name, "--test-threads=1"]), name, &mut tally)? && good)
             })?;
         }
         well &= good;
@@ -102,15 +99,21 @@ pub fn run(options: &Options) -> Result<()> {
     judge(&root, &tally, well, begun.elapsed(), options)
 }
 
-/// Returns what cargo is to test of the lab, and the test files that this run leaves out.
+/// Tests that one call of cargo runs.
+#[derive(Debug)]
+struct Group {
+    /// What cargo is to test.
+    targets: Vec<String>,
+    /// How many tests run at once; `None`: as many as the machine has processors.
+    threads: Option<usize>,
+}
+
+/// Returns all tests that a run plays, in order. Integration tests share the host's network, CPUs and clocks: one at a
+/// time, and after the others; of whole clusters, which are last, some at once.
 ///
 /// # Errors
-/// If the files cannot be listed.
-fn lab_targets(root: &Path, options: &Options) -> Result<(Vec<String>, Vec<String>)> {
-    let mut arguments: Vec<String> = ["--package", "heartbeat-tests"].map(str::to_owned).to_vec();
-    if options.views || options.long || options.only.is_some() {
-        return Ok((arguments, Vec::new()));
-    }
+/// If the files of the lab's tests cannot be listed.
+fn groups(root: &Path, options: &Options) -> Result<Vec<Group>> {
     let directory = root.join("tests/tests");
     let mut names = Vec::new();
     for entry in fs::read_dir(&directory).with_context(|| directory.display().to_string())? {
@@ -118,13 +121,20 @@ fn lab_targets(root: &Path, options: &Options) -> Result<(Vec<String>, Vec<Strin
         names.extend(path.file_stem().and_then(|name| name.to_str()).map(str::to_owned));
     }
     names.sort();
-    let later = |name: &String| name.starts_with(CLUSTERS) && !CLUSTERS_ALWAYS.contains(&name.as_str());
-    let (left_out, run): (Vec<String>, Vec<String>) = names.into_iter().partition(later);
-    arguments.extend(["--lib", "--bins"].map(str::to_owned));
-    for name in run {
-        arguments.extend(["--test".to_owned(), name]);
+    let alone = |name: &String| !name.starts_with(CLUSTERS) || CLUSTERS_ALONE.contains(&name.as_str());
+    let (mut alone, at_once): (Vec<String>, Vec<String>) = names.into_iter().partition(alone);
+    let lab = |first: &[&str], names: Vec<String>, threads| {
+        let first = ["--package", "heartbeat-tests"].iter().chain(first).map(|word| (*word).to_owned());
+        let names = names.into_iter().flat_map(|name| ["--test".to_owned(), name]);
+        Group { targets: first.chain(names).collect(), threads: Some(threads) }
+    };
+    if options.views {
+        alone.retain(|name| name.starts_with(CLUSTERS));
+        return Ok(vec![lab(&[], alone, 1), lab(&[], at_once, AT_ONCE)]);
     }
-    Ok((arguments, left_out))
+    let others = ["--workspace", "--exclude", "heartbeat-tests"].map(str::to_owned);
+    let others = Group { targets: others.into(), threads: None };
+    Ok(vec![others, lab(&["--lib", "--bins"], alone, 1), lab(&[], at_once, AT_ONCE)])
 }
 
 /// Takes away what a killed run left (namespaces, daemons, pins, control groups) and says what it was: it would take
@@ -243,17 +253,45 @@ mod tests {
         }
     }
 
-    #[test]
-    fn every_file_of_tests_is_run_or_named() {
-        let root = shell::root();
-        let (run, left_out) = lab_targets(&root, &Options::default()).unwrap();
-        let files = fs::read_dir(root.join("tests/tests")).unwrap().count();
-        assert_eq!(run.iter().filter(|one| *one == "--test").count() + left_out.len(), files);
-        assert!(CLUSTERS_ALWAYS.iter().all(|name| run.iter().any(|one| one == name)));
-        assert!(!left_out.is_empty() && left_out.iter().all(|name| name.starts_with(CLUSTERS)));
-        for options in [Options { views: true, ..Options::default() }, Options { long: true, ..Options::default() }] {
-            assert_eq!(lab_targets(&root, &options).unwrap().1, Vec::<String>::new());
+    /// Files of the lab's tests that a run plays, each with how many of its tests run at once.
+    fn files(options: &Options) -> Vec<(String, usize)> {
+        let mut files = Vec::new();
+        for group in groups(&shell::root(), options).unwrap() {
+            let named = group.targets.windows(2).filter(|pair| pair[0] == "--test");
+            files.extend(named.map(|pair| (pair[1].clone(), group.threads.unwrap())));
         }
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn every_file_of_tests_is_run_once() {
+        let directory = shell::root().join("tests/tests");
+        let name = |entry: std::io::Result<fs::DirEntry>| {
+            entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned()
+        };
+        let mut there: Vec<String> = fs::read_dir(directory).unwrap().map(name).collect();
+        there.sort();
+        for options in [Options::default(), Options { long: true, ..Options::default() }] {
+            let run: Vec<String> = files(&options).into_iter().map(|(name, _)| name).collect();
+            assert_eq!(run, there);
+        }
+        there.retain(|name| name.starts_with(CLUSTERS));
+        let run: Vec<String> =
+            files(&Options { views: true, ..Options::default() }).into_iter().map(|one| one.0).collect();
+        assert!(run == there && run.len() > CLUSTERS_ALONE.len(), "{run:?}");
+    }
+
+    #[test]
+    fn only_clusters_that_are_not_starved_are_played_at_once() {
+        for (name, threads) in files(&Options::default()) {
+            let waits = name.starts_with(CLUSTERS) && name != "views_lease" && name != "views_stall";
+            assert_eq!(threads, if waits { 2 } else { 1 }, "{name}");
+        }
+        assert!(CLUSTERS_ALONE.iter().all(|name| files(&Options::default()).contains(&((*name).to_owned(), 1))));
+        let all = groups(&shell::root(), &Options::default()).unwrap();
+        assert_eq!(all[0].targets, ["--workspace", "--exclude", "heartbeat-tests"]);
+        assert!(["--lib", "--bins"].iter().all(|word| all[1].targets.iter().any(|one| one == word)));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct PeerLook<'a> {
     pub node: &'a Node,
     /// The longest detection time of its paths: a longer silence is a gap.
     pub detection: Duration,
+    /// The highest number of a probe that this controller tried to send it, on any path; 0: none yet.
+    pub tried: u64,
 }
 
 /// All peers.
@@ -46,10 +48,11 @@ impl Facts {
 
     /// Sums up one peer at `now`; `ticks` are those of its paths, copied after `now` was read.
     pub fn of(&mut self, now: MonoTime, look: PeerLook<'_>, ticks: &[&Tick<u64>]) -> PeerFacts {
-        let PeerLook { id, node, detection } = look;
+        let PeerLook { id, node, detection, tried } = look;
         let incarnation = ticks.iter().map(|tick| tick.peer_incarnation).max().unwrap_or(0);
         let current = || ticks.iter().filter(|tick| tick.peer_incarnation == incarnation && incarnation != 0);
-        let newest = |of: fn(&Tick<u64>) -> u64| MonoTime(current().map(|tick| of(tick)).max().unwrap_or(0));
+        let highest = |of: fn(&Tick<u64>) -> u64| current().map(|tick| of(tick)).max().unwrap_or(0);
+        let newest = |of| MonoTime(highest(of));
         let seen = self.seen.entry(id).or_default();
         if incarnation != seen.incarnation {
             *seen = Seen { incarnation, since: now, both: None };
@@ -58,6 +61,7 @@ impl Facts {
         seen.note_echo(now, echo, detection);
         let said = current().max_by_key(|tick| tick.peer_dynamic_ns);
         let flags = said.map_or(0, |tick| frame::flags(tick.peer_dynamic));
+        let said_last = node.said();
         // A newer incarnation acknowledges too, without having obeyed anything: it proves itself, by being heard.
         let obeyed = || ticks.iter().filter(|tick| tick.fence_acked != 0 && tick.fence_acked_by == tick.fence_acked);
         let fence_acked = obeyed().map(|tick| tick.fence_acked).max().unwrap_or(0);
@@ -70,11 +74,15 @@ impl Facts {
             health: health(node.verdict()),
             heard: newest(|tick| tick.heard_ns),
             both_ways_since: seen.both.map(|(since, _)| since),
-            controller_age: node.said().controller_age_ms.map(Duration::from_millis),
+            controller_age: said_last.controller_age_ms.map(Duration::from_millis),
             stopped: flags & frame::FLAG_STOPPED != 0,
             fence_acked,
             gated: obeyed().any(gates),
             quorate: flags & frame::FLAG_QUORATE != 0,
+            generation: if said_last.incarnation == incarnation { said_last.generation } else { 0 },
+            accepted: highest(|tick| tick.probe_top),
+            answered: highest(|tick| tick.echo_top),
+            tried,
         }
     }
 }
@@ -113,13 +121,14 @@ const fn health(verdict: Verdict) -> Health {
 mod tests {
     use super::*;
     use crate::core::event::NodeName;
+    use heartbeat_common::tick::{DEPARTURES, Departure};
 
     const MS: u64 = 1_000_000;
 
     fn of(facts: &mut Facts, now: u64, ticks: &[&Tick<u64>]) -> PeerFacts {
         let name = NodeName { node: "b".to_owned(), node_id: NodeId(2) };
         let node = Node::new(name, MonoTime::ZERO);
-        let look = PeerLook { id: NodeId(2), node: &node, detection: Duration::from_millis(500) };
+        let look = PeerLook { id: NodeId(2), node: &node, detection: Duration::from_millis(500), tried: 90 };
         facts.of(MonoTime(now * MS), look, ticks)
     }
 
@@ -138,6 +147,19 @@ mod tests {
         let (older, newer) = (acked(7, GATED), Tick::<u64> { fence_acked: 9, fence_acked_by: 9, ..Tick::default() });
         let fact = of(&mut Facts::default(), 1, &[&older, &newer]);
         assert_eq!((fact.fence_acked, fact.gated), (9, false), "what the newest said is said of the newest");
+    }
+
+    #[test]
+    fn the_highest_numbers_of_all_paths_are_told_of_the_present_incarnation() {
+        let tick = |incarnation, probe_top, echo_top| {
+            let departed = [Departure { sequence: 50, ns: 1 }; DEPARTURES];
+            Tick::<u64> { peer_incarnation: incarnation, probe_top, echo_top, departed, ..Tick::default() }
+        };
+        let (one, two, older) = (tick(7, 40, 70), tick(7, 60, 30), tick(6, 900, 900));
+        let fact = of(&mut Facts::default(), 1, &[&one, &two, &older]);
+        assert_eq!((fact.accepted, fact.answered, fact.tried), (60, 70, 90), "tried, whatever was seen to leave");
+        let none = of(&mut Facts::default(), 1, &[&Tick::default()]);
+        assert_eq!((none.accepted, none.answered), (0, 0));
     }
 
     #[test]

@@ -61,6 +61,12 @@ impl Look {
         &self.tick
     }
 
+    /// Number of the newest probe that the pacing thread tried to send; 0: none yet.
+    #[must_use]
+    pub const fn newest_attempt(&self) -> u64 {
+        self.marks.attempt
+    }
+
     /// What the path was good for.
     #[must_use]
     pub const fn used(&self) -> Use {

@@ -333,10 +333,14 @@ impl World {
             heard: at(seen.heard),
             both_ways_since: (seen.both != 0).then(|| at(seen.both)),
             controller_age: None,
+            generation: 0,
             stopped: there.kernel.up && there.kernel.stopped,
             fence_acked: u64::from(seen.acked),
             gated: true,
             quorate: false,
+            accepted: 0,
+            answered: 0,
+            tried: 0,
         }
     }
 }

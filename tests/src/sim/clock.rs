@@ -118,10 +118,11 @@ impl Clock {
         self.ppb = ppb;
     }
 
-    /// Goes on, at `now`, from what was shown at `then`: the machine was restored from a snapshot.
-    pub fn restore(&mut self, then: u64, now: u64) {
+    /// Goes on, at `now`, from what was shown at `then`: the machine was restored from a snapshot. What slews the clocks
+    /// of the one that it replaces goes on too, and ends as that would have.
+    pub fn restore(&mut self, then: u64, now: u64, replaced: &Self) {
         self.settle(then);
-        self.at = now;
+        (self.at, self.ppb) = (now, replaced.ppb);
     }
 
     /// Says whether its hypervisor holds the machine, so that none of its clocks goes on.

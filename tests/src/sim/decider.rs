@@ -3,6 +3,7 @@
 
 use super::clock::MS;
 use super::heap::{Event, Thread};
+use super::node::Paced;
 use super::plan::{self, NETWORKS_MAX};
 use super::stats::Count;
 use super::world::World;
@@ -82,6 +83,7 @@ impl World {
     /// One round, in the order of the shipped one.
     fn turn(&mut self, place: usize, times: Times) {
         let late = self.note_lateness(place, times);
+        self.ghost.makes_round(place, self.now, nanos(self.plan.stall_limit) / 2);
         self.observe(place, times.mono);
         let Some(process) = self.nodes[place].process.as_mut() else { return };
         let seen = process.clocks.compare(times);
@@ -208,7 +210,9 @@ impl World {
             for (tick, look) in ticks.iter_mut().zip(&process.looks[rank * networks..(rank + 1) * networks]) {
                 *tick = &look.tick;
             }
-            let look = PeerLook { id, node: judged, detection };
+            let paced = &process.pacer.paths[rank * networks..(rank + 1) * networks];
+            let tried = paced.iter().map(Paced::newest_attempt).max().unwrap_or(0);
+            let look = PeerLook { id, node: judged, detection, tried };
             all.push(process.facts.of(times.mono, look, &ticks[..networks]));
         }
         let newest: Vec<(usize, u64)> = all.iter().map(|fact| (plan::place(fact.node), fact.incarnation)).collect();
@@ -281,6 +285,9 @@ impl World {
             },
             _ => None,
         };
+        if let Input::Message(from, _) = &input {
+            self.ghost.passes(*from, process.agreement.setup().own);
+        }
         process.agreement.handle(input, times);
         self.hears = author;
         self.carry_agreement(place);

@@ -3,6 +3,7 @@
 
 mod accusals;
 mod forgetting;
+mod spoken;
 
 use super::rules::{Judged, Rule};
 use accusals::Accusal;
@@ -11,6 +12,7 @@ use heartbeat_user::core::agreement::document::{Document, Member};
 use heartbeat_user::core::agreement::voter::State;
 use heartbeat_user::core::identity::Identity;
 use heartbeat_user::core::ids::NodeId;
+use spoken::Spoken;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A property that does not hold.
@@ -87,6 +89,8 @@ pub struct Ghost {
     pub newest: Order,
     /// Peers that a detector called Down.
     accusals: Vec<Accusal>,
+    /// Whose messages reached whom.
+    spoken: Spoken,
     /// Changes told: by which incarnation of which node, of which view.
     told: BTreeSet<(usize, u64, Name, Change)>,
     /// Fences that members sent: against whom, for which view, by its order and as much of its digest as a fence carries.
@@ -142,6 +146,7 @@ impl Ghost {
             drawn_anew: vec![false; nodes],
             forgot,
             settings,
+            spoken: Spoken::new(nodes),
             ..Self::default()
         }
     }
@@ -376,6 +381,7 @@ impl Ghost {
         never_again(document, parent)?;
         let parent = parent.clone();
         self.silent_for_its_judges(document, &parent)?;
+        self.joiners_spoke(document, &parent, at)?;
         self.judged.add(Rule::S9);
         self.judged.add(Rule::S2);
         self.well_founded(document, register.view.order)?;

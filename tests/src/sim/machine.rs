@@ -148,7 +148,7 @@ impl World {
         }
         self.say(place, || "goes on from a snapshot".to_owned());
         self.stats.add(Count::Restored);
-        snapshot.clock.restore(snapshot.taken_at, now);
+        snapshot.clock.restore(snapshot.taken_at, now, &self.nodes[place].clock);
         snapshot.life = self.nodes[place].life.max(snapshot.life) + 1;
         snapshot.service.serial = self.nodes[place].service.serial.max(snapshot.service.serial) + 1;
         (snapshot.halted_until, snapshot.paused) = (0, [0; THREADS]);

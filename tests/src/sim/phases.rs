@@ -75,12 +75,6 @@ impl World {
                 Ok(()) => break,
                 Err(_) if self.violation.is_some() || self.ghost.void => return false,
                 Err(_) if !over => {}
-                // What a machine said after its snapshot, others know and it does not: until it is started anew they may
-                // take its words for old ones.
-                Err(_) if self.stats.of(Count::Restored) > 0 => {
-                    self.stats.add(Count::UnsettledAfterSnapshot);
-                    return false;
-                }
                 Err(_) if self.is_lost() => {
                     self.stats.add(Count::Unrecoverable);
                     return false;
@@ -97,7 +91,7 @@ impl World {
         self.stats.settled_within(self.now - self.last_fault);
         let order = self.ghost.newest;
         self.run_until(self.now + CALM);
-        if self.violation.is_none() && self.stats.of(Count::Restored) == 0 {
+        if self.violation.is_none() {
             let calm = if self.ghost.newest == order { self.settled() } else { Err("it is followed".to_owned()) };
             let calm: Result<(), Violation> =
                 calm.or_else(|fault| broken("L4", format!("{order:?} was reached, and then: {fault}")));

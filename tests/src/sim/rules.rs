@@ -26,6 +26,7 @@ rules! {
     S6 = "S6", "a fence is sent by a member of a decided view, against what it left out";
     S7 = "S7", "nobody is accused who was heard within the detection time";
     S8 = "S8", "no frame makes a controller younger than it is, and none that hangs is called up";
+    Joins = "joins", "who joins and each member have heard each other's messages";
     S9 = "S9", "states, ballots and incarnations only rise";
     S10 = "S10", "a witness grants one side at most";
     S11 = "S11", "the members of a view have the same settings";

@@ -83,7 +83,6 @@ counts! {
     TrialSplits = "trials_of_a_split",
     TrialsWithoutMajority = "trials_that_left_no_majority",
     Unrecoverable = "worlds_without_a_majority_of_disks",
-    UnsettledAfterSnapshot = "worlds_unsettled_after_a_snapshot",
 }
 
 /// What has a bound and is timed.

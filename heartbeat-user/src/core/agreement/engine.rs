@@ -236,6 +236,7 @@ impl Agreement {
         }
         self.looked = true;
         self.tell_control();
+        self.compare_with_tried();
     }
 
     /// What was seen and not seen before says nothing about now: messages that came meanwhile are not read yet.

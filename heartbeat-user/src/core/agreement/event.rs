@@ -343,6 +343,6 @@ pub enum AgreementEvent {
     },
     /// 20123: a clock of this node runs out of its bounds: it does not act.
     ClockOutOfBounds,
-    /// 20124: a peer returned a stamp of the future: this memory is that of an older snapshot.
+    /// 20124: a peer knows what is this node's future: this memory is that of an older snapshot.
     TimeWentBack,
 }

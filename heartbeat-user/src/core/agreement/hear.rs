@@ -33,6 +33,7 @@ impl Agreement {
             return;
         }
         peer.message_at = now;
+        peer.spoke_as = from.incarnation;
         match message {
             Message::Report(report) => self.hear_report(from, &report),
             Message::Prepare { .. } | Message::Accept { .. } => self.hear_attempt(from, message),
@@ -59,11 +60,16 @@ impl Agreement {
 
     fn hear_report(&mut self, from: Member, report: &Report) {
         let author = report.author;
-        let Some(peer) = self.peers.get_mut(&author.node) else { return };
+        let Some(peer) = self.peers.get_mut(&author.node) else {
+            self.hear_of_itself(report);
+            return;
+        };
         let known = peer.report.as_ref().map(|known| (known.turn, said(known)));
         if !peer.take(report) {
+            self.tell_author(from, report);
             return;
         }
+        self.note_accepted(report);
         self.remember_state(report);
         self.compare_states(report, author);
         self.join_turn(report.turn, report.view, author.node);

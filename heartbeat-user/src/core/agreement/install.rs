@@ -34,6 +34,7 @@ pub(super) struct Page {
     /// The highest incarnation of this node that was fenced.
     pub fenced: u64,
     pub fenced_by: Option<NodeId>,
+    /// This memory is that of an older snapshot, and that was told.
     pub ahead: bool,
     /// Since when, and for how long, something may run by a lease that gave it time to stop, whatever the view held gives.
     pub lingers: Option<(Clocks, Duration)>,
@@ -313,10 +314,8 @@ impl Agreement {
         }
         self.page.fenced = self.page.fenced.max(view.fenced);
         self.page.fenced_by = self.page.fenced_by.or(view.fenced_by);
-        if view.acting == Err(Refused::Ahead) && !self.page.ahead {
-            self.page.ahead = true;
-            self.tell(AgreementEvent::TimeWentBack);
-            self.go_out(false);
+        if view.acting == Err(Refused::Ahead) {
+            self.set_back();
         }
         if self.page.fenced >= self.setup.own.incarnation {
             self.page.granting = false;

@@ -54,6 +54,9 @@ pub struct Hears {
     pub controller_age_ms: u32,
     /// Its messages pass, or its controller is too stalled to send any.
     pub messages_pass: bool,
+    /// The highest number of a probe of it that this end's kernel accepted, on any path; 0: none. Whoever has not sent as
+    /// much yet was set back.
+    pub accepted: u64,
 }
 
 /// What can be changed in a view by request.
@@ -267,6 +270,7 @@ mod tests {
             silent_ms: 3,
             controller_age_ms: 12,
             messages_pass: true,
+            accepted: 40,
         };
         Report {
             author: Member { node: NodeId(1), incarnation: 7 },

@@ -28,6 +28,7 @@ mod regroup;
 mod report;
 mod requests;
 pub mod select;
+mod setback;
 mod status;
 pub mod stops;
 mod telling;

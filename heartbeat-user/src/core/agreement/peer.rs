@@ -13,6 +13,17 @@ use std::time::Duration;
 /// that one could be thought to leap would take one each second, unheard, for 68 years.
 const SERIAL_LEAP_MAX: u64 = 1 << 63;
 
+/// What a peer, under the incarnation that is heard, and this node have to do with each other by the view held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tie {
+    /// Both are members.
+    Members,
+    /// The peer is, and this node is not.
+    Joining,
+    /// The peer is none, whatever this node is.
+    Strangers,
+}
+
 /// A peer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Peer {
@@ -23,6 +34,10 @@ pub(super) struct Peer {
     pub fresh: bool,
     /// When the newest message of its present incarnation came, or the time for it began.
     pub message_at: MonoTime,
+    /// The highest number of a probe of this node that it knows of: its kernel accepted or answered it.
+    pub knows_of: u64,
+    /// The newest incarnation of it of which a message came, from itself; 0: none.
+    pub spoke_as: u64,
     /// When this node's own controller began.
     begun: MonoTime,
     /// Since when it is heard, and not both ways.
@@ -47,10 +62,14 @@ impl Peer {
             heard: MonoTime::ZERO,
             both_ways_since: None,
             controller_age: None,
+            generation: 0,
             stopped: false,
             fence_acked: 0,
             gated: false,
             quorate: false,
+            accepted: 0,
+            answered: 0,
+            tried: 0,
         };
         Self {
             facts,
@@ -58,6 +77,8 @@ impl Peer {
             fresh: false,
             begun: now,
             message_at: now,
+            knows_of: 0,
+            spoke_as: 0,
             apart_since: None,
             control_lost: false,
             pushed: None,
@@ -76,7 +97,10 @@ impl Peer {
         let able = |facts: &PeerFacts| facts.both_ways_since.is_some() && facts.health == Health::Up;
         // One that stands still says nothing by its silence, long before it counts as stalled.
         let still = facts.controller_age.is_some_and(|age| age >= limit / 2);
-        if newer || still || able(&facts) && !able(&self.facts) {
+        // Nor has one that began a moment ago had the time of the one before it: a manager that starts it again and again
+        // has it killed before it can speak, and that says nothing of whether its messages pass.
+        let another = facts.generation > self.facts.generation;
+        if newer || another || still || able(&facts) && !able(&self.facts) {
             self.message_at = now;
         }
         let one_way = facts.health == Health::Up && facts.both_ways_since.is_none();
@@ -112,9 +136,15 @@ impl Peer {
         self.facts.quorate && !matches!(self.facts.health, Health::Down | Health::Left)
     }
 
-    /// Says whether its messages pass, or its controller is too stalled to send any.
-    pub fn messages_pass(&self, now: MonoTime, limit: Duration) -> bool {
-        self.facts.health != Health::Up || now.since(self.message_at) < limit
+    /// Says whether its messages pass, or its controller is too stalled to send any. Between members they do until they
+    /// have failed to for the limit; of whoever is to be in a view with this node and was not, one has to have come. Only
+    /// a member's silence is excused by a stall.
+    pub fn messages_pass(&self, tie: Tie, now: MonoTime, limit: Duration) -> bool {
+        let spoke = self.spoke_as == self.facts.incarnation;
+        match self.facts.health {
+            Health::Up => (spoke || tie == Tie::Members) && now.since(self.message_at) < limit,
+            _ => spoke || tie != Tie::Strangers,
+        }
     }
 
     /// Says whether an older incarnation is still heard beside the present one: two nodes have one identity.
@@ -149,7 +179,7 @@ impl Peer {
     }
 
     /// Returns the edge to it, as this node sees it.
-    pub fn hears(&self, now: MonoTime, limit: Duration, detection: Duration) -> Hears {
+    pub fn hears(&self, tie: Tie, now: MonoTime, limit: Duration, detection: Duration) -> Hears {
         // A controller that began a moment ago has not asked everybody yet: that it has no answer says nothing.
         let unasked =
             self.is_young(now, detection) && self.facts.health == Health::Up && self.facts.both_ways_since.is_none();
@@ -161,7 +191,8 @@ impl Peer {
             both_ways_ms: both,
             silent_ms: if heard == MonoTime::ZERO { u32::MAX } else { millis(now.since(heard)) },
             controller_age_ms: self.facts.controller_age.map_or(0, millis),
-            messages_pass: self.messages_pass(now, limit),
+            messages_pass: self.messages_pass(tie, now, limit),
+            accepted: self.facts.accepted,
         }
     }
 }

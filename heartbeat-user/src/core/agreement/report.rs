@@ -6,7 +6,7 @@ use super::ending::Course;
 use super::engine::Agreement;
 use super::event::Trigger;
 use super::message::{Health, Report};
-use super::peer::Peer;
+use super::peer::{Peer, Tie};
 use super::stops::How;
 use super::voter::Voter;
 use crate::core::ids::NodeId;
@@ -29,6 +29,13 @@ impl Agreement {
             && now >= self.regroup.joins_from
             && self.own_vote().is_vote()
             && !self.stands_aside();
+        let tie = |peer: &Peer| match &self.held {
+            Some(held) if !is_member(&held.document, peer.member()) => Tie::Strangers,
+            Some(_) if self.membership().is_some() => Tie::Members,
+            Some(_) => Tie::Joining,
+            None => Tie::Strangers,
+        };
+        let hears = |peer: &Peer| peer.hears(tie(peer), now, timing.control_limit, timing.detection);
         Report {
             author: self.setup.own,
             serial: self.regroup.serial,
@@ -42,7 +49,7 @@ impl Agreement {
             leaving: matches!(self.course, Course::Leaving { .. }),
             cannot_apply: stuck || self.forfeited(),
             joins,
-            hears: self.peers.values().map(|peer| peer.hears(now, timing.control_limit, timing.detection)).collect(),
+            hears: self.peers.values().map(hears).collect(),
             stopped: stopped.into_values().take(NODES_MAX).collect(),
             ends: self.own_ends(),
             wishes: self.requests.wishes().copied().collect(),
@@ -108,7 +115,9 @@ impl Agreement {
                 let apart = peer.apart_since.is_some_and(|since| self.passed(since) >= timing.detection);
                 apart.then_some(Reason::NotConnected)
             }
-            Health::Up => (!peer.messages_pass(self.now.mono, timing.control_limit)).then_some(Reason::NoMessages),
+            Health::Up => {
+                (!peer.messages_pass(Tie::Members, self.now.mono, timing.control_limit)).then_some(Reason::NoMessages)
+            }
         }
     }
 
@@ -122,6 +131,7 @@ impl Agreement {
             && report.view == held.name
             && report.author == peer.member()
             && long
+            && peer.messages_pass(Tie::Strangers, now, timing.control_limit)
             && !peer.doubled(now, timing.detection)
             && peer.ripened(now, timing.delay)
             && join_fault(&held.document, report, self.setup.settings).is_none();

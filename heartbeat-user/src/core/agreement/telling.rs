@@ -7,7 +7,7 @@ use super::ending::Course;
 use super::engine::{Agreement, Held, only_voter};
 use super::event::{AgreementEvent, ControlFault, Grounds};
 use super::message::Health;
-use super::peer::Peer;
+use super::peer::{Peer, Tie};
 use super::types::{Command, PageView, Times};
 use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
@@ -95,7 +95,7 @@ impl Agreement {
         for member in members {
             let Some(peer) = self.peers.get_mut(&member.node) else { continue };
             let able = able(peer, &member);
-            let lost = able && !peer.messages_pass(now, limit);
+            let lost = able && !peer.messages_pass(Tie::Members, now, limit);
             if lost == peer.control_lost || !lost && !able {
                 continue;
             }

@@ -140,6 +140,8 @@ pub struct PeerFacts {
     pub both_ways_since: Option<MonoTime>,
     /// How old its controller last said to be; `None`: not known.
     pub controller_age: Option<Duration>,
+    /// Which controller of this incarnation it last said to be; 0: not known.
+    pub generation: u32,
     /// This incarnation said that it has stopped for good, after all that it ran had.
     pub stopped: bool,
     /// The highest incarnation of it whose fence the kernel of that very incarnation has obeyed and acknowledged; 0:
@@ -149,6 +151,13 @@ pub struct PeerFacts {
     pub gated: bool,
     /// It says that it is quorate.
     pub quorate: bool,
+    /// The highest number of a probe of this incarnation that the own kernel accepted, on any path; 0: none.
+    pub accepted: u64,
+    /// The highest number of an own probe that it answered, on any path; 0: none.
+    pub answered: u64,
+    /// The highest number of a probe that this controller tried to send it, on any path; 0: none yet. Whether it left does
+    /// not matter: nothing later than this can be known to anybody.
+    pub tried: u64,
 }
 
 /// What the page says now.

@@ -269,8 +269,8 @@ impl ViewEvent {
                  slews it (chrony: maxslewrate 100)",
             ),
             E::TimeWentBack {} => f.write_str(
-                "a peer returned a stamp of this node's future: this memory is that of an older snapshot, and does not \
-                 act under this incarnation",
+                "a peer knows of this node what it has not said, sent or stamped yet: this memory is that of an older \
+                 snapshot, and does not act under this incarnation",
             ),
             E::ChangeAsked { change, uid, outcome } => write!(f, "user {uid} asked to {change}: {outcome}"),
             other => f.write_str(other.name()),

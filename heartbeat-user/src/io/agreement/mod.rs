@@ -370,8 +370,10 @@ impl Hands {
         for (id, node) in controller.nodes() {
             let paths = || controller.paths().filter(move |(_, spec, _)| spec.node == id);
             let detection = paths().map(|(_, _, path)| path.rule().detection_time()).max().unwrap_or(Duration::ZERO);
-            let ticks: Vec<_> = paths().filter_map(|(path, ..)| looks.get(path.index())).map(Look::tick).collect();
-            let fact = self.facts.of(now, PeerLook { id, node, detection }, &ticks);
+            let looked = || paths().filter_map(|(path, ..)| looks.get(path.index()));
+            let ticks: Vec<_> = looked().map(Look::tick).collect();
+            let tried = looked().map(Look::newest_attempt).max().unwrap_or(0);
+            let fact = self.facts.of(now, PeerLook { id, node, detection, tried }, &ticks);
             let newest = self.setup.agreement.newest_of(id).max(fact.incarnation);
             if newest != 0 {
                 // A link that is too far behind learns of it in the next round.

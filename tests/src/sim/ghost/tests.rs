@@ -233,6 +233,38 @@ fn whom_a_view_leaves_out_for_silence_was_silent_for_each_that_it_names() {
 }
 
 #[test]
+fn whoever_joins_without_messages_to_and_from_each_member_is_seen() {
+    const S: u64 = 1_000_000_000;
+    // Node 2 comes back under a newer incarnation, by a view decided at 20 s.
+    let joins = |passed: &[(usize, usize)], rounds: &[(usize, u64)]| {
+        let (mut ghost, states) = begun();
+        let back = |node| if node == 2 { Member { incarnation: 11, ..member(2) } } else { member(node) };
+        let mut second = document(2, states[0].register.view.digest, &[0, 1, 2]);
+        (second.members[2], second.admitted[2]) = (back(2), back(2));
+        passed.iter().for_each(|(from, to)| ghost.passes(back(*from), back(*to)));
+        (0..3).for_each(|node| ghost.makes_round(node, 10 * S, S / 2));
+        let steady = (1..=10).flat_map(|tenth| (0..3).map(move |node| (node, 10 * S + tenth * S / 2)));
+        let last = rounds.iter().map(|(node, _)| *node).collect::<Vec<_>>();
+        for (node, at) in steady.chain((15..20).flat_map(|s| (0..3).map(move |node| (node, s * S)))) {
+            if !last.contains(&node) {
+                ghost.makes_round(node, at, S);
+            }
+        }
+        rounds.iter().for_each(|(node, at)| ghost.makes_round(*node, *at, S));
+        ghost.durable(0, &accepts(&states[0], 1, &second), 20 * S - 1).unwrap();
+        ghost.durable(1, &accepts(&states[1], 1, &second), 20 * S - 1).err().map(|violation| violation.property)
+    };
+    let all = [(2, 0), (0, 2), (2, 1), (1, 2)];
+    assert_eq!(joins(&all, &[]), None);
+    for missing in 0..all.len() {
+        let rest: Vec<_> = all.iter().copied().filter(|pair| *pair != all[missing]).collect();
+        assert_eq!(joins(&rest, &[]), Some("joins"), "{:?} is missing", all[missing]);
+    }
+    assert_eq!(joins(&all[..2], &[(1, 11 * S)]), None, "node 1 stands still, and cannot speak");
+    assert_eq!(joins(&all[..2], &[(1, 18 * S), (1, 19 * S)]), None, "it did so a moment ago");
+}
+
+#[test]
 fn a_removal_told_twice_is_seen() {
     let (mut ghost, _) = begun();
     let second = Name { order: Order(2), digest: [2; 4] };

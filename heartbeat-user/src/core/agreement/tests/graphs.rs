@@ -29,6 +29,7 @@ fn says(view: &Document, author: usize, heard: u64, mutual: u64) -> Report {
             silent_ms: if hears { 10 } else { 600 },
             controller_age_ms: 0,
             messages_pass: both,
+            accepted: 0,
         }
     };
     Report {

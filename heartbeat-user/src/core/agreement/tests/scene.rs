@@ -22,6 +22,7 @@ pub fn says(view: &Document, author: Member, hears: &[(Member, bool)]) -> Report
         silent_ms: 0,
         controller_age_ms: 0,
         messages_pass: true,
+        accepted: 0,
     };
     Report {
         author,

@@ -41,6 +41,8 @@ pub struct Node {
     pub stalled_since: Option<u64>,
     /// It acted when its controller last looked.
     pub acted: bool,
+    /// The newest probe that it tried to send.
+    pub tried: u64,
     /// Its controller began a moment ago, and has no answer to what it asked before this.
     answered_from: u64,
     pub events: Vec<AgreementEvent>,
@@ -222,6 +224,11 @@ impl World {
         this.kernel = Kernel::default();
     }
 
+    /// A node goes on as it was then: memory, disk and kernel.
+    pub fn restore(&mut self, node: u16, then: Node) {
+        self.nodes.insert(node, then);
+    }
+
     /// What a node's disk held is gone.
     pub fn lose_disk(&mut self, node: u16) {
         self.nodes.get_mut(&node).unwrap().disk = None;
@@ -321,6 +328,7 @@ impl World {
                 continue;
             }
             self.write(node);
+            self.nodes.get_mut(&node).unwrap().tried += 2;
             let facts = self.facts(node);
             self.input(node, Input::Facts(facts));
             let this = &self.nodes[&node];

@@ -72,6 +72,9 @@ pub struct Seen {
     pub both_since: Option<u64>,
     pub older: u64,
     pub acked: u64,
+    /// The newest probe of it that was accepted, and the newest that it answered.
+    pub accepted: u64,
+    pub answered: u64,
 }
 
 impl World {
@@ -90,14 +93,16 @@ impl World {
                 }
                 let (both, now) = (self.hears(*b, *a), self.now);
                 let grant = if both { self.grant(*b, *a) } else { 0 };
-                let incarnation = self.nodes[b].incarnation;
+                let (incarnation, tried) = (self.nodes[b].incarnation, self.nodes[b].tried);
                 let this = self.nodes.get_mut(a).unwrap();
-                let answered_from = this.answered_from;
+                let (answered_from, own) = (this.answered_from, this.tried);
                 let seen = this.seen.entry(*b).or_default();
                 if incarnation > seen.incarnation {
                     *seen = Seen { incarnation, since: now, acked: seen.acked, ..Seen::default() };
                 }
                 seen.heard = now;
+                seen.accepted = seen.accepted.max(tried);
+                seen.answered = seen.answered.max(if both { own } else { 0 });
                 let asked = (now >= answered_from).then_some(now);
                 seen.both_since = if both { seen.both_since.or(asked) } else { None };
                 let slots = this.kernel.bank.iter().flat_map(|bank| &bank.slots);
@@ -141,10 +146,14 @@ impl World {
                 heard: ms(seen.heard),
                 both_ways_since: seen.both_since.map(ms),
                 controller_age: Some(Duration::from_millis(stalled)),
+                generation: other.generation,
                 stopped: other.kernel.stopped && self.hears(node, *peer),
                 fence_acked: seen.acked,
                 gated: self.gated,
                 quorate: self.hears(node, *peer) && self.acting(*peer).is_ok(),
+                accepted: seen.accepted,
+                answered: seen.answered,
+                tried: this.tried,
             }
         };
         this.seen.iter().map(fact).collect()

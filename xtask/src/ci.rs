@@ -2,9 +2,11 @@
 //! It runs all of them even if one fails, and fails if one did.
 
 use crate::apt::{self, Need};
-use crate::leaks::Snapshot;
+use crate::leaks::{self, Leftovers, Snapshot};
 use crate::{ebpf, model, mutants, shell, sim, test};
 use anyhow::{Result, bail};
+use std::path::Path;
+use std::thread;
 use std::time::Instant;
 
 type Check = (&'static str, fn() -> Result<()>);
@@ -44,9 +46,7 @@ pub fn run() -> Result<()> {
         }
     }
     println!("\n== leftovers");
-    let left = Snapshot::take(&target).since(&before);
-    left.iter().for_each(|each| println!("left behind: {each}"));
-    if !left.is_empty() {
+    if !leave_nothing(&before, &target) {
         failed.push("leftovers");
     }
     println!("\nci: {} checks passed, {} failed", CHECKS.len() + 1 - failed.len(), failed.len());
@@ -54,6 +54,21 @@ pub fn run() -> Result<()> {
         bail!("failed: {}", failed.join(", "));
     }
     Ok(())
+}
+
+/// Says whether nothing stays of what was not there `before`, and says what does and how long it took.
+fn leave_nothing(before: &Snapshot, target: &Path) -> bool {
+    let begun = Instant::now();
+    let left = Leftovers::wait(before, || Snapshot::take(target), || thread::sleep(leaks::PAUSE));
+    for one in &left.stayed {
+        println!("left behind: {one}");
+        leaks::holders(one).iter().for_each(|holder| println!("    {holder}"));
+    }
+    let gone = left.at_first.iter().filter(|one| !left.stayed.contains(one)).count();
+    if !left.at_first.is_empty() {
+        println!("{gone} of {} went away within {:.1} s", left.at_first.len(), begun.elapsed().as_secs_f64());
+    }
+    left.stayed.is_empty()
 }
 
 fn format() -> Result<()> {

@@ -6,10 +6,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// What the tests name whatever they make on the host.
 const PREFIX: &str = "hb-";
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// Between two looks at what a run left.
+pub const PAUSE: Duration = Duration::from_millis(250);
+/// Looks after the first one, a minute's: the kernel takes network namespaces apart in a worker, one after another, once
+/// their last holder is gone, and frees what hung on their devices with them.
+const LOOKS: u32 = 240;
 
 /// What is there now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,9 +42,76 @@ impl Snapshot {
     }
 
     /// Returns what is there now and was not there before.
-    pub fn since(&self, before: &Self) -> Vec<String> {
+    fn since(&self, before: &Self) -> Vec<String> {
         self.0.difference(&before.0).cloned().collect()
     }
+}
+
+/// What a run left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// What was there right after it.
+    pub at_first: Vec<String>,
+    /// What of that stayed.
+    pub stayed: Vec<String>,
+}
+
+impl Leftovers {
+    /// Looks at what was not there `before` the run, with a `pause` between two looks, until nothing of it is left or it has
+    /// had its time. What comes later is of some other run.
+    pub fn wait(before: &Snapshot, mut look: impl FnMut() -> Snapshot, mut pause: impl FnMut()) -> Self {
+        let at_first = look().since(before);
+        let mut stayed = at_first.clone();
+        for _ in 0..LOOKS {
+            if stayed.is_empty() {
+                break;
+            }
+            pause();
+            let now = look();
+            stayed.retain(|one| now.0.contains(one));
+        }
+        Self { at_first, stayed }
+    }
+}
+
+/// Says what holds something that stayed, as far as that can be told; a line each.
+pub fn holders(left: &str) -> Vec<String> {
+    let ask = |program: &str, words: &[&str]| shell::output(Command::new(program).args(words)).unwrap_or_default();
+    let mut words = left.split([' ', ':']);
+    match (words.next(), words.find(|word| !word.is_empty())) {
+        (Some("program"), Some(id)) => {
+            let shown = entries(&ask("bpftool", &["-f", "prog", "show", "id", id]), "");
+            let links = entries(&ask("bpftool", &["-f", "link", "show"]), &format!(" prog {id} "));
+            shown.into_iter().chain(links.into_iter().map(|link| format!("link {link}"))).collect()
+        }
+        (Some("netns"), Some(name)) => {
+            let inside = ask("ip", &["netns", "pids", name]);
+            inside.split_whitespace().map(|process| format!("process {process} {}", command_line(process))).collect()
+        }
+        (Some("process"), Some(process)) => vec![command_line(process)],
+        _ => Vec::new(),
+    }
+}
+
+/// Returns the entries of a list of bpftool's that have `wanted` in their first line, each as one line.
+fn entries(list: &str, wanted: &str) -> Vec<String> {
+    let mut found: Vec<Vec<&str>> = Vec::new();
+    let mut take = false;
+    for line in list.lines() {
+        if !line.starts_with(char::is_whitespace) {
+            take = format!("{line} ").contains(wanted);
+            found.extend(take.then(Vec::new));
+        }
+        if take && let Some(entry) = found.last_mut() {
+            entry.extend(line.split_whitespace());
+        }
+    }
+    found.into_iter().map(|words| words.join(" ")).collect()
+}
+
+fn command_line(process: &str) -> String {
+    let words = fs::read(PathBuf::from("/proc").join(process).join("cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&words).replace('\0', " ").trim_end().to_owned()
 }
 
 fn names(directory: &Path, wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = String> {
@@ -109,9 +182,53 @@ mod tests {
         assert!(processes(directory.path()).is_empty());
     }
 
+    fn snapshot(names: &[&str]) -> Snapshot {
+        Snapshot(names.iter().map(|name| (*name).to_owned()).collect())
+    }
+
     #[test]
     fn only_what_is_new_counts() {
-        let snapshot = |names: &[&str]| Snapshot(names.iter().map(|name| (*name).to_owned()).collect());
         assert_eq!(snapshot(&["a", "b"]).since(&snapshot(&["a", "c"])), ["b"]);
+    }
+
+    /// What was left when each look shows the next of `shows`, its last again and again; and how often was paused.
+    fn waited(shows: &[&[&str]]) -> (Leftovers, u32) {
+        let (mut looks, mut pauses) = (0, 0);
+        let look = || {
+            looks += 1;
+            snapshot(shows[(looks - 1).min(shows.len() - 1)])
+        };
+        let left = Leftovers::wait(&snapshot(&["a"]), look, || pauses += 1);
+        (left, pauses)
+    }
+
+    #[test]
+    fn what_goes_away_in_time_is_no_leftover() {
+        assert_eq!(waited(&[&["a"]]), (Leftovers::default(), 0), "nothing is waited for");
+        let (left, pauses) = waited(&[&["a", "b", "c"], &["a", "c"], &["a", "b", "d"]]);
+        assert_eq!((left.at_first, left.stayed, pauses), (vec!["b".into(), "c".into()], vec![], 2));
+    }
+
+    #[test]
+    fn what_stays_is_a_leftover_and_what_comes_later_is_none() {
+        let (left, pauses) = waited(&[&["b", "c"], &["b", "d"]]);
+        assert_eq!((left.at_first, left.stayed), (vec!["b".into(), "c".into()], vec!["b".into()]));
+        assert_eq!(PAUSE * pauses, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn the_links_of_a_program_are_found_in_bpftools_list() {
+        let list = "4: xdp  prog 12\n\tifindex 2  \n\tpids heartbeatd(77)\n5: tcx  prog 123  \n\tifindex 3\n";
+        assert_eq!(entries(list, " prog 12 "), ["4: xdp prog 12 ifindex 2 pids heartbeatd(77)"]);
+        assert_eq!(entries(list, "").len(), 2);
+        assert!(entries(list, " prog 1 ").is_empty() && entries("", "").is_empty());
+    }
+
+    #[test]
+    fn a_process_that_stayed_is_told_by_its_words() {
+        let own = std::process::id();
+        let told = holders(&format!("process {own} {}", shell::root().display()));
+        assert!(told[0].contains("xtask"), "{told:?}");
+        assert!(holders("mount /run/x (bpf)").is_empty());
     }
 }

@@ -26,14 +26,16 @@ const NEEDS: &[Need] = &[
 ];
 /// Names of the tests that may be skipped.
 const ALLOWED: &str = ".ci/allowed-skips";
-/// Tests of whole clusters that every run plays; the others that begin with the same word take half an hour.
-const CLUSTERS_ALWAYS: [&str; 2] = ["views_form", "views_parts"];
-/// How the files of tests of whole clusters begin.
+/// How the files of tests of whole clusters begin. They mostly wait, so two of them are played at once.
 const CLUSTERS: &str = "views_";
-/// Most tests of the lab that are run a second time.
+/// Those of them that judge by starvation, and so have the processors to themselves.
+const CLUSTERS_ALONE: [&str; 2] = ["views_lease", "views_stall"];
+/// Tests of whole clusters that are played at once: the lab asks for two processors.
+const AT_ONCE: usize = 2;
+/// Most tests of a group of the lab's that are run a second time.
 const SECOND_TRIES: usize = 3;
 /// An ordinary run should not take longer.
-const LIMIT: Duration = Duration::from_secs(20 * 60);
+const LIMIT: Duration = Duration::from_secs(55 * 60);
 
 /// Options of `test`.
 #[derive(clap::Args, Debug, Default)]
@@ -41,9 +43,6 @@ pub struct Options {
     /// Run the long tests at their full length too: hours
     #[arg(long)]
     long: bool,
-    /// Play all tests of whole clusters too: half an hour more
-    #[arg(long)]
-    views: bool,
     /// Run only tests whose name contains FILTER
     #[arg(long, value_name = "FILTER")]
     only: Option<String>,
@@ -67,17 +66,9 @@ pub fn run(options: &Options) -> Result<()> {
         sweep(&root)?;
     }
     let mut tally = Tally::default();
-    // Integration tests share the host's network, CPUs and clocks: one at a time, and after the others.
-    let (lab, left_out) = lab_targets(&root, options)?;
-    if !left_out.is_empty() {
-        println!("not run without --views: {}", left_out.join(", "));
-    }
-    let lab: Vec<&str> = lab.iter().map(String::as_str).collect();
-    let groups: [(&[&str], &[&str]); 2] =
-        [(&["--workspace", "--exclude", "heartbeat-tests"], &[]), (&lab, &["--test-threads=1"])];
-    let test = |packages: &[&str], arguments: &[&str]| {
+    let test = |group: &Group, arguments: &[&str]| {
         let mut command = shell::cargo();
-        command.args(["test", "--no-fail-fast"]).args(packages).env("HEARTBEAT_SKIPS", &skips);
+        command.args(["test", "--no-fail-fast"]).args(&group.targets).env("HEARTBEAT_SKIPS", &skips);
         if options.long {
             command.env("HEARTBEAT_LONG", "1");
         }
@@ -85,15 +76,17 @@ pub fn run(options: &Options) -> Result<()> {
         command
     };
     let mut well = true;
-    for (packages, arguments) in groups {
+    for group in groups(&lab_files(&root)?) {
         let before = (tally.failed, tally.failed_names.len());
-        let mut good = watch(test(packages, arguments).args(&options.only), &mut tally)?;
+        let threads = group.threads.map(|threads| format!("--test-threads={threads}"));
+        let arguments: Vec<&str> = threads.iter().chain(&options.only).map(String::as_str).collect();
+        let mut good = watch(&mut test(&group, &arguments), &mut tally)?;
         let names = tally.failed_names[before.1..].to_vec();
         let all_named = (tally.failed - before.0) as usize == names.len();
         let few = all_named && (1..=SECOND_TRIES).contains(&names.len());
         if !good && few && names.iter().all(|name| plays_in_real_time(&root, name)) {
             good = names.iter().try_fold(true, |good, name| -> Result<bool> {
-                Ok(try_again(&mut test(packages, &["--exact", name, "--test-threads=1"]), name, &mut tally)? && good)
+                Ok(try_again(&mut test(&group, &["--exact", name, "--test-threads=1"]), name, &mut tally)? && good)
             })?;
         }
         well &= good;
@@ -102,15 +95,37 @@ pub fn run(options: &Options) -> Result<()> {
     judge(&root, &tally, well, begun.elapsed(), options)
 }
 
-/// Returns what cargo is to test of the lab, and the test files that this run leaves out.
+/// Tests that one call of cargo runs.
+#[derive(Debug)]
+struct Group {
+    /// What cargo is to test.
+    targets: Vec<String>,
+    /// How many tests run at once; `None`: as many as the machine has processors.
+    threads: Option<usize>,
+}
+
+/// Returns all tests that a run plays, in order, by the names of the lab's `files` of tests. These share the host's
+/// network, CPUs and clocks: one at a time, and after the others; of whole clusters, which are last, some at once.
+fn groups(files: &[String]) -> [Group; 3] {
+    let at_once = |name: &&String| name.starts_with(CLUSTERS) && !CLUSTERS_ALONE.contains(&name.as_str());
+    let (at_once, alone): (Vec<&String>, Vec<&String>) = files.iter().partition(at_once);
+    let group = |words: &[&str], files: &[&String], threads| {
+        let words = words.iter().map(|word| (*word).to_owned());
+        let files = files.iter().flat_map(|name| ["--test".to_owned(), (*name).clone()]);
+        Group { targets: words.chain(files).collect(), threads }
+    };
+    [
+        group(&["--workspace", "--exclude", "heartbeat-tests"], &[], None),
+        group(&["--package", "heartbeat-tests", "--lib", "--bins"], &alone, Some(1)),
+        group(&["--package", "heartbeat-tests"], &at_once, Some(AT_ONCE)),
+    ]
+}
+
+/// Returns the names of the lab's files of tests.
 ///
 /// # Errors
-/// If the files cannot be listed.
-fn lab_targets(root: &Path, options: &Options) -> Result<(Vec<String>, Vec<String>)> {
-    let mut arguments: Vec<String> = ["--package", "heartbeat-tests"].map(str::to_owned).to_vec();
-    if options.views || options.long || options.only.is_some() {
-        return Ok((arguments, Vec::new()));
-    }
+/// If they cannot be listed.
+fn lab_files(root: &Path) -> Result<Vec<String>> {
     let directory = root.join("tests/tests");
     let mut names = Vec::new();
     for entry in fs::read_dir(&directory).with_context(|| directory.display().to_string())? {
@@ -118,13 +133,7 @@ fn lab_targets(root: &Path, options: &Options) -> Result<(Vec<String>, Vec<Strin
         names.extend(path.file_stem().and_then(|name| name.to_str()).map(str::to_owned));
     }
     names.sort();
-    let later = |name: &String| name.starts_with(CLUSTERS) && !CLUSTERS_ALWAYS.contains(&name.as_str());
-    let (left_out, run): (Vec<String>, Vec<String>) = names.into_iter().partition(later);
-    arguments.extend(["--lib", "--bins"].map(str::to_owned));
-    for name in run {
-        arguments.extend(["--test".to_owned(), name]);
-    }
-    Ok((arguments, left_out))
+    Ok(names)
 }
 
 /// Takes away what a killed run left (namespaces, daemons, pins, control groups) and says what it was: it would take
@@ -243,17 +252,49 @@ mod tests {
         }
     }
 
-    #[test]
-    fn every_file_of_tests_is_run_or_named() {
-        let root = shell::root();
-        let (run, left_out) = lab_targets(&root, &Options::default()).unwrap();
-        let files = fs::read_dir(root.join("tests/tests")).unwrap().count();
-        assert_eq!(run.iter().filter(|one| *one == "--test").count() + left_out.len(), files);
-        assert!(CLUSTERS_ALWAYS.iter().all(|name| run.iter().any(|one| one == name)));
-        assert!(!left_out.is_empty() && left_out.iter().all(|name| name.starts_with(CLUSTERS)));
-        for options in [Options { views: true, ..Options::default() }, Options { long: true, ..Options::default() }] {
-            assert_eq!(lab_targets(&root, &options).unwrap().1, Vec::<String>::new());
+    /// The lab's files of tests that a run plays, each with how many of its tests run at once.
+    fn played() -> Vec<(String, usize)> {
+        let mut played = Vec::new();
+        for group in groups(&lab_files(&shell::root()).unwrap()) {
+            let named = group.targets.windows(2).filter(|pair| pair[0] == "--test");
+            played.extend(named.map(|pair| (pair[1].clone(), group.threads.unwrap())));
         }
+        played.sort();
+        played
+    }
+
+    #[test]
+    fn every_file_of_tests_is_played_by_exactly_one_group() {
+        let directory = fs::read_dir(shell::root().join("tests/tests")).unwrap();
+        let mut there: Vec<String> =
+            directory.map(|entry| entry.unwrap().file_name().into_string().unwrap().replace(".rs", "")).collect();
+        there.sort();
+        let played: Vec<String> = played().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(played, there);
+        assert!(there.iter().any(|name| name == "views_form"), "{there:?}");
+    }
+
+    #[test]
+    fn clusters_are_played_two_at_once_but_for_those_that_judge_by_starvation() {
+        let played = played();
+        for (name, threads) in &played {
+            let at_once = name.starts_with("views_") && name != "views_lease" && name != "views_stall";
+            assert_eq!(*threads, if at_once { 2 } else { 1 }, "{name}");
+        }
+        for name in CLUSTERS_ALONE {
+            assert!(played.contains(&(name.to_owned(), 1)), "{name} was renamed");
+        }
+    }
+
+    #[test]
+    fn all_else_of_the_workspace_is_tested_first() {
+        let [others, lab, clusters] = groups(&["a".to_owned(), "views_b".to_owned(), "views_stall".to_owned()]);
+        assert_eq!(
+            (others.targets.join(" "), others.threads),
+            ("--workspace --exclude heartbeat-tests".to_owned(), None)
+        );
+        assert_eq!(lab.targets.join(" "), "--package heartbeat-tests --lib --bins --test a --test views_stall");
+        assert_eq!(clusters.targets.join(" "), "--package heartbeat-tests --test views_b");
     }
 
     #[test]

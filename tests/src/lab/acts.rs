@@ -183,7 +183,11 @@ impl Acts {
 
 /// Members of every view, by node, with the incarnations that they are members under.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Views(BTreeMap<u64, BTreeMap<usize, u64>>);
+pub struct Views {
+    names: Vec<String>,
+    /// By view and node: the incarnation.
+    members: BTreeMap<u64, BTreeMap<usize, u64>>,
+}
 
 impl Views {
     /// Puts them together from what all nodes said: `logs` are their events, by node, and `names` their names.
@@ -221,18 +225,37 @@ impl Views {
             }
             views.insert(view, of);
         }
-        Ok(Self(views))
+        Ok(Self { names: names.to_vec(), members: views })
     }
 
     /// Says whether an act's author is a member of a view, under its incarnation.
     #[must_use]
     pub fn has(&self, view: Order, act: Act) -> bool {
-        self.0.get(&view.0).is_some_and(|members| members.get(&act.node) == Some(&act.token.incarnation))
+        self.members.get(&view.0).is_some_and(|members| members.get(&act.node) == Some(&act.token.incarnation))
+    }
+
+    /// Says whether an incarnation of the node with this name is a member of a view; `None`: nobody said anything of the view.
+    #[must_use]
+    pub fn holds(&self, view: Order, name: &str, incarnation: u64) -> Option<bool> {
+        let node = self.names.iter().position(|one| one == name);
+        let members = self.members.get(&view.0)?;
+        Some(node.and_then(|node| members.get(&node)) == Some(&incarnation))
+    }
+
+    /// Returns the view upon which a view was decided; `None`: nobody said anything of it. The first view of a force count
+    /// is decided upon one of the force count before.
+    #[must_use]
+    pub fn parent(&self, view: Order) -> Option<Order> {
+        let before = view.number().checked_sub(1)?;
+        let same = Order::new(view.force(), 0)?;
+        let first = self.members.range(same.0..view.0).next().is_none();
+        let force = if first { view.force().checked_sub(1)? } else { view.force() };
+        Order::new(force, before).filter(|parent| self.members.contains_key(&parent.0))
     }
 
     /// Returns the orders of all views, the lowest first.
     pub fn orders(&self) -> impl Iterator<Item = Order> {
-        self.0.keys().map(|order| Order(*order))
+        self.members.keys().map(|order| Order(*order))
     }
 }
 
@@ -279,8 +302,24 @@ mod tests {
         assert!(!has(2, act(2, 0, 30)) && !has(2, act(2, 0, 31)), "left out");
         assert!(has(3, act(2, 0, 31)) && !has(3, act(2, 0, 30)), "the second");
         assert!(has(3, act(0, 0, 10)) && !has(4, act(0, 0, 10)));
+        assert_eq!((views.holds(Order(2), "c", 30), views.holds(Order(3), "c", 31)), (Some(false), Some(true)));
+        assert_eq!((views.holds(Order(4), "c", 31), views.holds(Order(3), "nobody", 31)), (None, Some(false)));
         let nobody = [vec![json!({"event": "view_installed", "view": "0.1", "members": ["a"]})]];
         assert!(Views::read(&nobody, &["a".to_owned()]).is_err(), "nobody said how it joined");
+    }
+
+    #[test]
+    fn the_view_before_is_known_where_somebody_told_of_it() {
+        let said = |view: &str| json!({"event": "view_installed", "view": view, "members": []});
+        let views = Views::read(&[["0.3", "0.4", "1.5", "1.6", "1.8"].map(said).to_vec()], &[]).unwrap();
+        let order = |force, number| Order::new(force, number).unwrap();
+        assert_eq!(views.parent(order(0, 4)), Some(order(0, 3)));
+        assert_eq!(views.parent(order(1, 5)), Some(order(0, 4)), "the first of its force count");
+        assert_eq!(views.parent(order(1, 6)), Some(order(1, 5)));
+        assert_eq!(
+            (views.parent(order(1, 8)), views.parent(order(0, 3)), views.parent(order(0, 1))),
+            (None, None, None)
+        );
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub mod sink;
 pub mod starve;
 pub mod tap;
 pub mod timely;
+mod told;
 pub mod views;
 pub mod wait;
 pub mod wire;

@@ -4,10 +4,11 @@
 use super::acts::{Acts, Views, order};
 use super::crew::{Crew, Mark};
 use super::sink::Sink;
+use super::told::{one_digest, told_in_order};
 use super::wait::wait_every;
 use super::{Cluster, Lab, Options, Spec};
 use crate::xdp::random::Random;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use heartbeat_common::view::Order;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -301,20 +302,20 @@ impl Crew {
         Views::read(&logs, &self.lab.spec().nodes)
     }
 
-    /// Says that nobody acted who might not, that every node told each change once, in the order of views, and that all
-    /// nodes installed the same views.
+    /// Says that nobody acted who might not, that every node told each change once, in the order of views and with the cause
+    /// that it knew, and that all nodes installed the same views.
     ///
     /// # Errors
     /// If it was otherwise; the error says how.
     pub fn audit(&self, sink: &Sink) -> Result<Acts> {
-        let acts = sink.acts();
+        let (acts, views) = (sink.acts(), self.all_views()?);
         ensure!(acts.count > 0, "nobody acted at all");
-        let faults = acts.faults(&self.all_views()?);
+        let faults = acts.faults(&views);
         ensure!(faults.is_empty(), "{faults:#?}\n{:#?}", acts.stretches);
         let mut digests = BTreeMap::new();
         for node in 0..self.lab.spec().nodes.len() {
             let events = self.events(node)?;
-            told_in_order(&events).with_context(|| format!("node {}", self.name(node)))?;
+            told_in_order(&events, &views).with_context(|| format!("node {}", self.name(node)))?;
             one_digest(&events, &mut digests).with_context(|| format!("node {}", self.name(node)))?;
         }
         Ok(acts)
@@ -343,52 +344,6 @@ impl Crew {
         };
         self.said(mark, node, "view_installed")?.iter().map(stamp).collect()
     }
-}
-
-/// Says that each view was installed once by each run of a node, in rising order, and that each removal was told once.
-///
-/// # Errors
-/// If it was otherwise.
-pub fn told_in_order(events: &[Value]) -> Result<()> {
-    let (mut newest, mut fresh) = (Order::NONE, false);
-    let mut removed: Vec<(Value, Value)> = Vec::new();
-    for event in events {
-        match super::play::name(event) {
-            "view_installed" => {
-                let view = order(&event["view"])?;
-                // A run whose state is lost learns the newest view once more, and no older one.
-                ensure!(view > newest || fresh && view == newest, "view {view:?} was installed after {newest:?}");
-                (newest, fresh) = (view, false);
-            }
-            "started" => {
-                fresh = true;
-                removed.clear();
-            }
-            "node_removed" => {
-                let one = (event["node"].clone(), event["incarnation"].clone());
-                if removed.contains(&one) {
-                    bail!("{one:?} was removed twice: {event}");
-                }
-                ensure!(event["cause"].is_string(), "a removal without its cause: {event}");
-                removed.push(one);
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Says that each view has one digest, whoever installed it.
-///
-/// # Errors
-/// If one has two.
-fn one_digest(events: &[Value], digests: &mut BTreeMap<Order, String>) -> Result<()> {
-    for event in events.iter().filter(|event| event["event"] == "view_installed") {
-        let digest = event["digest"].as_str().with_context(|| format!("{event}"))?;
-        let first = digests.entry(order(&event["view"])?).or_insert_with(|| digest.to_owned());
-        ensure!(first == digest, "two views of one number: {first} and {event}");
-    }
-    Ok(())
 }
 
 /// Whether tests run at their full length: `HEARTBEAT_LONG=1`.
@@ -430,27 +385,5 @@ mod tests {
         let none = json!({"life": "no_view", "view": null, "in_force": null, "stage": "stabilized", "waits_for": [], "acting": false});
         assert_eq!(Stands::read(&none).unwrap().view, Order::NONE);
         assert!(Stands::read(&json!({})).is_err());
-    }
-
-    #[test]
-    fn a_view_told_twice_or_backwards_is_found() {
-        let view = |view: &str| json!({"event": "view_installed", "view": view});
-        let removed = |incarnation: u64| json!({"event": "node_removed", "node": "c", "incarnation": incarnation, "cause": "down"});
-        told_in_order(&[view("0.1"), removed(3), view("0.2"), removed(4), view("1.1")]).unwrap();
-        let started = || json!({"event": "started"});
-        told_in_order(&[view("0.2"), started(), view("0.2"), view("0.3")]).unwrap();
-        assert!(told_in_order(&[view("0.2"), started(), view("0.1")]).is_err());
-        assert!(told_in_order(&[view("0.2"), view("0.2")]).is_err());
-        assert!(told_in_order(&[view("1.1"), view("0.2")]).is_err());
-        assert!(told_in_order(&[removed(3), removed(3)]).is_err());
-    }
-
-    #[test]
-    fn two_views_of_one_number_are_found() {
-        let view = |view: &str, digest: &str| json!({"event": "view_installed", "view": view, "digest": digest});
-        let mut digests = BTreeMap::new();
-        one_digest(&[view("0.1", "aa"), view("0.2", "bb")], &mut digests).unwrap();
-        one_digest(&[view("0.2", "bb")], &mut digests).unwrap();
-        assert!(one_digest(&[view("0.1", "cc")], &mut digests).is_err());
     }
 }

@@ -82,7 +82,8 @@ pub fn holders(left: &str) -> Vec<String> {
         (Some("program"), Some(id)) => {
             let shown = entries(&ask("bpftool", &["-f", "prog", "show", "id", id]), "");
             let links = entries(&ask("bpftool", &["-f", "link", "show"]), &format!(" prog {id} "));
-            shown.into_iter().chain(links.into_iter().map(|link| format!("link {link}"))).collect()
+            let links = links.into_iter().map(|link| format!("link {link}"));
+            shown.into_iter().chain(links).chain(openers(id)).collect()
         }
         (Some("netns"), Some(name)) => {
             let inside = ask("ip", &["netns", "pids", name]);
@@ -107,6 +108,21 @@ fn entries(list: &str, wanted: &str) -> Vec<String> {
         }
     }
     found.into_iter().map(|words| words.join(" ")).collect()
+}
+
+/// Returns the processes that hold a program, or a link of it, open: not every bpftool can tell.
+fn openers(program: &str) -> Vec<String> {
+    let processes = names(Path::new("/proc"), |name| name.bytes().all(|byte| byte.is_ascii_digit()));
+    let opener = |process: &String| {
+        let table = Path::new("/proc").join(process).join("fdinfo");
+        names(&table, |_| true).any(|file| is_of(&fs::read_to_string(table.join(file)).unwrap_or_default(), program))
+    };
+    processes.filter(opener).map(|process| format!("process {process} {}", command_line(&process))).collect()
+}
+
+/// Says whether what the kernel tells of an open file names a program.
+fn is_of(told: &str, program: &str) -> bool {
+    told.lines().filter_map(|line| line.strip_prefix("prog_id:")).any(|id| id.trim() == program)
 }
 
 fn command_line(process: &str) -> String {
@@ -191,7 +207,7 @@ mod tests {
         assert_eq!(snapshot(&["a", "b"]).since(&snapshot(&["a", "c"])), ["b"]);
     }
 
-    /// What was left when each look shows the next of `shows`, its last again and again; and how often was paused.
+    /// What was left where each look shows the next of `shows`, its last again and again; and how often was paused.
     fn waited(shows: &[&[&str]]) -> (Leftovers, u32) {
         let (mut looks, mut pauses) = (0, 0);
         let look = || {
@@ -222,6 +238,14 @@ mod tests {
         assert_eq!(entries(list, " prog 12 "), ["4: xdp prog 12 ifindex 2 pids heartbeatd(77)"]);
         assert_eq!(entries(list, "").len(), 2);
         assert!(entries(list, " prog 1 ").is_empty() && entries("", "").is_empty());
+    }
+
+    #[test]
+    fn an_open_file_is_known_by_its_program() {
+        let link = "pos:\t0\nlink_type:\txdp\nlink_id:\t12\nprog_tag:\t7b655dc0\nprog_id:\t338\nifindex:\t2\n";
+        assert!(is_of(link, "338"));
+        assert!(!is_of(link, "33") && !is_of(link, "12") && !is_of("pos:\t0\n", "0"));
+        assert!(openers("no program").is_empty());
     }
 
     #[test]

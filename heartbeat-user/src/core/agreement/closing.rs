@@ -357,13 +357,18 @@ impl<'a> Judge<'a> {
         };
         let reason = self.gone(member).or_else(|| self.condemned.get(&member.node).copied()).unwrap_or(by_facts);
         let nearest = words.iter().min_by_key(|(_, hears)| hears.silent_ms).map(|(_, hears)| **hears);
-        let judges = words.iter().filter(|(_, hears)| accuses(hears, reason));
+        let judges = |of: fn(&Hears, Member) -> bool| {
+            let judging = words.iter().filter(move |(_, hears)| of(hears, member) && accuses(hears, reason));
+            judging.fold(0, |set, (place, _)| set | 1 << (place % NODES_MAX))
+        };
+        // Whoever lost its disk may have come back under a lower number: then that is all that anybody heard of it.
+        let strict = judges(|hears, member| [0, member.incarnation].contains(&hears.peer.incarnation));
         Removal {
             member,
             reason,
             silent_ms: nearest.map_or(0, |hears| hears.silent_ms),
             controller_age_ms: nearest.map_or(0, |hears| hears.controller_age_ms),
-            judges: judges.fold(0, |set, (place, _)| set | 1 << (place % NODES_MAX)),
+            judges: if strict == 0 { judges(|_, _| true) } else { strict },
         }
     }
 }

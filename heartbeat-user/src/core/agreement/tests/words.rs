@@ -1,7 +1,9 @@
 //! What is told: to whom, once, in view order, and true.
 
+use super::scene::{CALM, judge_reports, says};
 use super::world::{LEASE, World};
 use crate::core::agreement::AgreementEvent;
+use crate::core::agreement::closing::Verdict;
 use crate::core::agreement::document::{Member, Reason};
 use crate::core::agreement::event::{ControlFault, Grounds};
 use crate::core::agreement::message::Message;
@@ -51,6 +53,24 @@ fn whoever_only_agrees_to_a_view_is_no_judge() {
     let grounds = grounds.unwrap();
     assert_eq!((member.node.0, grounds.reason), (4, Reason::NotConnected));
     assert_eq!((nodes(&grounds.judges), nodes(&grounds.others)), (vec![1], vec![2, 3]));
+}
+
+/// Node 2 knows of an incarnation of node 4 that is long over, and never heard this one; node 3 has heard of none.
+#[test]
+fn whoever_heard_an_older_incarnation_alone_is_no_judge_of_this_one() {
+    let view = World::formed(4).view(1);
+    let all = view.members.clone();
+    let report = |author: usize, of: u64| {
+        let others = all.iter().filter(|member| **member != all[author]);
+        let edge = |member: &Member| {
+            if *member == all[3] { (Member { incarnation: of, ..*member }, false) } else { (*member, true) }
+        };
+        says(&view, all[author], &others.map(edge).collect::<Vec<_>>())
+    };
+    let reports = [report(0, all[3].incarnation), report(1, all[3].incarnation - 1), report(2, 0)];
+    let Verdict::Propose(plan) = judge_reports(&view, &reports, CALM) else { panic!("no view is proposed") };
+    let [removal] = &plan.removals[..] else { panic!("{:?}", plan.removals) };
+    assert_eq!((removal.member, removal.reason, removal.judges), (all[3], Reason::Down, 0b101));
 }
 
 /// Node 4's controller has just begun and cannot say who is up; node 3 is removed by the word of an operator.

@@ -416,6 +416,20 @@ mod tests {
     }
 
     #[test]
+    fn nobody_waits_for_a_lock_that_stays_taken() {
+        let shared = shared();
+        leave_taken(&shared, 1);
+        let (told, answer) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| told.send([shared.tick(1).is_none(), shared.with_tick(1, |_| ()).is_none()]));
+            let ended = answer.recv_timeout(Duration::from_secs(20));
+            // Whoever waits all the same is let go: this is to fail, and not to hang.
+            shared.repair_locks();
+            assert_eq!(ended, Ok([true; 2]));
+        });
+    }
+
+    #[test]
     fn a_lock_that_moves_is_not_taken_from_its_writer() {
         let shared = shared();
         let stop = std::sync::atomic::AtomicBool::new(false);

@@ -147,6 +147,31 @@ fn a_file_that_somebody_moved_away_or_removed_is_begun_anew() {
     assert_eq!((written(&moved), written(&file)), ((vec![0], 0), (vec![2], 0)));
 }
 
+#[test]
+fn a_file_in_whose_place_another_one_is_gets_no_more_events() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, moved) = (directory.path().join("events.jsonl"), directory.path().join("moved"));
+    let mut journal = journal(directory.path(), 1 << 20, 2);
+    let take = |number| {
+        journal.sink.now(numbered(number));
+        taken(&journal, number);
+    };
+    take(0);
+    fs::rename(&file, &moved).unwrap();
+    fs::write(&file, "").unwrap();
+    take(1);
+    assert_eq!((written(&moved), written(&file)), ((vec![0], 0), (vec![1], 0)));
+    // A name that leads to the very file is none: events would go wherever somebody has them go.
+    fs::rename(&file, &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, &file).unwrap();
+    take(2);
+    assert_eq!(written(&moved), (vec![1], 0));
+    fs::remove_file(&file).unwrap();
+    take(3);
+    journal.stop();
+    assert_eq!(written(&file), (vec![3], 1), "one is lost, and that is told");
+}
+
 /// Where the process is told to be the one whose files may not grow.
 const CHILD: &str = "HEARTBEAT_JOURNAL_CHILD";
 

@@ -124,6 +124,18 @@ fn turns_and_serials_that_leap_are_not_believed() {
     assert!(world.settled(3), "what it says next counts: {}", world.describe());
 }
 
+/// Nobody would hear it ever again.
+#[test]
+fn a_serial_that_leaps_silences_nobody() {
+    let mut world = World::formed(3);
+    for node in [1, 2] {
+        let report = Report { serial: u64::MAX, ..next_report(&world) };
+        say(&mut world, node, Message::Report(Box::new(report)));
+    }
+    world.request(3, 5, Request::Set(Setting::LeaseMs(700)));
+    world.run_until(3_000, |world| world.view(1).lease.lease_ms == 700);
+}
+
 /// A service manager that starts a controller again and again, while others do not hear it, makes no liar of it.
 #[test]
 fn a_controller_of_whatever_generation_is_believed() {

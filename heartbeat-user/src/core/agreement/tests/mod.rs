@@ -9,6 +9,7 @@ mod limits;
 mod outside;
 mod parted;
 mod passing;
+mod peer;
 mod returns;
 mod rules;
 mod scene;

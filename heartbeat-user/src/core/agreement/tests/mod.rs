@@ -3,6 +3,7 @@
 mod claims;
 mod directed;
 mod endings;
+mod grants;
 mod graphs;
 mod life;
 mod limits;

@@ -8,6 +8,7 @@ mod graphs;
 mod life;
 mod limits;
 mod outside;
+mod page;
 mod parted;
 mod passing;
 mod peer;

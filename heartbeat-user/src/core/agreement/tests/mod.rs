@@ -5,6 +5,7 @@ mod directed;
 mod endings;
 mod grants;
 mod graphs;
+mod heard;
 mod life;
 mod limits;
 mod outside;

@@ -6,6 +6,7 @@ mod endings;
 mod grants;
 mod graphs;
 mod heard;
+mod judged;
 mod life;
 mod limits;
 mod outside;

@@ -123,3 +123,20 @@ fn who_is_owed_no_more_is_forgotten() {
     assert!(stops.in_force());
     assert_eq!(stops.known().count(), 0);
 }
+
+#[test]
+fn what_was_waited_for_can_be_proved_and_a_proof_stays() {
+    let mut stops = owing(&[B]);
+    stops.advance(at(9_000));
+    stops.said(B);
+    assert_eq!(stops.known().collect::<Vec<_>>(), [(B, How::Said)]);
+    stops.told(B);
+    assert_eq!(stops.known().collect::<Vec<_>>(), [(B, How::Said)]);
+}
+
+#[test]
+fn a_wait_has_room_for_a_clock_that_is_slewed_until_its_owner_sees_it() {
+    let windows = SLEW_WINDOW.as_nanos() * 2 * u128::from(SLEW_PPM) / 1_000_000;
+    assert_eq!(slack(Duration::ZERO).as_nanos(), windows);
+    assert_eq!(slack(Duration::from_millis(100)).as_nanos(), windows + 5_000_000);
+}

@@ -3,6 +3,8 @@
 mod claims;
 mod directed;
 mod endings;
+mod ends;
+mod fences;
 mod grants;
 mod graphs;
 mod heard;

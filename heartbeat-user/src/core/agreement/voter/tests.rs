@@ -241,3 +241,38 @@ fn a_write_that_hangs_keeps_one_answer_for_each_proposer() {
     let expected = [(A, promised), (B, accepted)].map(|(to, reply)| Effect::Answer { to, view, reply });
     assert_eq!(answers, expected, "the newest of each, once it is on disk");
 }
+
+#[test]
+fn only_the_state_that_was_being_written_is_taken_for_written() {
+    let (mut voter, view) = resumed();
+    voter.prepare(A, view, ballot(1));
+    assert_eq!((voter.written(3), voter.written(1), voter.durable()), (vec![], vec![], 1));
+    assert_eq!(voter.written(2).len(), 1);
+    assert_eq!((voter.durable(), voter.may_grant()), (2, true));
+    voter.failed();
+    assert!(!voter.may_grant(), "what the disk holds is not known any more");
+}
+
+#[test]
+fn a_state_whose_parts_do_not_belong_together_is_none() {
+    let whole = State::new(VoteId([7, 7]), first());
+    let member = |node| Member { node: NodeId(node), incarnation: 5 };
+    let served = |node| Served { member: member(node), served_ms: 1, boot_ns: 1 };
+    let other = after(&first(), 1);
+    let value = other.name().digest;
+    let accepted = Register { accepted: ballot(1), value, ..whole.register };
+    let votes = |numbers: &[u64]| numbers.iter().map(|number| (VoteId([*number, 0]), 1)).collect();
+    let many: Vec<u64> = (1..=SLOTS as u64 + 1).collect();
+    assert_eq!(State { register: accepted, accepted: Some(other.clone()), ..whole.clone() }.check(), Ok(()));
+    for (what, broken) in [
+        ("of no sequence", State { sequence: 0, ..whole.clone() }),
+        ("of another view", State { register: Register::open(other.name()), ..whole.clone() }),
+        ("another value", State { register: accepted, accepted: Some(after(&first(), 2)), ..whole.clone() }),
+        ("votes out of order", State { remembers: votes(&[2, 1]), ..whole.clone() }),
+        ("too many votes", State { remembers: votes(&many), ..whole.clone() }),
+        ("nodes twice", State { quarantines: vec![served(2), served(2)], ..whole.clone() }),
+        ("too many nodes", State { quarantines: (0..=NODES_MAX as u16).map(served).collect(), ..whole }),
+    ] {
+        assert!(broken.check().is_err(), "{what}");
+    }
+}

@@ -146,3 +146,64 @@ fn a_request_is_answered_by_the_view_that_fulfils_it() {
     world.run(11_000);
     assert_eq!(world.outcome(2, 10), Some(Outcome::NoQuorum));
 }
+
+#[test]
+fn what_makes_no_sense_is_refused_at_once_and_by_its_reason() {
+    let mut world = World::formed(3);
+    let mut number = 10;
+    let mut refused = |world: &mut World, request| {
+        number += 1;
+        world.request(1, number, request);
+        match world.outcome(1, number) {
+            Some(Outcome::Refused(why)) => Some(why),
+            _ => None,
+        }
+    };
+    for (request, why) in [
+        (Request::Fence(NodeId(1)), Refusal::UnknownNode),
+        (Request::Fence(NodeId(9)), Refusal::UnknownNode),
+        (Request::Set(Setting::LowerPriority(Some(NodeId(9)))), Refusal::UnknownNode),
+        (Request::Set(Setting::Weight(NodeId(9), 1)), Refusal::UnknownNode),
+        (Request::Set(Setting::Weight(NodeId(3), 2)), Refusal::NoVotes),
+        (Request::Set(Setting::LeaseMs(u32::MAX)), Refusal::Lease),
+    ] {
+        assert_eq!(refused(&mut world, request.clone()), Some(why), "{request:?}");
+    }
+    world.run(2_000);
+    assert!(world.settled(3));
+}
+
+#[test]
+fn no_more_is_wished_at_once_than_a_report_holds() {
+    let mut world = World::formed(3);
+    world.split(&[3]);
+    for number in 1..=17 {
+        world.request(3, number, Request::Set(Setting::LeaseMs(600 + number as u32)));
+    }
+    assert_eq!((world.outcome(3, 16), world.outcome(3, 17)), (None, Some(Outcome::Refused(Refusal::Busy))));
+}
+
+#[test]
+fn nobody_goes_on_by_force_who_leaves() {
+    let mut world = World::formed(3);
+    world.split(&[3]);
+    world.run_until(5_000, |world| world.settled(2));
+    world.request(3, 1, Request::Leave);
+    world.request(3, 2, Request::Force);
+    assert_eq!(world.outcome(3, 2), Some(Outcome::Refused(Refusal::Ending)));
+}
+
+/// What an earlier controller of the same incarnation was asked for may have been decided since.
+#[test]
+fn no_controller_uses_the_numbers_of_the_one_before() {
+    let mut world = World::formed(3);
+    world.split(&[3]);
+    let mut wished = |number| {
+        world.request(3, number, Request::Set(Setting::LeaseMs(700)));
+        let wish = world.nodes[&3].agreement.as_ref().unwrap().own_report().wishes[0].id;
+        world.restart_controller(3);
+        wish
+    };
+    let (one, next) = (wished(1), wished(2));
+    assert!(next.by == one.by && next.sequence > one.sequence, "{one:?} {next:?}");
+}

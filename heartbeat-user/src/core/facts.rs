@@ -180,4 +180,35 @@ mod tests {
         assert_eq!(since(2_700, &tick(8, 2_690)), None, "a newer incarnation");
         assert_eq!(since(2_800, &tick(8, 2_790)), Some(2_790));
     }
+
+    #[test]
+    fn of_several_paths_the_newest_word_of_the_present_incarnation_counts() {
+        let tick = |incarnation, at: u64, flags| Tick::<u64> {
+            peer_incarnation: incarnation,
+            heard_ns: at * MS,
+            peer_dynamic: frame::dynamic(frame::Kind::Echo, 0, 0, flags),
+            peer_dynamic_ns: at * MS,
+            ..Tick::default()
+        };
+        let older = Tick::<u64> { older_heard_ns: 1_700 * MS, ..tick(6, 1_900, 0) };
+        let (one, two) = (tick(7, 1_500, frame::FLAG_QUORATE), tick(7, 1_600, frame::FLAG_STOPPED));
+        for ticks in [[&older, &one, &two], [&two, &one, &older]] {
+            let fact = of(&mut Facts::default(), 2_000, &ticks);
+            assert_eq!((fact.incarnation, fact.stopped, fact.quorate), (7, true, false));
+            assert_eq!((fact.heard, fact.older_heard), (MonoTime(1_600 * MS), MonoTime(1_700 * MS)));
+        }
+    }
+
+    #[test]
+    fn hearing_each_other_begins_anew_after_a_gap_that_nobody_looked_into_and_under_another_name() {
+        let mut facts = Facts::default();
+        let since = |facts: &mut Facts, now, echo: u64| {
+            let tick = Tick::<u64> { peer_incarnation: 7, echo_ns: echo * MS, ..Tick::default() };
+            of(facts, now, &[&tick]).both_ways_since.map(|at| at.0 / MS)
+        };
+        assert_eq!((since(&mut facts, 1_000, 900), since(&mut facts, 1_100, 1_050)), (None, Some(1_050)));
+        assert_eq!(since(&mut facts, 1_600, 1_551), Some(1_551));
+        facts.renew();
+        assert_eq!(since(&mut facts, 1_700, 1_650), Some(1_650));
+    }
 }

@@ -255,6 +255,44 @@ fn an_older_copy_is_set_aside_by_the_thread_and_no_vote_for_the_next_start() {
     assert_eq!(decode(OWNER, Remembered::default(), &std::fs::read(aside).unwrap()).unwrap(), state());
 }
 
+/// What waits while a write takes its time.
+#[test]
+fn of_the_states_that_wait_the_newest_is_written_and_the_file_is_set_aside_after_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file(directory.path());
+    let (reports, reported) = channel();
+    let (go, wait) = channel::<()>();
+    let writer = Writer::start(file.clone(), move |report| {
+        reports.send(report).unwrap();
+        wait.recv_timeout(LIMIT).unwrap();
+    })
+    .unwrap();
+    let sequence = || match reported.recv_timeout(LIMIT).unwrap() {
+        Report::Written { sequence, .. } => sequence,
+        failed @ Report::Failed { .. } => panic!("{failed:?}"),
+    };
+    writer.write(Box::new(state()));
+    assert_eq!(sequence(), 1);
+    writer.set_aside();
+    (2..=3).for_each(|number| writer.write(Box::new(accepted(number))));
+    (0..2).for_each(|_| go.send(()).unwrap());
+    assert_eq!(sequence(), 3);
+    drop(writer);
+    assert!(reported.recv_timeout(LIMIT).is_err(), "that was all");
+    let aside = fs::read(file.path().with_extension("lost.1")).unwrap();
+    assert_eq!(decode(OWNER, Remembered::default(), &aside).unwrap(), accepted(3));
+    assert_eq!(file.read(Remembered::default()).unwrap(), Found::Absent);
+}
+
+#[test]
+fn nobody_else_reads_what_a_vote_has_promised() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let file = file(directory.path());
+    file.write(&state()).unwrap();
+    assert_eq!(fs::metadata(file.path()).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
 #[test]
 fn after_one_failure_the_disk_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();

@@ -66,11 +66,17 @@ struct Told {
     claims: Arc<Mutex<Vec<bool>>>,
     stuck: Arc<Mutex<Vec<oneshot::Sender<()>>>>,
     is_stuck: bool,
+    /// It takes no orders.
+    is_deaf: bool,
 }
 
 impl Claims for Told {
     fn claim(&self, gated: bool, done: oneshot::Sender<()>) -> bool {
         self.claims.lock().unwrap().push(gated);
+        if self.is_deaf {
+            drop(done);
+            return false;
+        }
         if self.is_stuck {
             self.stuck.lock().unwrap().push(done);
         } else {
@@ -142,6 +148,29 @@ fn the_mark_is_left_once_no_frame_makes_the_claim_and_not_before() {
     assert!(!directory.path().join(HELD).exists(), "frames may still make it");
     served(directory.path(), &Told::default(), || Units::Used("x".to_owned()), SHORT, || {});
     assert!(directory.path().join(HELD).exists(), "a holder that is started later need not ask");
+}
+
+/// A holder that connects finds out by itself that it has to wait: it is told nothing, and there is no mark.
+#[test]
+fn no_holder_is_told_that_it_may_hold_on_while_the_claim_stands() {
+    let directory = tempfile::tempdir().unwrap();
+    let deaf = Told { is_deaf: true, ..Told::default() };
+    let connect = || {
+        std::thread::sleep(SHORT / 3);
+        let mut holder = UnixStream::connect(directory.path().join(HOLD_SOCKET)).unwrap();
+        assert_eq!(io::Read::read(&mut holder, &mut [0]).unwrap(), 0, "the connection ends without a word");
+    };
+    served(directory.path(), &deaf, || Units::NoManager, SHORT, connect);
+    assert!(!directory.path().join(HELD).exists());
+}
+
+#[test]
+fn a_mark_that_somebody_else_has_left_is_as_good() {
+    let directory = tempfile::tempdir().unwrap();
+    let mark = directory.path().join(HELD);
+    leave(&mark).unwrap();
+    leave(&mark).unwrap();
+    assert!(leave(&mark.join("below")).is_err());
 }
 
 #[test]

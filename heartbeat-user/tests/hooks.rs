@@ -150,8 +150,11 @@ fn a_hook_inherits_nothing_of_the_daemons() {
     let open = std::fs::File::open("/etc/passwd").unwrap();
     nix::fcntl::fcntl(&open, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
     let (hooks, reports) = place.start(place.settings(&[&script], LONG));
+    // The daemon's own is stricter.
+    let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     hooks.offer(lost());
     let report = next(&reports);
+    nix::sys::stat::umask(before);
     assert!(report.end.is_success(), "{report:?}");
     let said = text(&report);
     let lines: Vec<&str> = said.lines().collect();
@@ -282,6 +285,24 @@ fn a_hook_of_gaining_runs_only_while_this_node_may_act() {
     let report = next(&reports);
     assert!(matches!(report.end, End::LeaseOver) && text(&report) == "begun\n", "{report:?}");
     assert!(hooks.stop(LONG));
+}
+
+#[test]
+fn the_end_of_the_lease_ends_no_hook_that_needs_none() {
+    let place = Place::new();
+    let (begun, go) = (place.root.path().join("begun"), place.root.path().join("go"));
+    let lines = format!("touch {}; while [ ! -e {} ]; do sleep 0.02; done", begun.display(), go.display());
+    let script = place.script("wait", &lines);
+    let (hooks, reports) = place.start(place.settings(&[&script], LONG));
+    place.page.grant(true);
+    hooks.offer(lost());
+    wait_for("it runs", || begun.exists());
+    place.page.grant(false);
+    // Hooks are looked at more often than that.
+    std::thread::sleep(Duration::from_millis(200));
+    std::fs::write(&go, "").unwrap();
+    let report = next(&reports);
+    assert!(report.end.is_success(), "{report:?}");
 }
 
 /// A page that says something else each time that it is read in one process.

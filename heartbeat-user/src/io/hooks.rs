@@ -403,30 +403,4 @@ fn check_below((root, owner): &(OwnedFd, u32), path: &Path) -> Result<(), ChainE
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
-
-    #[test]
-    fn a_hook_that_could_not_be_run_is_found_by_the_check() {
-        let root = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let trusted = || (std::fs::File::open(root.path()).unwrap().into(), nix::unistd::geteuid().as_raw());
-        let hook = root.path().join("hook");
-        let judged = |mode: u32| {
-            std::fs::write(&hook, "#!/bin/sh\n").unwrap();
-            std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(mode)).unwrap();
-            check_below(&trusted(), Path::new("/hook")).map_err(|error| error.to_string())
-        };
-        assert_eq!(judged(0o755), Ok(()));
-        assert_eq!(judged(0o644), Err("/hook: is no file that can be run".to_owned()));
-        assert_eq!(judged(0o775), Err("/hook: can be written by others (mode 0775)".to_owned()));
-        let missing = check_below(&trusted(), Path::new("/none")).unwrap_err().to_string();
-        assert!(missing.starts_with("/none: No such file"), "{missing}");
-        assert!(matches!(check(Path::new("hook")), Err(ChainError::Path(_))));
-        std::fs::create_dir(root.path().join("directory")).unwrap();
-        assert!(check_below(&trusted(), Path::new("/directory")).is_err());
-        std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        assert_eq!(judged(0o755), Err("/: can be written by others (mode 0777)".to_owned()));
-    }
-}
+mod tests;

@@ -30,7 +30,7 @@ const CHECKS: &[Check] = &[
 pub fn run() -> Result<()> {
     apt::ensure("look for what tests leave behind", &[Need::Program("bpftool", "bpftool")])?;
     let target = shell::root().join("target");
-    let before = Snapshot::take(&target);
+    let before = Snapshot::take(&target)?;
     let mut failed = Vec::new();
     for (name, check) in CHECKS {
         println!("\n== {name}");
@@ -46,7 +46,11 @@ pub fn run() -> Result<()> {
         }
     }
     println!("\n== leftovers");
-    if !leave_nothing(&before, &target) {
+    let nothing = leave_nothing(&before, &target).unwrap_or_else(|error| {
+        println!("{error:#}");
+        false
+    });
+    if !nothing {
         failed.push("leftovers");
     }
     println!("\nci: {} checks passed, {} failed", CHECKS.len() + 1 - failed.len(), failed.len());
@@ -57,9 +61,9 @@ pub fn run() -> Result<()> {
 }
 
 /// Says whether nothing stays of what was not there `before`, and says what does and how long it took.
-fn leave_nothing(before: &Snapshot, target: &Path) -> bool {
+fn leave_nothing(before: &Snapshot, target: &Path) -> Result<bool> {
     let begun = Instant::now();
-    let left = Leftovers::wait(before, || Snapshot::take(target), || thread::sleep(leaks::PAUSE));
+    let left = Leftovers::wait(before, || Snapshot::take(target), || thread::sleep(leaks::PAUSE))?;
     for one in &left.stayed {
         println!("left behind: {one}");
         leaks::holders(one).iter().for_each(|holder| println!("    {holder}"));
@@ -68,7 +72,7 @@ fn leave_nothing(before: &Snapshot, target: &Path) -> bool {
     if !left.at_first.is_empty() {
         println!("{gone} of {} went away within {:.1} s", left.at_first.len(), begun.elapsed().as_secs_f64());
     }
-    left.stayed.is_empty()
+    Ok(left.stayed.is_empty())
 }
 
 fn format() -> Result<()> {

@@ -2,6 +2,7 @@
 //! It looks and reports; it removes nothing, as what it sees may be in use by another run.
 
 use crate::shell;
+use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,8 @@ use std::time::Duration;
 
 /// What the tests name whatever they make on the host.
 const PREFIX: &str = "hb-";
+/// How a process is named here.
+const PROCESS: &str = "process ";
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// Between two looks at what a run left.
 pub const PAUSE: Duration = Duration::from_millis(250);
@@ -23,7 +26,10 @@ pub struct Snapshot(BTreeSet<String>);
 
 impl Snapshot {
     /// Looks at the host. `target` is where the binaries of this tree are.
-    pub fn take(target: &Path) -> Self {
+    ///
+    /// # Errors
+    /// Something cannot be looked at: what is not seen is not gone.
+    pub fn take(target: &Path) -> Result<Self> {
         let mut found = BTreeSet::new();
         found.extend(
             names(Path::new("/run/netns"), |name| name.starts_with(PREFIX)).map(|name| format!("netns {name}")),
@@ -34,11 +40,11 @@ impl Snapshot {
         found.extend(
             names(Path::new("/sys/fs/bpf"), |name| name.starts_with("heartbeat")).map(|name| format!("pin {name}")),
         );
-        found.extend(mounts(&fs::read_to_string("/proc/mounts").unwrap_or_default()));
+        found.extend(mounts(&fs::read_to_string("/proc/mounts").context("/proc/mounts")?));
         found.extend(processes(target));
-        found.extend(programs());
+        found.extend(programs()?);
         cgroups(Path::new(CGROUPS), 3, &mut found);
-        Self(found)
+        Ok(Self(found))
     }
 
     /// Returns what is there now and was not there before.
@@ -58,19 +64,31 @@ pub struct Leftovers {
 
 impl Leftovers {
     /// Looks at what was not there `before` the run, with a `pause` between two looks, until nothing of it is left or it has
-    /// had its time. What comes later is of some other run.
-    pub fn wait(before: &Snapshot, mut look: impl FnMut() -> Snapshot, mut pause: impl FnMut()) -> Self {
-        let at_first = look().since(before);
+    /// had its time. What comes later is of some other run, but for processes of this tree where the run left any: whoever
+    /// starts what it left again and again leaves another each time.
+    ///
+    /// # Errors
+    /// The first look failed. A later one that does is as if it had not been.
+    pub fn wait(
+        before: &Snapshot,
+        mut look: impl FnMut() -> Result<Snapshot>,
+        mut pause: impl FnMut(),
+    ) -> Result<Self> {
+        let at_first = look()?.since(before);
+        let process = |one: &String| one.starts_with(PROCESS);
+        let restarts = at_first.iter().any(process);
         let mut stayed = at_first.clone();
         for _ in 0..LOOKS {
             if stayed.is_empty() {
                 break;
             }
             pause();
-            let now = look();
-            stayed.retain(|one| now.0.contains(one));
+            let Ok(now) = look() else { continue };
+            let another = |one: &String| restarts && process(one) && !at_first.contains(one);
+            stayed.retain(|one| now.0.contains(one) && !another(one));
+            stayed.extend(now.since(before).into_iter().filter(another));
         }
-        Self { at_first, stayed }
+        Ok(Self { at_first, stayed })
     }
 }
 
@@ -154,10 +172,10 @@ fn processes(target: &Path) -> Vec<String> {
 }
 
 /// Returns our programs that the kernel still holds.
-fn programs() -> Vec<String> {
-    let list = shell::output(Command::new("bpftool").args(["prog", "show"])).unwrap_or_default();
+fn programs() -> Result<Vec<String>> {
+    let list = shell::output(Command::new("bpftool").args(["prog", "show"]))?;
     let ours = list.lines().filter(|line| line.contains(" name heartbeat_"));
-    ours.map(|line| format!("program {}", line.split("  tag").next().unwrap_or(line))).collect()
+    Ok(ours.map(|line| format!("program {}", line.split("  tag").next().unwrap_or(line))).collect())
 }
 
 fn cgroups(directory: &Path, depth: u32, found: &mut BTreeSet<String>) {
@@ -188,7 +206,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("sleeper");
         fs::copy("/bin/sleep", &program).unwrap();
-        let before = Snapshot::take(directory.path());
+        let before = Snapshot::take(directory.path()).unwrap();
         let mut child = Command::new(&program).arg("60").spawn().unwrap();
         let during = processes(directory.path());
         child.kill().unwrap();
@@ -212,9 +230,10 @@ mod tests {
         let (mut looks, mut pauses) = (0, 0);
         let look = || {
             looks += 1;
-            snapshot(shows[(looks - 1).min(shows.len() - 1)])
+            let shown = shows[(looks - 1).min(shows.len() - 1)];
+            if shown.is_empty() { anyhow::bail!("nothing can be seen") } else { Ok(snapshot(shown)) }
         };
-        let left = Leftovers::wait(&snapshot(&["a"]), look, || pauses += 1);
+        let left = Leftovers::wait(&snapshot(&["a"]), look, || pauses += 1).unwrap();
         (left, pauses)
     }
 
@@ -230,6 +249,21 @@ mod tests {
         let (left, pauses) = waited(&[&["b", "c"], &["b", "d"]]);
         assert_eq!((left.at_first, left.stayed), (vec!["b".into(), "c".into()], vec!["b".into()]));
         assert_eq!(PAUSE * pauses, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn what_nobody_could_look_at_is_not_gone() {
+        let (left, pauses) = waited(&[&["b"], &[], &["b"], &["a"]]);
+        assert_eq!((left.stayed, pauses), (vec![], 3));
+        let fails = || anyhow::bail!("nothing can be seen");
+        assert!(Leftovers::wait(&snapshot(&[]), fails, || ()).is_err());
+    }
+
+    #[test]
+    fn a_process_that_is_started_again_and_again_is_a_leftover() {
+        let looks: &[&[&str]] = &[&["process 1 x"], &["process 2 x", "netns c"], &["process 3 x", "netns c"]];
+        assert_eq!(waited(looks).0.stayed, ["process 3 x"]);
+        assert_eq!(waited(&[&["netns b"], &["process 2 x"]]).0.stayed, [""; 0], "of some other run");
     }
 
     #[test]

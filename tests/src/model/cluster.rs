@@ -17,9 +17,10 @@ use heartbeat_user::core::time::MonoTime;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Quanta without a round after which a controller is called stalled, and hung.
+/// Quanta without a round after which a controller is called stalled.
 const STALLED: u8 = 2;
-const HUNG: u8 = 4;
+/// And after which it is called hung.
+pub const HUNG: u8 = 4;
 
 /// What a kernel knows of a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -1,6 +1,7 @@
 //! One node: the shipping agreement, its disk and its kernel, and what a step of it comes to. It knows no other node;
 //! what it sends and what it did to its disk are handed back.
 
+use super::cluster::HUNG;
 use super::kernel::{Dates, Kernel, LEASE_MS, NODES, QUANTUM_MS, index};
 use super::shared::Shared;
 use heartbeat_common::lease::{Refused, Token};
@@ -416,6 +417,7 @@ fn setup(own: u16, nodes: usize, node: &Node) -> Setup {
             stage: ms(500),
             pruning: ms(500),
             control_limit: ms(1_000),
+            hang: ms(u64::from(HUNG) * QUANTUM_MS),
             detection: ms(500),
             // Rounds are a quantum apart, and that is no pause.
             delay: ms(QUANTUM_MS),

@@ -186,6 +186,7 @@ impl World {
                 stage: Duration::from_millis(200),
                 pruning: Duration::from_secs(1),
                 control_limit: plan.control_limit(),
+                hang: plan.hang_limit,
                 detection,
                 delay: plan.rule.delay,
                 leave: Duration::from_secs(5),

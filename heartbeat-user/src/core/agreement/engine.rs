@@ -231,7 +231,7 @@ impl Agreement {
     fn look(&mut self, facts: &[PeerFacts]) {
         for fact in facts {
             if let Some(peer) = self.peers.get_mut(&fact.node) {
-                peer.look(*fact, self.now.mono, self.setup.timing.control_limit);
+                peer.look(*fact, self.now.mono, &self.setup.timing);
             }
         }
         self.looked = true;
@@ -243,7 +243,7 @@ impl Agreement {
     pub(super) fn late(&mut self) {
         self.looked = false;
         for peer in self.peers.values_mut() {
-            peer.message_at = self.now.mono;
+            (peer.message_at, peer.spoke_at) = (self.now.mono, self.now.mono);
             peer.fresh = false;
         }
         self.regroup.late(self.now.mono);

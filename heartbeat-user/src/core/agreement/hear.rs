@@ -32,7 +32,7 @@ impl Agreement {
         if from.incarnation < peer.facts.incarnation {
             return;
         }
-        peer.message_at = now;
+        (peer.message_at, peer.spoke_at) = (now, now);
         peer.spoke_as = from.incarnation;
         match message {
             Message::Report(report) => self.hear_report(from, &report),

@@ -52,7 +52,8 @@ pub struct Hears {
     pub silent_ms: u32,
     /// How old its controller last said to be, ms.
     pub controller_age_ms: u32,
-    /// Its messages pass, or its controller is too stalled to send any.
+    /// Its messages pass: of a member, they have not failed to for the control limit, or its controller is too stalled to
+    /// send any; of anybody else, one has come.
     pub messages_pass: bool,
     /// The highest number of a probe of it that this end's kernel accepted, on any path; 0: none. Whoever has not sent as
     /// much yet was set back.

@@ -4,7 +4,7 @@
 use super::document::Member;
 use super::event::JoinFault;
 use super::message::{Health, Hears, Report};
-use super::types::PeerFacts;
+use super::types::{PeerFacts, Timing};
 use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
 use std::time::Duration;
@@ -34,6 +34,8 @@ pub(super) struct Peer {
     pub fresh: bool,
     /// When the newest message of its present incarnation came, or the time for it began.
     pub message_at: MonoTime,
+    /// When a message last came of it, whoever spoke; or its present incarnation began to be heard.
+    pub spoke_at: MonoTime,
     /// The highest number of a probe of this node that it knows of: its kernel accepted or answered it.
     pub knows_of: u64,
     /// The newest incarnation of it of which a message came, from itself; 0: none.
@@ -42,8 +44,8 @@ pub(super) struct Peer {
     begun: MonoTime,
     /// Since when it is heard, and not both ways.
     pub apart_since: Option<MonoTime>,
-    /// Its messages do not pass, and that was told.
-    pub control_lost: bool,
+    /// When it was told that its messages do not pass, if none came since.
+    pub control_lost: Option<MonoTime>,
     /// When a view was last sent to it, or asked of it, unasked.
     pub pushed: Option<MonoTime>,
     pub fetched: Option<MonoTime>,
@@ -77,18 +79,19 @@ impl Peer {
             fresh: false,
             begun: now,
             message_at: now,
+            spoke_at: now,
             knows_of: 0,
             spoke_as: 0,
             apart_since: None,
-            control_lost: false,
+            control_lost: None,
             pushed: None,
             fetched: None,
             refused: None,
         }
     }
 
-    /// Takes in what the ticks say. A newer incarnation inherits nothing. `limit`: how long messages may fail to pass.
-    pub fn look(&mut self, facts: PeerFacts, now: MonoTime, limit: Duration) {
+    /// Takes in what the ticks say. A newer incarnation inherits nothing.
+    pub fn look(&mut self, facts: PeerFacts, now: MonoTime, timing: &Timing) {
         let newer = facts.incarnation > self.facts.incarnation;
         if self.report.as_ref().is_some_and(|report| report.author.incarnation < facts.incarnation) {
             self.report = None;
@@ -96,10 +99,14 @@ impl Peer {
         // The time for messages begins where they can pass, and its controller can send them.
         let able = |facts: &PeerFacts| facts.both_ways_since.is_some() && facts.health == Health::Up;
         // One that stands still says nothing by its silence, long before it counts as stalled.
-        let still = facts.controller_age.is_some_and(|age| age >= limit / 2);
+        let still = facts.controller_age.is_some_and(|age| age >= timing.control_limit / 2);
         // Nor has one that began a moment ago had the time of the one before it: a manager that starts it again and again
-        // has it killed before it can speak, and that says nothing of whether its messages pass.
-        let another = facts.generation > self.facts.generation;
+        // has it killed before it can speak, and that says nothing of whether its messages pass. But a node that only ever
+        // begins is as much use as one that hangs, and is given no longer than that.
+        let another = facts.generation > self.facts.generation && now.since(self.spoke_at) < timing.hang;
+        if newer {
+            self.spoke_at = now;
+        }
         if newer || another || still || able(&facts) && !able(&self.facts) {
             self.message_at = now;
         }

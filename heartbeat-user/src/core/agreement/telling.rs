@@ -96,10 +96,12 @@ impl Agreement {
             let Some(peer) = self.peers.get_mut(&member.node) else { continue };
             let able = able(peer, &member);
             let lost = able && !peer.messages_pass(Tie::Members, now, limit);
-            if lost == peer.control_lost || !lost && !able {
+            // That there is time for one again is no message.
+            let silent = peer.control_lost.is_some_and(|since| peer.spoke_at < since);
+            if lost == peer.control_lost.is_some() || !lost && (!able || silent) {
                 continue;
             }
-            peer.control_lost = lost;
+            peer.control_lost = lost.then_some(now);
             let (node, last) = (member.node, peer.message_at);
             // Who was cut off at the same time said its last word at about the same time too.
             let (passing, silent): (Vec<MonoTime>, Vec<MonoTime>) = spoke

@@ -52,6 +52,9 @@ pub struct Timing {
     pub pruning: Duration,
     /// How long messages of a node whose controller runs may fail to pass.
     pub control_limit: Duration,
+    /// After so long without progress a controller counts as hung. For so long the controllers of a node may begin one after
+    /// another without a word.
+    pub hang: Duration,
     /// The detection time: for so long a joiner and every member must have heard each other.
     pub detection: Duration,
     /// The longest delay of a path: how often a fence is sent, and how long a newer incarnation must be heard alone.

@@ -205,6 +205,7 @@ pub fn terms(config: &Config) -> Terms {
         stage: regroup.stage_timeout,
         pruning: regroup.pruning_timeout,
         control_limit: regroup.control_limit,
+        hang: settings.hang_limit,
         detection: settings.longest_detection_time(),
         delay: settings.longest_delay(),
         leave: config.daemon.leave_timeout,

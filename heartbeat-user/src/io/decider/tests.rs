@@ -156,6 +156,7 @@ fn timing() -> Timing {
         stage: 500 * MS,
         pruning: 500 * MS,
         control_limit: 1000 * MS,
+        hang: 60_000 * MS,
         detection: 300 * MS,
         delay: 100 * MS,
         leave: 5000 * MS,

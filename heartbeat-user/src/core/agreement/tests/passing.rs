@@ -30,6 +30,26 @@ fn a_controller_that_is_killed_again_and_again_lost_no_messages() {
     world.run_until(3_000, |world| world.settled(3));
 }
 
+/// A node that only ever begins is as much use as one that hangs.
+#[test]
+fn a_node_whose_controllers_never_speak_goes_once_one_would_have_hung() {
+    let mut world = World::formed(3);
+    world.run(1_000);
+    world.mute.extend([(3, 1), (3, 2)]);
+    for lives in 0..40 {
+        world.kill_controller(3);
+        world.run(20);
+        world.restart_controller(3);
+        world.run(680);
+        let gone = world.members(1) == [1, 2];
+        assert!(!gone || lives >= 13, "gone after {lives} lives");
+        if gone {
+            return;
+        }
+    }
+    panic!("{}", world.describe());
+}
+
 /// One controller that runs and cannot speak is another matter.
 #[test]
 fn one_that_goes_on_and_is_not_heard_of_goes_for_its_messages() {

@@ -285,6 +285,24 @@ fn lost_messages_are_the_fault_of_whoever_lost_those_of_all() {
     assert_eq!(control(&pair, 1), [(2, ControlFault::NotDetermined)]);
 }
 
+/// A controller that begins anew has its own time to speak. That is no message yet.
+#[test]
+fn messages_pass_again_once_one_came() {
+    let mut pair = World::formed(2);
+    pair.run(1_000);
+    pair.mute.extend([(1, 2), (2, 1)]);
+    pair.run(1_500);
+    let restored = |pair: &World| pair.nodes[&1].events.contains(&AgreementEvent::ControlRestored { node: NodeId(2) });
+    pair.kill_controller(2);
+    pair.run(50);
+    pair.restart_controller(2);
+    pair.run(1_500);
+    assert_eq!((control(&pair, 1).len(), restored(&pair)), (1, false), "{}", pair.describe());
+    pair.mute.clear();
+    pair.run_until(3_000, restored);
+    assert_eq!(control(&pair, 1).len(), 1);
+}
+
 /// Its disk has a vote that could stand for the cluster, were it not behind.
 #[test]
 fn a_disk_that_is_behind_is_told_once_at_a_start() {

@@ -150,6 +150,7 @@ impl World {
                 stage: Duration::from_millis(500),
                 pruning: Duration::from_millis(500),
                 control_limit: Duration::from_millis(1_000),
+                hang: Duration::from_secs(10),
                 detection: Duration::from_millis(DETECTION),
                 delay: Duration::from_millis(100),
                 leave: Duration::from_secs(5),

@@ -207,7 +207,9 @@ fn hooks_are_run_with_the_token_and_the_event() {
     asked(&crew, 0, &["init", "lab"]);
     await_view(&crew, &[0]);
     let token = text(acting(&Lease::open(&places(&crew, 0)).unwrap()).unwrap());
-    let line = wait_for(PATIENCE, "the hook to have run", || std::fs::read_to_string(&told).map_err(|e| e.to_string()));
+    // The shell makes the file before it writes into it.
+    let whole = || std::fs::read_to_string(&told).ok().filter(|text| text.ends_with('\n')).ok_or("no whole line");
+    let line = wait_for(PATIENCE, "the hook to have run", whole);
     assert_eq!(line.unwrap(), format!("lease_gained {token} {}\n", crew.name(0)));
     // How it ended is an event, which no hook is told of.
     let failed = crew.await_said(&mark, 0, "hook_failed").unwrap();

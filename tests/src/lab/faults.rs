@@ -107,20 +107,25 @@ impl Lab {
     /// # Errors
     /// As [`Lab::inject`].
     pub fn partition(&self, groups: &[&[usize]]) -> Result<Span> {
-        let mut faults = Vec::new();
+        let mut pairs = Vec::new();
         for (index, group) in groups.iter().enumerate() {
-            let others = groups.iter().enumerate().filter(|(other, _)| *other != index).flat_map(|(_, group)| *group);
-            for other in others {
-                for node in *group {
-                    faults.extend(
-                        (0..self.spec.networks).map(|network| {
-                            Fault::OneWay(Port { node: *node, network }, Port { node: *other, network })
-                        }),
-                    );
-                }
-            }
+            let others = groups[index + 1..].iter().flat_map(|group| *group);
+            pairs.extend(others.flat_map(|other| group.iter().map(|node| (*node, *other))));
         }
-        self.inject(&faults)
+        self.part(&pairs)
+    }
+
+    /// Lets the nodes of each pair hear nothing of each other, on any network: all pairs in one moment.
+    ///
+    /// # Errors
+    /// As [`Lab::inject`].
+    pub fn part(&self, pairs: &[(usize, usize)]) -> Result<Span> {
+        let both = pairs.iter().flat_map(|(one, other)| [(*one, *other), (*other, *one)]);
+        let cuts = both.flat_map(|(from, to)| {
+            let port = |node: usize, network: usize| Port { node, network };
+            (0..self.spec.networks).map(move |network| Fault::OneWay(port(from, network), port(to, network)))
+        });
+        self.inject(&cuts.collect::<Vec<_>>())
     }
 
     /// Makes the rules anew, for links that came back under their old names.

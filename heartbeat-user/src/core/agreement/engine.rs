@@ -3,7 +3,7 @@
 //!
 //! What it does with them is in its neighbours: `regroup` (when and whom to ask, what reports come to), `ballots` (one
 //! decision), `install` (a view on disk, and what the page holds of it), `claims` (what frames claim of what runs here), `owed`
-//! (who must have stopped, fences), `ending` (leaving, being left out), `requests`.
+//! (who must have stopped, fences), `ending` (leaving, being left out), `setback` (memory of an older snapshot), `requests`.
 
 use super::ballots::Attempt;
 use super::closing::is_member;
@@ -243,7 +243,10 @@ impl Agreement {
     pub(super) fn late(&mut self) {
         self.looked = false;
         for peer in self.peers.values_mut() {
-            (peer.message_at, peer.spoke_at) = (self.now.mono, self.now.mono);
+            peer.message_at = self.now.mono;
+            if peer.control_lost.is_none() {
+                peer.spoke_at = self.now.mono;
+            }
             peer.fresh = false;
         }
         self.regroup.late(self.now.mono);

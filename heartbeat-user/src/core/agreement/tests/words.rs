@@ -298,6 +298,9 @@ fn messages_pass_again_once_one_came() {
     pair.restart_controller(2);
     pair.run(1_500);
     assert_eq!((control(&pair, 1).len(), restored(&pair)), (1, false), "{}", pair.describe());
+    pair.input(1, Input::Late);
+    pair.run(500);
+    assert!(!restored(&pair), "nor is it one that this node did not run for a while");
     pair.mute.clear();
     pair.run_until(3_000, restored);
     assert_eq!(control(&pair, 1).len(), 1);

@@ -4,7 +4,7 @@ use super::world::{World, times};
 use crate::core::agreement::AgreementEvent;
 use crate::core::agreement::document::Member;
 use crate::core::agreement::message::Message;
-use crate::core::agreement::types::{Command, Input, PageView, Request};
+use crate::core::agreement::types::{Command, Input, PageView};
 use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
 use heartbeat_common::lease::Refused;
@@ -62,13 +62,7 @@ fn whoever_is_fenced_asks_all_others_why() {
 /// Nothing that the side before the forced start left is taken for its own.
 #[test]
 fn no_lease_goes_on_into_a_forced_start() {
-    let mut world = World::formed(3);
-    world.split(&[3]);
-    world.run_until(5_000, |world| world.settled(2));
-    world.crash(1);
-    world.crash(2);
-    world.run(600);
-    world.request(3, 1, Request::Force);
+    let mut world = World::forced();
     world.run_until(2_000, |world| world.nodes[&3].kernel.in_force.force() == 1);
     let bank = world.nodes[&3].kernel.bank.as_ref().unwrap();
     assert!(bank.member && !bank.carry);

@@ -23,13 +23,7 @@ fn told(world: &World, event: &AgreementEvent) -> usize {
 
 #[test]
 fn a_bank_that_lets_a_node_act_too_early_is_made_anew() {
-    let mut world = World::formed(3);
-    world.split(&[3]);
-    world.run_until(5_000, |world| world.settled(2));
-    world.crash(1);
-    world.crash(2);
-    world.run(600);
-    world.request(3, 1, Request::Force);
+    let mut world = World::forced();
     world.run(50);
     assert_eq!(bank(&world), (false, false));
     // No controller made this one, and no view is in force by which it might have.

@@ -11,13 +11,7 @@ use heartbeat_common::view::{Ballot, Order, VoteId};
 
 #[test]
 fn a_kill_between_in_force_and_the_bank_leaves_a_node_that_acts() {
-    let mut world = World::formed(3);
-    world.split(&[3]);
-    world.run_until(5_000, |world| world.settled(2));
-    world.crash(1);
-    world.crash(2);
-    world.run(600);
-    world.request(3, 1, Request::Force);
+    let mut world = World::forced();
     world.run_until(2_000, |world| world.acting(3).is_ok());
     // The bank that came with the view is there yet, and the one that lets this node act in it is not.
     let bank = world.nodes.get_mut(&3).unwrap().kernel.bank.as_mut().unwrap();
@@ -34,13 +28,7 @@ fn a_kill_between_in_force_and_the_bank_leaves_a_node_that_acts() {
 /// Before its view is in force a forced node acts in nothing, also where its controller comes back meanwhile.
 #[test]
 fn a_kill_before_in_force_gives_a_forced_node_nothing() {
-    let mut world = World::formed(3);
-    world.split(&[3]);
-    world.run_until(5_000, |world| world.settled(2));
-    world.crash(1);
-    world.crash(2);
-    world.run(600);
-    world.request(3, 1, Request::Force);
+    let mut world = World::forced();
     world.run(50);
     world.kill_controller(3);
     world.run(50);

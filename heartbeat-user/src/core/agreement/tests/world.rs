@@ -110,6 +110,19 @@ impl World {
         world
     }
 
+    /// Three nodes, of which the third was cut off and left out; the others have lost their power since, and it was just
+    /// told to go on alone.
+    pub fn forced() -> Self {
+        let mut world = Self::formed(3);
+        world.split(&[3]);
+        world.run_until(5_000, |world| world.settled(2));
+        world.crash(1);
+        world.crash(2);
+        world.run(600);
+        world.request(3, 1, Request::Force);
+        world
+    }
+
     /// Starts all nodes, creates the cluster, and waits until all are members that act.
     pub fn form(&mut self) {
         let nodes = self.nodes.len() as u16;

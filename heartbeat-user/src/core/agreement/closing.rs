@@ -2,11 +2,12 @@
 //! there. The same reports give the same answer on every node; time and the own place in it come in as flags. It asks
 //! nobody and decides nothing: a set is proposed, and the votes decide.
 
+mod removals;
 mod words;
 
 use super::document::{ChangeId, Document, Holder, Member, Reason, Removal};
 use super::event::JoinFault;
-use super::message::{Health, Hears, Report, Wish, Wished};
+use super::message::{Health, Report, Wish, Wished};
 use super::parted::{Edges, Patience};
 use super::select::{Candidate, select};
 use crate::core::ids::NodeId;
@@ -339,49 +340,5 @@ impl<'a> Judge<'a> {
     fn apart(&self, staying: &[Member]) -> Vec<NodeId> {
         let lone = |a: &&Member| staying.iter().any(|b| a.node != b.node && !self.both_hear(**a, *b));
         staying.iter().filter(lone).map(|member| member.node).collect()
-    }
-
-    fn removal(&self, member: Member, members: &[Member], cut: &BTreeSet<NodeId>) -> Removal {
-        let place = |report: &Report| members.iter().position(|one| *one == report.author);
-        let words: Vec<(usize, &Hears)> =
-            self.words(member.node).filter_map(|(report, hears)| Some((place(report)?, hears?))).collect();
-        let down = !words.is_empty() && words.iter().all(|(_, hears)| hears.health == Health::Down);
-        // Heard, and heard by it, and silent only where controllers speak.
-        let unspoken = |hears: &Hears| hears.health == Health::Up && hears.both_ways_ms > 0 && !hears.messages_pass;
-        let by_facts = if down {
-            Reason::Down
-        } else if cut.contains(&member.node) || words.iter().any(|(_, hears)| unspoken(hears)) {
-            Reason::NoMessages
-        } else {
-            Reason::NotConnected
-        };
-        let reason = self.gone(member).or_else(|| self.condemned.get(&member.node).copied()).unwrap_or(by_facts);
-        let nearest = words.iter().min_by_key(|(_, hears)| hears.silent_ms).map(|(_, hears)| **hears);
-        let judges = |of: fn(&Hears, Member) -> bool| {
-            let judging = words.iter().filter(move |(_, hears)| of(hears, member) && accuses(hears, reason));
-            judging.fold(0, |set, (place, _)| set | 1 << (place % NODES_MAX))
-        };
-        // Whoever lost its disk may have come back under a lower number: then that is all that anybody heard of it.
-        let strict = judges(|hears, member| [0, member.incarnation].contains(&hears.peer.incarnation));
-        Removal {
-            member,
-            reason,
-            silent_ms: nearest.map_or(0, |hears| hears.silent_ms),
-            controller_age_ms: nearest.map_or(0, |hears| hears.controller_age_ms),
-            judges: if strict == 0 { judges(|_, _| true) } else { strict },
-        }
-    }
-}
-
-/// Says whether whoever reports this of a member that went for `reason` has judged it so itself. Who only agreed to the
-/// view has not, nor has a controller that cannot say yet; and what a member or an operator says needs no judge.
-fn accuses(hears: &Hears, reason: Reason) -> bool {
-    let one_way = hears.health != Health::Unknown && hears.both_ways_ms == 0;
-    match reason {
-        Reason::Down => hears.health == Health::Down,
-        Reason::Hung => matches!(hears.health, Health::Hung | Health::Down),
-        Reason::NotConnected => one_way,
-        Reason::NoMessages => one_way || hears.health == Health::Up && !hears.messages_pass,
-        Reason::Restarted | Reason::Left | Reason::CannotApply | Reason::Fenced | Reason::Forced => false,
     }
 }

@@ -7,6 +7,7 @@ use crate::core::agreement::closing::Verdict;
 use crate::core::agreement::document::{Member, Reason};
 use crate::core::agreement::event::{ControlFault, Grounds};
 use crate::core::agreement::message::Message;
+use crate::core::agreement::parted::Patience;
 use crate::core::agreement::types::{Input, PageView, Request};
 use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
@@ -71,6 +72,27 @@ fn whoever_heard_an_older_incarnation_alone_is_no_judge_of_this_one() {
     let Verdict::Propose(plan) = judge_reports(&view, &reports, CALM) else { panic!("no view is proposed") };
     let [removal] = &plan.removals[..] else { panic!("{:?}", plan.removals) };
     assert_eq!((removal.member, removal.reason, removal.judges), (all[3], Reason::Down, 0b101));
+}
+
+/// Nobody that stays hears node 4 both ways. Node 3 comes back with its vote: it does, and had no message of it yet.
+#[test]
+fn who_comes_back_with_a_vote_does_not_say_why_a_member_goes() {
+    let view = World::formed(4).view(1);
+    let all = view.members.clone();
+    let back = Member { incarnation: all[2].incarnation + 10, ..all[2] };
+    let one_way = |author: usize, other: usize| {
+        let mut report = says(&view, all[author], &[(all[other], true), (back, true), (all[3], true)]);
+        report.hears[2].both_ways_ms = 0;
+        report
+    };
+    let mut third = says(&view, back, &[(all[0], true), (all[1], true), (all[3], true)]);
+    third.hears[2].messages_pass = false;
+    let reports = [one_way(0, 1), one_way(1, 0), third];
+    let patience = Patience { over: true, ..CALM };
+    let Verdict::Propose(plan) = judge_reports(&view, &reports, patience) else { panic!("no view is proposed") };
+    assert_eq!(plan.members, [all[0], all[1], back]);
+    let of_4 = plan.removals.iter().find(|removal| removal.member == all[3]).unwrap();
+    assert_eq!((of_4.reason, of_4.judges), (Reason::NotConnected, 0b11));
 }
 
 /// Node 4's controller has just begun and cannot say who is up; node 3 is removed by the word of an operator.

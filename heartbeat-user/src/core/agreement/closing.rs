@@ -258,19 +258,30 @@ impl<'a> Judge<'a> {
     }
 
     /// Returns the members that stay, and whom they go without for want of messages alone. Of those no more go at once
-    /// than may by judgement.
+    /// than may by judgement, the worst connected first; the others go with the views that follow. Where those whose
+    /// messages pass are no majority all stay who are heard: nobody could decide anything without the rest.
     fn staying(&self) -> (Vec<Member>, BTreeSet<NodeId>) {
         let candidates = self.candidates();
-        let strict = self.select(&candidates, true);
+        let mut strict = self.select(&candidates, true);
         if strict.len() == candidates.len() {
             // Whoever is connected by messages too is heard: there is nobody to cut off.
             return (strict, BTreeSet::new());
         }
         let heard = self.select(&candidates, false);
-        let cut: BTreeSet<NodeId> =
-            heard.iter().filter(|member| !strict.contains(member)).map(|member| member.node).collect();
-        let too_many = !cut.is_empty() && cut.len() + self.condemned.len() > self.limit;
-        if too_many && self.quorate(&heard) { (heard, BTreeSet::new()) } else { (strict, cut) }
+        let mut cut: Vec<Member> = heard.iter().filter(|member| !strict.contains(member)).copied().collect();
+        let room = self.limit.saturating_sub(self.condemned.len());
+        if cut.len() > room && self.quorate(&heard) {
+            // Whoever does not even hear all of the larger part goes for that first, and the judgement is made anew.
+            let within = strict.iter().all(|member| heard.contains(member));
+            if !within || !self.quorate(&strict) {
+                return (heard, BTreeSet::new());
+            }
+            let passing = |member: &Member| strict.iter().filter(|one| self.both_hear(**one, *member)).count();
+            cut.sort_by_cached_key(|member| (passing(member), member.node));
+            strict.extend(cut.drain(room..));
+            strict.sort_unstable();
+        }
+        (strict, cut.into_iter().map(|member| member.node).collect())
     }
 
     fn select(&self, candidates: &[Member], messages: bool) -> Vec<Member> {

@@ -95,28 +95,73 @@ fn a_quarter_of_the_members_or_one_is_sent_away_as_hung_at_once() {
     }
 }
 
+/// Stops all messages between two parts of a world, while frames pass.
+fn mute_between(world: &mut World, one: &[u16], other: &[u16]) {
+    let pairs = one.iter().flat_map(|a| other.iter().flat_map(move |b| [(*a, *b), (*b, *a)]));
+    world.mute.extend(pairs);
+}
+
+fn is_told_apart(world: &World, node: u16) -> bool {
+    let apart = |event: &AgreementEvent| matches!(event, AgreementEvent::NoConnectedMajority { .. });
+    world.nodes[&node].events.iter().any(apart)
+}
+
 #[test]
-fn whose_messages_do_not_pass_are_sent_away_only_where_they_are_no_more_than_that() {
-    let cases: [(&[u16], &[u16]); 2] = [(&[7, 8], &[1, 2, 3, 4, 5, 6]), (&[6, 7, 8], &[1, 2, 3, 4, 5, 6, 7, 8])];
-    for (muted, stay) in cases {
-        let mut world = World::formed(8);
-        let before = world.view(1).order;
-        for node in muted {
-            for other in (1..=8).filter(|other| other != node) {
-                world.mute.extend([(*node, other), (other, *node)]);
+fn whose_messages_do_not_pass_are_sent_away_a_quarter_of_the_members_or_one_at_once() {
+    type Case = (u16, &'static [u16], &'static [&'static [u16]]);
+    let cases: [Case; 6] = [
+        (3, &[3], &[&[3]]),
+        (4, &[3, 4], &[&[3], &[4]]),
+        (5, &[4, 5], &[&[4], &[5]]),
+        (7, &[5, 6, 7], &[&[5], &[6], &[7]]),
+        (8, &[7, 8], &[&[7, 8]]),
+        (8, &[6, 7, 8], &[&[6, 7], &[8]]),
+    ];
+    for (nodes, muted, views) in cases {
+        let rest: Vec<u16> = (1..=nodes).filter(|node| !muted.contains(node)).collect();
+        // They speak with each other, or with nobody at all.
+        for together in [true, false] {
+            let mut world = World::formed(nodes);
+            let before = world.view(1).order;
+            mute_between(&mut world, &rest, muted);
+            if !together {
+                mute_between(&mut world, muted, muted);
             }
+            world.run_until(6_000, |world| rest.iter().all(|node| world.members(*node) == rest));
+            assert_eq!(sent_away(&world, before, Reason::NoMessages), views, "of {nodes}: {}", world.describe());
+            world.run(2_000);
+            for node in &rest {
+                assert_eq!(world.members(*node), rest, "of {nodes}: {}", world.describe());
+                assert!(world.acting(*node).is_ok(), "of {nodes}: {}", world.describe());
+                assert!(!is_told_apart(&world, *node), "some can do without them: {}", world.describe());
+            }
+            muted.iter().for_each(|node| assert!(world.acting(*node).is_err(), "{node}: {}", world.describe()));
         }
-        world.run(6_000);
-        for node in 1..=5 {
-            assert_eq!(world.members(node), stay, "{muted:?}: {}", world.describe());
-        }
-        let left_apart = |event: &AgreementEvent| matches!(event, AgreementEvent::NoConnectedMajority { .. });
-        let told = world.nodes[&1].events.iter().any(left_apart);
-        if stay.len() == 8 {
-            assert!(told, "that they are not connected is told: {}", world.describe());
-        } else {
-            assert_eq!(sent_away(&world, before, Reason::NoMessages).concat(), muted);
-        }
+    }
+}
+
+#[test]
+fn who_has_the_fewest_whose_messages_pass_goes_first() {
+    let mut world = World::formed(5);
+    let before = world.view(1).order;
+    // 4 still speaks with 1, and 5 with nobody.
+    mute_between(&mut world, &[2, 3, 5], &[4]);
+    mute_between(&mut world, &[1, 2, 3], &[5]);
+    world.run_until(6_000, |world| world.members(1) == [1, 2, 3]);
+    assert_eq!(sent_away(&world, before, Reason::NoMessages), [[5], [4]], "{}", world.describe());
+}
+
+#[test]
+fn where_messages_connect_no_majority_all_stay_and_that_is_told() {
+    let mut world = World::new(4);
+    world.dynamic = false;
+    world.form();
+    let before = world.view(1).order;
+    mute_between(&mut world, &[1, 2], &[3, 4]);
+    world.run(6_000);
+    assert_eq!(world.view(1).order, before, "{}", world.describe());
+    for node in 1..=4 {
+        assert!(world.acting(node).is_ok() && is_told_apart(&world, node), "{node}: {}", world.describe());
     }
 }
 

@@ -85,6 +85,10 @@ impl Agreement {
         // Nor what frames say. Where nothing is to go on by the bank that is there, it is not kept for that.
         self.page.claims = whole && adopted.is_some();
         self.hold_view(document.clone(), name, (!kept).then_some(carry));
+        // The controller before was killed with this view on disk, before it told of it: it told, and then made the bank.
+        if adopted.is_some_and(|page| Order(page.bank.0) < name.order) {
+            self.tell_view(&document, name);
+        }
         let (in_force, own) = (self.page.in_force, self.setup.own);
         if let Some(held) = &mut self.held {
             held.in_force = in_force == held.name.order;

@@ -18,25 +18,11 @@ impl Agreement {
     /// Tells what a view that is on disk now has changed since the one held before.
     pub(super) fn tell_changes(&mut self, before: Option<&Held>, view: &Document, name: Name) {
         let order = view.order;
-        let voter = |vote: &Vote| match vote.holder {
-            Holder::Node(node) if vote.weight > 0 => Some(node),
-            Holder::Node(_) | Holder::Witness(_) => None,
-        };
         let skipped = before.map(|held| gone_unseen(&held.document, held.name, view)).unwrap_or_default();
         for (view, member) in skipped {
             self.tell_removal(view, member, None);
         }
-        for removal in &view.removals {
-            let member = removal.member;
-            if removal.reason == Reason::Left {
-                self.tell(AgreementEvent::NodeLeftView { view: order, member, handed_over: true });
-            } else {
-                self.tell_removal(order, member, Some(Grounds::of(view, removal)));
-            }
-        }
-        let members = view.members.clone();
-        let voters = view.votes.iter().filter_map(voter).collect();
-        self.tell(AgreementEvent::ViewInstalled { view: name, members, voters, change: view.change });
+        self.tell_view(view, name);
         let old = before.map(|held| &held.document);
         for member in view.members.iter().filter(|member| old.is_none_or(|old| !old.members.contains(member))) {
             self.tell(AgreementEvent::NodeJoined { view: order, member: *member });
@@ -50,6 +36,26 @@ impl Agreement {
             self.tell(AgreementEvent::LastDisk { view: order, node });
         }
         self.tell_quarantine(old, view);
+    }
+
+    /// Tells what a view says of itself: whom it leaves out, and that it is on disk.
+    pub(super) fn tell_view(&mut self, view: &Document, name: Name) {
+        let order = view.order;
+        for removal in &view.removals {
+            let member = removal.member;
+            if removal.reason == Reason::Left {
+                self.tell(AgreementEvent::NodeLeftView { view: order, member, handed_over: true });
+            } else {
+                self.tell_removal(order, member, Some(Grounds::of(view, removal)));
+            }
+        }
+        let voter = |vote: &Vote| match vote.holder {
+            Holder::Node(node) if vote.weight > 0 => Some(node),
+            Holder::Node(_) | Holder::Witness(_) => None,
+        };
+        let members = view.members.clone();
+        let voters = view.votes.iter().filter_map(voter).collect();
+        self.tell(AgreementEvent::ViewInstalled { view: name, members, voters, change: view.change });
     }
 
     /// Tells a removal; not this incarnation's own, which it says at its end by an event of its own, unless it leaves.

@@ -139,3 +139,28 @@ fn a_refusal_says_how_much_of_the_quarantine_is_left() {
         assert!((29_000..30_000).contains(&left), "{}", told[0]);
     }
 }
+
+#[test]
+fn a_view_of_which_a_killed_controller_did_not_come_to_tell_is_told_by_the_next_one() {
+    let mut world = World::formed(3);
+    let next = world.view(2).order.next().unwrap();
+    world.nodes.get_mut(&2).unwrap().dies_with = Some(next);
+    world.crash(3);
+    world.run_until(5_000, |world| world.nodes[&2].agreement.is_none());
+    assert!(told(&world, 2, &[1135]).is_empty(), "the one that was killed");
+    world.restart_controller(2);
+    world.run_until(5_000, |world| world.settled(2));
+    let mut gone = told(&world, 2, &[1135]);
+    assert_eq!(gone.len(), 1, "{gone:?}");
+    let mut by_another = told(&world, 1, &[1135]);
+    for line in gone.iter_mut().chain(&mut by_another) {
+        line["paths"].take();
+    }
+    assert_eq!(gone, by_another, "with the same words");
+    let installed = told(&world, 2, &[20100]);
+    world.kill_controller(2);
+    world.run(20);
+    world.restart_controller(2);
+    world.run(1_000);
+    assert_eq!((told(&world, 2, &[1135]).len(), told(&world, 2, &[20100])), (1, installed), "and once");
+}

@@ -37,6 +37,8 @@ pub struct Node {
     pub disk_hangs: bool,
     /// The next write fails.
     pub disk_fails: bool,
+    /// Its controller is killed once a view of this order is on its disk, and before it knows that.
+    pub dies_with: Option<Order>,
     pub kernel: Kernel,
     pub stalled_since: Option<u64>,
     /// It acted when its controller last looked.

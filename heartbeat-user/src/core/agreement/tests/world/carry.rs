@@ -42,6 +42,10 @@ impl World {
         state.check().unwrap();
         let sequence = state.sequence;
         this.disk = Some(borsh::to_vec(&state).unwrap());
+        if this.dies_with.take_if(|order| state.installed.order >= *order).is_some() {
+            self.kill_controller(node);
+            return;
+        }
         self.input(node, Input::Written(sequence));
     }
 

@@ -37,6 +37,7 @@ mod tests;
 pub mod types;
 pub mod voter;
 pub mod votes;
+mod waiting;
 
 pub use engine::Agreement;
 pub use event::AgreementEvent;

@@ -11,7 +11,7 @@
 mod scene;
 
 use super::closing::{Plan, Verdict, is_member};
-use super::document::{Holder, Member};
+use super::document::Member;
 use super::ending::Course;
 use super::engine::Agreement;
 use super::event::{AgreementEvent, Trigger};
@@ -22,12 +22,9 @@ use super::status::Stage;
 use super::types::Setup;
 use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
-use heartbeat_common::view::{Name, VoteId};
+use heartbeat_common::view::Name;
 use std::collections::BTreeSet;
 use std::time::Duration;
-
-/// How often it is said that a regroup waits.
-const SAY_WAITS: Duration = Duration::from_secs(10);
 
 /// What this node knows of the present regroup, and of attempts upon the present view.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -51,7 +48,7 @@ pub(super) struct Regroup {
     judged: bool,
     /// Votes are missing.
     waiting: bool,
-    told_waits: Option<MonoTime>,
+    pub told_waits: Option<MonoTime>,
     told_apart: Vec<NodeId>,
     /// Highest round seen upon the view held.
     pub round: u64,
@@ -173,6 +170,7 @@ impl Agreement {
         if self.regroup.active || !self.regroup.covered.is_empty() {
             self.close(&triggers);
         }
+        self.wait_to_join();
         self.finish();
     }
 
@@ -225,12 +223,14 @@ impl Agreement {
                 self.regroup.parted.note(edges, self.now.mono);
             }
             Verdict::Same { apart } => self.stabilize(triggers, apart),
-            Verdict::Waits { available, missing } => self.wait(available, missing),
+            Verdict::Waits { available, missing } => {
+                self.regroup.waiting = true;
+                self.regroup.ready = None;
+                self.regroup.parted.nobody(true);
+                self.wait_for_votes(available, missing);
+            }
             Verdict::Propose(plan) => {
-                // Whoever did not answer an attempt is waited for until one is answered.
-                if self.regroup.tries == 0 {
-                    self.regroup.waits_for.clear();
-                }
+                self.wait_for_proposal(&plan);
                 self.propose_in_turn(&plan);
             }
         }
@@ -248,41 +248,6 @@ impl Agreement {
             if !apart.is_empty() {
                 self.tell(AgreementEvent::NoConnectedMajority { view, apart });
             }
-        }
-    }
-
-    fn wait(&mut self, available: u32, missing: Vec<NodeId>) {
-        self.regroup.waiting = true;
-        self.regroup.ready = None;
-        self.regroup.parted.nobody(true);
-        self.regroup.waits_for.clone_from(&missing);
-        if self.regroup.told_waits.is_some_and(|told| self.passed(told) < SAY_WAITS) {
-            return;
-        }
-        self.regroup.told_waits = Some(self.now.mono);
-        let Some(held) = &self.held else { return };
-        let (view, needed) = (held.name.order, held.document.total_weight() / 2 + 1);
-        self.tell(AgreementEvent::RegroupWaits { view, waits_for: missing.clone() });
-        self.tell(AgreementEvent::WaitsForVotes { view, needed, available, missing });
-    }
-
-    /// Says whose answers an attempt waits for: `open` are votes of the view held. The dead are named only where nobody
-    /// else is waited for.
-    pub(super) fn wait_for_answers(&mut self, open: &[VoteId]) {
-        let Some(held) = &self.held else { return };
-        let own = self.setup.own.node;
-        let holders = held.document.votes.iter().filter(|vote| open.contains(&vote.id)).map(|vote| vote.holder);
-        let nodes = holders.filter_map(|holder| match holder {
-            Holder::Node(node) if node != own => Some(node),
-            Holder::Node(_) | Holder::Witness(_) => None,
-        });
-        let down = |node: &NodeId| self.peers.get(node).is_none_or(|peer| peer.facts.health == Health::Down);
-        let (dead, alive): (Vec<NodeId>, Vec<NodeId>) = nodes.partition(down);
-        let (view, waits_for) = (held.name.order, if alive.is_empty() { dead } else { alive });
-        self.regroup.waits_for.clone_from(&waits_for);
-        if !waits_for.is_empty() && self.regroup.told_waits.is_none_or(|told| self.passed(told) >= SAY_WAITS) {
-            self.regroup.told_waits = Some(self.now.mono);
-            self.tell(AgreementEvent::RegroupWaits { view, waits_for });
         }
     }
 

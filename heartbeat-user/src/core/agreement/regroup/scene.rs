@@ -27,6 +27,11 @@ impl Agreement {
         reports
     }
 
+    /// Returns whose reports count in this regroup.
+    pub(in crate::core::agreement) fn reporters(&self) -> BTreeSet<NodeId> {
+        self.scene_reports(&self.own_report()).into_keys().collect()
+    }
+
     /// Returns what members say in this regroup that hold another view, and are to go by their own word.
     fn scene_behind(&self) -> BTreeMap<NodeId, &Report> {
         let Some(held) = &self.held else { return BTreeMap::new() };

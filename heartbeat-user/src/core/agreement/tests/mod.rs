@@ -24,6 +24,7 @@ mod shrink;
 mod stages;
 mod stale;
 mod told;
+mod waits;
 mod wants;
 mod words;
 mod world;

@@ -4,7 +4,7 @@
 use heartbeat_common::lease::{Refused, Token};
 use heartbeat_tests::lab::crew::{Crew, PATIENCE, refused};
 use heartbeat_tests::lab::wait::{binary, root_or_skip};
-use heartbeat_tests::lab::{Cluster, Lab, Options, Spec, wait_for};
+use heartbeat_tests::lab::{Cluster, Lab, Options, Spec, safety, wait_for};
 use heartbeat_user::lease::{Lease, Owner, Places, text};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
@@ -178,7 +178,7 @@ fn a_page_that_no_kernel_keeps_ends_with_the_daemon() {
     assert_eq!(acting(&lease), Err(Refused::Closed));
     crew.start(0, &options).unwrap();
     await_view(&crew, &[0]);
-    assert!(acting(&lease).is_err(), "what is over stays so");
+    safety::ensure(acting(&lease).is_err(), || "what is over stays so".to_owned()).unwrap();
     let newer = acting(&Lease::open(&places(&crew, 0)).unwrap()).unwrap();
     assert!(newer.incarnation > token.incarnation);
 }

@@ -59,7 +59,7 @@ fn fault_42_who_ends_badly_three_times_is_in_quarantine_until_it_is_cleared() {
     let (view, from) = (crew.await_view(&[0, 1]).unwrap(), monotonic_ns());
     crew.stays(&[0, 1], view, Duration::from_secs(5)).unwrap();
     crew.acted_on(&sink, &[0, 1], from).unwrap();
-    assert!(!crew.stands(C).unwrap().acting);
+    crew.stands_idle(C).unwrap();
     let shown = crew.daemon(0).ctl(&["view"]).unwrap();
     assert!(String::from_utf8_lossy(&shown.stdout).contains("quarantine"), "{shown:?}");
     clear(&crew);
@@ -133,7 +133,7 @@ fn of_three_one_at_most_is_in_quarantine_and_the_next_that_ends_badly_comes_back
     }
     assert_eq!(quarantined(&crew, &mark, 0), [C], "one of three, though two ended badly");
     crew.await_said_of(&mark, 0, "join_refused_by_quarantine", C).unwrap();
-    assert!(!crew.stands(C).unwrap().acting);
+    crew.stands_idle(C).unwrap();
     clear(&crew);
     crew.await_view(&[0, 1, 2]).unwrap();
     crew.audit(&sink).unwrap();
@@ -166,7 +166,7 @@ fn of_eight_a_quarter_at_most_is_in_quarantine_though_more_end_badly_at_once() {
     assert_eq!(kept_out.len(), 2);
     for node in kept_out {
         crew.await_said_of(&mark, 0, "join_refused_by_quarantine", node).unwrap();
-        assert!(!crew.stands(node).unwrap().acting);
+        crew.stands_idle(node).unwrap();
         let cleared = crew.daemon(0).ctl(&["clear-quarantine", crew.name(node)]).unwrap();
         assert!(cleared.status.success(), "{cleared:?}");
         members.push(node);

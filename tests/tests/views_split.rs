@@ -6,7 +6,7 @@ use heartbeat_tests::lab::crew::{Crew, Mark};
 use heartbeat_tests::lab::timely::{DETECTION, LEASE, VIEW};
 use heartbeat_tests::lab::views::{FORMING, LEFT_OUT, Stands, pause_at_random, rounds};
 use heartbeat_tests::lab::wait::{root_or_skip, wait_every};
-use heartbeat_tests::lab::{Sink, Timely, wait_for};
+use heartbeat_tests::lab::{Sink, Timely, safety, wait_for};
 use std::time::Duration;
 
 /// Waits until a node may not act, and says so.
@@ -15,16 +15,6 @@ fn stops(crew: &Crew, mark: &Mark, node: usize) -> Stands {
     let lost = crew.await_said(mark, node, "quorum_lost").unwrap();
     assert_eq!(lost["id"], 1177, "{lost}");
     stands
-}
-
-/// The nodes of `gone` acted for the last time before anybody acted in `view`, which is without them.
-fn minority_first(sink: &Sink, gone: &[usize], stay: &[usize], view: Order) {
-    let acts = sink.acts();
-    let taken = stay.iter().filter_map(|node| acts.first_from(*node, view)).min().expect("the majority acts");
-    for node in gone {
-        let last = acts.last(*node).expect("it acted while it was a member");
-        assert!(last < taken, "node {node} acted until {last}, {view:?} was acted in from {taken}");
-    }
 }
 
 /// Parts the nodes of a cluster at a random moment, `gone` against the rest, and lets them come together again.
@@ -44,7 +34,7 @@ fn part(crew: &mut Crew, sink: &Sink, gone: &[usize], random: &mut heartbeat_tes
             assert_eq!((&removed["id"], &removed["cause"]), (&1135.into(), &"down".into()), "{removed}");
         }
     }
-    minority_first(sink, gone, &stay, view);
+    sink.acts().gave_way(gone, &stay, view).unwrap();
     crew.lab.heal().unwrap();
     crew.await_view(&all).unwrap();
     for node in &stay {
@@ -163,7 +153,7 @@ fn fault_04_of_two_and_two_and_one_nobody_goes_on() {
         crew.lab.partition(&[&[alone], &rest[..2], &rest[2..]]).unwrap();
         (0..5).for_each(|node| drop(stops(&crew, &mark, node)));
         std::thread::sleep(DETECTION * 2);
-        assert!((0..5).all(|node| !crew.stands(node).unwrap().acting), "nobody has a majority");
+        (0..5).for_each(|node| drop(crew.stands_idle(node).unwrap()));
         crew.lab.heal().unwrap();
         assert_eq!(crew.await_view(&[0, 1, 2, 3, 4]).unwrap(), view, "nothing was decided");
     }
@@ -197,7 +187,7 @@ fn fault_07_two_that_do_not_hear_each_other_are_parted_once_and_by_rule() {
         // It hears the hub alone, and so does not come in, however long it asks.
         std::thread::sleep(DETECTION * 4);
         assert_eq!(crew.await_view(&kept).unwrap(), view, "no ping-pong");
-        minority_first(&sink, &[goes], &kept, view);
+        sink.acts().gave_way(&[goes], &kept, view).unwrap();
         crew.lab.heal().unwrap();
         crew.await_view(&[0, 1, 2]).unwrap();
     }
@@ -261,10 +251,11 @@ fn fault_109_of_two_alone_exactly_one_goes_on_each_time() {
         assert_eq!(Some(view), before.next());
         parted.add(cut.before_ns, crew.all_installed(&mark, &[stays], view).unwrap()).unwrap();
         stops(&crew, &mark, goes);
-        minority_first(&sink, &[goes], &[stays], view);
+        sink.acts().gave_way(&[goes], &[stays], view).unwrap();
         let last = sink.acts().last(goes).unwrap();
         assert!(last <= cut.after_ns + LEASE.as_nanos() as u64, "it acted {} ns after the cut", last - cut.after_ns);
-        assert_eq!(crew.said(&mark, goes, "fence_sent").unwrap().len(), 0, "a minority fences nobody");
+        let fenced = crew.said(&mark, goes, "fence_sent").unwrap();
+        safety::ensure(fenced.is_empty(), || format!("a minority fences nobody: {fenced:?}")).unwrap();
         crew.lab.heal().unwrap();
         crew.await_view(&[0, 1]).unwrap();
     }
@@ -290,7 +281,7 @@ fn one_is_left(crew: &mut Crew, sink: &Sink, before: Order) -> usize {
     drop(crew.take(goes));
     let view = crew.await_view(&[stays]).unwrap();
     assert_eq!(Some(view), before.next(), "one was asked for in vain");
-    minority_first(sink, &[goes], &[stays], view);
+    sink.acts().gave_way(&[goes], &[stays], view).unwrap();
     // Whoever is left is not ended by what the other one still asked for.
     crew.stays(&[stays], view, DETECTION * 2).unwrap();
     stays

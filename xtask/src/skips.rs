@@ -1,7 +1,10 @@
-//! Counts what the tests did: passed, failed, skipped. A skip that nobody allowed by name is a failure.
-//! It reads what the tests print and append; it runs nothing.
+//! Counts what the tests did: passed, failed, skipped. A skip that nobody allowed by name is a failure, and so is a breach
+//! of safety, which the lab marks. It reads what the tests print and append; it runs nothing.
 
 use std::collections::BTreeMap;
+
+/// Begins the line by which the lab marks a breach of safety, as `tests/src/lab/safety.rs` has it.
+const BREACH: &str = "SAFETY: ";
 
 /// Sums over all test binaries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +17,8 @@ pub struct Tally {
     pub failed_names: Vec<String>,
     /// Names of those that failed first and passed when they were run once more, alone.
     pub second_try: Vec<String>,
+    /// What broke a rule of safety, in the words of the tests.
+    pub breaches: Vec<String>,
     /// Name and reason of each test that did not run.
     pub skipped: BTreeMap<String, String>,
 }
@@ -31,6 +36,8 @@ impl Tally {
             self.failed += number("failed");
         } else if let Some(skip) = line.strip_prefix("SKIP ") {
             self.skip(skip);
+        } else if let Some(what) = line.strip_prefix(BREACH) {
+            self.breaches.push(what.to_owned());
         } else if let Some(name) = line.strip_prefix("test ").and_then(|test| test.strip_suffix(" ... FAILED")) {
             self.failed_names.push(name.to_owned());
         } else if let Some(test) = line.strip_prefix("test ")
@@ -94,6 +101,24 @@ mod tests {
         tally.take_file("SKIP lab::cut: not root\nother: no bpffs\n\n");
         let expected = [("lab::cut", "not root"), ("long", "takes an hour"), ("other", "no bpffs"), ("x", "ignored")];
         assert_eq!(tally.unexpected(""), expected);
+    }
+
+    #[test]
+    fn a_breach_is_noted_among_what_a_failed_test_has_printed() {
+        let tally = tally(
+            "test fault_05_x ... FAILED\n\nfailures:\n\n---- fault_05_x stdout ----\nfault_05_x: 20 rounds\n\
+             SAFETY: node 2 acted until 9\n\nthread 'fault_05_x' panicked at tests/tests/views_split.rs:47:5:\n\
+             called `Result::unwrap()` on an `Err` value: node 2 acted until 9\nof SAFETY: nothing more\n",
+        );
+        assert_eq!(tally.breaches, ["node 2 acted until 9"]);
+        assert_eq!(tally.failed_names, ["fault_05_x"]);
+    }
+
+    #[test]
+    fn the_lab_marks_breaches_as_they_are_read() {
+        let path = crate::shell::root().join("tests/src/lab/safety.rs");
+        let marked = format!("pub const MARK: &str = {BREACH:?};");
+        assert!(std::fs::read_to_string(path).unwrap().contains(&marked), "{marked}");
     }
 
     #[test]

@@ -77,14 +77,12 @@ pub fn run(options: &Options) -> Result<()> {
     };
     let mut well = true;
     for group in groups(&lab_files(&root)?) {
-        let before = (tally.failed, tally.failed_names.len());
+        let before = tally.clone();
         let threads = group.threads.map(|threads| format!("--test-threads={threads}"));
         let arguments: Vec<&str> = threads.iter().chain(&options.only).map(String::as_str).collect();
         let mut good = watch(&mut test(&group, &arguments), &mut tally)?;
-        let names = tally.failed_names[before.1..].to_vec();
-        let all_named = (tally.failed - before.0) as usize == names.len();
-        let few = all_named && (1..=SECOND_TRIES).contains(&names.len());
-        if !good && few && names.iter().all(|name| plays_in_real_time(&root, name)) {
+        let names = second_tries(&before, &tally, |name| plays_in_real_time(&root, name));
+        if !good && !names.is_empty() {
             good = names.iter().try_fold(true, |good, name| -> Result<bool> {
                 Ok(try_again(&mut test(&group, &["--exact", name, "--test-threads=1"]), name, &mut tally)? && good)
             })?;
@@ -147,6 +145,19 @@ fn sweep(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Returns the names of the tests that failed since `before` and may be run once more: few, all of which may `play` again,
+/// and none of a run that broke a rule of safety. That a second one breaks none does not make it good.
+fn second_tries(before: &Tally, now: &Tally, play: impl Fn(&str) -> bool) -> Vec<String> {
+    if now.breaches.len() > before.breaches.len() {
+        println!("\na rule of safety was broken: no test of these is run once more");
+        return Vec::new();
+    }
+    let names = &now.failed_names[before.failed_names.len()..];
+    let all_named = (now.failed - before.failed) as usize == names.len();
+    let few = all_named && names.len() <= SECOND_TRIES;
+    if few && names.iter().all(|name| play(name)) { names.to_vec() } else { Vec::new() }
+}
+
 /// Says whether a test plays in real time, and so may be run once more: those in files that begin with one of these
 /// words. What the kernel's program answers, what a reader sees torn, and whether a starved victim was called down is the
 /// same on every machine: there one failure is a failure.
@@ -166,7 +177,8 @@ fn plays_in_real_time(root: &Path, name: &str) -> bool {
 fn try_again(command: &mut Command, name: &str, tally: &mut Tally) -> Result<bool> {
     println!("\n{name} failed: it is run once more, alone");
     let mut again = Tally::default();
-    let good = watch(command, &mut again)? && again.passed == 1 && again.failed == 0;
+    let good = watch(command, &mut again)? && again.passed == 1 && again.failed == 0 && again.breaches.is_empty();
+    tally.breaches.append(&mut again.breaches);
     if good {
         tally.failed -= 1;
         tally.passed += 1;
@@ -202,6 +214,9 @@ fn judge(root: &Path, tally: &Tally, well: bool, took: Duration, options: &Optio
     if !options.long && took > LIMIT {
         println!("the tests took {} s: they should end within {} s", took.as_secs(), LIMIT.as_secs());
     }
+    for breach in &tally.breaches {
+        println!("a rule of safety was broken: {breach}");
+    }
     for name in &tally.second_try {
         println!("passed only when run once more, alone: {name}");
     }
@@ -213,6 +228,9 @@ fn judge(root: &Path, tally: &Tally, well: bool, took: Duration, options: &Optio
         unexpected.len(),
         took.as_secs()
     );
+    if !tally.breaches.is_empty() {
+        bail!("tests broke a rule of safety");
+    }
     if !well || tally.failed > 0 {
         bail!("tests failed");
     }
@@ -312,6 +330,34 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_broke_a_rule_of_safety_gives_no_second_try() {
+        let tally = |lines: &[&str]| {
+            let mut tally = Tally::default();
+            lines.iter().for_each(|line| tally.take_line(line));
+            tally
+        };
+        let failed = ["test a ... FAILED", "SAFETY: two digests", "test result: FAILED. 5 passed; 1 failed"];
+        let (before, late) = (tally(&failed[1..2]), tally(&[failed[0], failed[2]]));
+        let names = |before: &Tally, now: &Tally| second_tries(before, now, |name| name == "a");
+        assert_eq!(names(&Tally::default(), &late), ["a"], "it was late, and nothing else");
+        assert!(names(&Tally::default(), &tally(&failed)).is_empty());
+        assert_eq!(names(&before, &tally(&failed)), ["a"], "that was another run");
+        assert!(second_tries(&Tally::default(), &late, |_| false).is_empty());
+        assert!(names(&Tally::default(), &Tally { failed: 2, ..late.clone() }).is_empty(), "one that nobody named");
+        let many = ["test a ... FAILED"; SECOND_TRIES + 1];
+        assert!(names(&Tally::default(), &Tally { failed: many.len() as u64, ..tally(&many) }).is_empty());
+    }
+
+    #[test]
+    fn a_second_try_that_breaks_a_rule_of_safety_is_none() {
+        let mut tally = Tally { failed: 1, ..Tally::default() };
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo 'SAFETY: a and b'; echo 'test result: ok. 1 passed; 0 failed'"]);
+        assert!(!try_again(&mut command, "a", &mut tally).unwrap());
+        assert_eq!((tally.passed, tally.failed, tally.breaches), (0, 1, vec!["a and b".to_owned()]));
+    }
+
+    #[test]
     fn failed_tests_are_known_by_name() {
         let mut tally = Tally::default();
         tally.take_line("test fault_17_a ... FAILED");
@@ -334,6 +380,8 @@ mod tests {
         let mut failed = tally.clone();
         failed.failed = 1;
         assert!(judge(&failed, true).is_err());
+        let broken = Tally { breaches: vec!["two digests".to_owned()], ..tally.clone() };
+        assert!(judge(&broken, true).unwrap_err().to_string().contains("safety"), "whatever else passed");
         tally.take_line("SKIP other: reason");
         assert!(judge(&tally, true).is_err());
     }

@@ -29,6 +29,7 @@ pub mod ns;
 pub mod pass;
 pub mod play;
 pub mod relay;
+pub mod safety;
 pub mod sink;
 pub mod starve;
 pub mod tap;

@@ -3,6 +3,7 @@
 
 use super::acts::{Acts, Views, order};
 use super::crew::{Crew, Mark};
+use super::safety::breach;
 use super::sink::Sink;
 use super::told::{one_digest, told_in_order};
 use super::wait::wait_every;
@@ -296,27 +297,26 @@ impl Crew {
     /// Every view that any node installed.
     ///
     /// # Errors
-    /// If a log cannot be read.
+    /// If a log cannot be read; if it does not say who joined which view, which is a breach of safety.
     pub fn all_views(&self) -> Result<Views> {
         let logs = (0..self.lab.spec().nodes.len()).map(|node| self.events(node)).collect::<Result<Vec<_>>>()?;
-        Views::read(&logs, &self.lab.spec().nodes)
+        Views::read(&logs, &self.lab.spec().nodes).map_err(breach)
     }
 
     /// Says that nobody acted who might not, that every node told each change once, in the order of views and with the cause
     /// that it knew, and that all nodes installed the same views.
     ///
     /// # Errors
-    /// If it was otherwise; the error says how.
+    /// If it was otherwise, which is a breach of safety: the error says how.
     pub fn audit(&self, sink: &Sink) -> Result<Acts> {
         let (acts, views) = (sink.acts(), self.all_views()?);
         ensure!(acts.count > 0, "nobody acted at all");
-        let faults = acts.faults(&views);
-        ensure!(faults.is_empty(), "{faults:#?}\n{:#?}", acts.stretches);
+        acts.keep_the_rule(&views)?;
         let mut digests = BTreeMap::new();
         for node in 0..self.lab.spec().nodes.len() {
             let events = self.events(node)?;
-            told_in_order(&events, &views).with_context(|| format!("node {}", self.name(node)))?;
-            one_digest(&events, &mut digests).with_context(|| format!("node {}", self.name(node)))?;
+            let told = told_in_order(&events, &views).and_then(|()| one_digest(&events, &mut digests));
+            told.with_context(|| format!("node {}", self.name(node))).map_err(breach)?;
         }
         Ok(acts)
     }

@@ -5,7 +5,7 @@ use heartbeat_common::frame::{Kind, word};
 use heartbeat_common::lease::Refused;
 use heartbeat_tests::lab::crew::{Crew, programs};
 use heartbeat_tests::lab::relay::{Recorded, Way};
-use heartbeat_tests::lab::timely::noticed;
+use heartbeat_tests::lab::timely::{DELAY, LEASE, noticed};
 use heartbeat_tests::lab::views::{FORMING, LEFT_OUT, pause_at_random, rounds};
 use heartbeat_tests::lab::wait::root_or_skip;
 use heartbeat_tests::lab::{Cluster, Lab, Options, Port, Sink, Spec, Timely, monotonic_ns, safety, wait_for};
@@ -84,6 +84,7 @@ fn fault_106_a_fenced_node_is_stopped_by_its_kernel_whether_its_userspace_runs_o
     crew.audit(&sink).unwrap();
 }
 
+/// Where the order does not arrive, the node acts no more once its lease is over, by itself, and the others waited for that.
 #[test]
 fn fault_107_a_fence_that_never_arrives_is_waited_out_by_both_sides() {
     let name = "fault_107_a_fence_that_never_arrives_is_waited_out_by_both_sides";
@@ -92,10 +93,11 @@ fn fault_107_a_fence_that_never_arrives_is_waited_out_by_both_sides() {
     }
     let (count, mut random) = rounds(name, 500);
     let (mut crew, sink) = Crew::formed(3).unwrap();
+    let mut inactive = Timely::new("cut off and fenced in vain, until it acts no more", LEASE);
     for _ in 0..count {
         let mark = crew.mark().unwrap();
         pause_at_random(&mut random, Duration::from_millis(100));
-        crew.lab.cut_all(C).unwrap();
+        let cut = crew.lab.cut_all(C).unwrap();
         fence(&crew);
         stopped_first(&mut crew, &sink);
         for by in [0, 1] {
@@ -105,9 +107,11 @@ fn fault_107_a_fence_that_never_arrives_is_waited_out_by_both_sides() {
             assert!(crew.said(&mark, by, "fence_acknowledged").unwrap().is_empty());
         }
         assert_eq!(sink.stopped(C).unwrap(), Refused::Expired, "by itself");
+        inactive.add(cut.after_ns, sink.acts().last(C).unwrap()).unwrap();
         crew.lab.heal().unwrap();
         crew.await_view(&[0, 1, 2]).unwrap();
     }
+    inactive.judge().unwrap();
     crew.audit(&sink).unwrap();
 }
 
@@ -154,22 +158,26 @@ fn fault_108_a_fence_of_an_older_incarnation_that_comes_late_stops_nobody() {
 
 /// Exit code of a start that found another machine with an address of this node's.
 const SECOND_ADDRESS: i32 = 11;
+/// What a start may take before it asks whether another machine has its addresses: it loads its programs first.
+const BEFORE_ASKING: Duration = Duration::from_millis(1300);
 
 /// Starts what takes itself for b on c's machine, as a service manager does again and again; each start is refused.
-fn start_in_vain(crew: &mut Crew, times: usize) {
+fn start_in_vain(crew: &mut Crew, times: usize, refused: &mut Timely) {
     for _ in 0..times {
         let mark = crew.mark().unwrap();
         crew.launch(C, &Options::default()).unwrap();
+        let launched = monotonic_ns();
         let ended = crew.take(C).wait(Duration::from_secs(10)).unwrap();
         assert_eq!(ended.code(), Some(SECOND_ADDRESS), "{ended}");
         let said = crew.since(&mark, C).unwrap();
         let named = said.iter().filter(|event| event["event"] == "second_address").collect::<Vec<_>>();
         assert_eq!((named.len(), &named[0]["node"]), (1, &"b".into()), "{said:?}");
+        refused.add(launched, noticed(named[0]).unwrap()).unwrap();
         assert!(!said.iter().any(|event| event["event"] == "started"), "{said:?}");
     }
 }
 
-fn a_clone_is_refused(name: &str, spec: Spec, own: &str, other: &str) {
+fn a_clone_is_refused(name: &str, spec: Spec, (own, other): (&str, &str), refused: &mut Timely) {
     let lab = Lab::new(spec).unwrap();
     let cluster = Cluster::new(&lab, "lan").with("quarantine_threshold", 0);
     let mut crew = Crew::new(lab, cluster);
@@ -180,12 +188,12 @@ fn a_clone_is_refused(name: &str, spec: Spec, own: &str, other: &str) {
     let (mark, from) = (crew.mark().unwrap(), monotonic_ns());
     // c's machine comes with b's address, and so takes itself for b.
     crew.lab.node(C).ip(&format!("address del {own} dev net1\naddress add {other} dev net1 nodad\n")).unwrap();
-    start_in_vain(&mut crew, 3);
+    start_in_vain(&mut crew, 3, refused);
     // The member's kernel speaks on while its controller is restarted: that one asks nobody.
     crew.take(1).kill().unwrap();
     crew.start(1, &Options::default()).unwrap();
     crew.await_view(&[0, 1]).unwrap();
-    start_in_vain(&mut crew, 1);
+    start_in_vain(&mut crew, 1, refused);
     let stands = crew.stands(0).unwrap();
     assert_eq!((stands.view, stands.acting), (view, true), "{name}: {stands:?}: {:?}", crew.verdicts(&mark).unwrap());
     assert!(crew.stands(1).unwrap().acting, "{name}: the incumbent stays");
@@ -209,9 +217,11 @@ fn fault_84_whoever_comes_with_the_identity_of_a_member_that_runs_is_refused_and
     if !root_or_skip(name) {
         return;
     }
-    a_clone_is_refused("IPv4", Spec::new(3, 1), "10.77.1.3/24", "10.77.1.2/24");
+    let mut refused = Timely::new("a clone's start, until it is refused", BEFORE_ASKING + DELAY * 2);
+    a_clone_is_refused("IPv4", Spec::new(3, 1), ("10.77.1.3/24", "10.77.1.2/24"), &mut refused);
     let six = Spec { ipv4: false, ipv6: true, ..Spec::new(3, 1) };
-    a_clone_is_refused("IPv6", six, "fd77:1::3/64", "fd77:1::2/64");
+    a_clone_is_refused("IPv6", six, ("fd77:1::3/64", "fd77:1::2/64"), &mut refused);
+    refused.judge().unwrap();
 }
 
 /// Starts what takes itself for b on c's machine while it can ask nobody, and lets it ask after that.

@@ -3,11 +3,47 @@
 
 use heartbeat_common::view::Order;
 use heartbeat_tests::lab::crew::{Crew, Mark};
-use heartbeat_tests::lab::timely::{DETECTION, LEASE, VIEW};
+use heartbeat_tests::lab::timely::{CONVERGENCE, DETECTION, LEASE, VIEW};
 use heartbeat_tests::lab::views::{FORMING, LEFT_OUT, Stands, pause_at_random, rounds};
 use heartbeat_tests::lab::wait::{root_or_skip, wait_every};
-use heartbeat_tests::lab::{Sink, Timely, safety, wait_for};
+use heartbeat_tests::lab::{Sink, Span, Timely, safety, wait_for};
+use heartbeat_tests::xdp::random::Random;
 use std::time::Duration;
+
+/// How long it takes who has no majority to act no more: its lease, by itself.
+struct Inactive(Timely);
+
+impl Inactive {
+    fn new() -> Self {
+        Self(Timely::new("parted, until who has no majority acts no more", LEASE))
+    }
+
+    /// Takes a round: each of `nodes` has stopped by now.
+    fn add(&mut self, cut: Span, sink: &Sink, nodes: &[usize]) {
+        let acts = sink.acts();
+        let last = nodes.iter().map(|node| acts.last(*node).expect("it acted before")).max();
+        // The newest date that a lease can have is of a probe sent before the cut.
+        self.0.add(cut.after_ns, last.unwrap()).unwrap();
+    }
+}
+
+/// What is promised where a majority stays together: a view of its own, and that the others are inactive, both in time.
+struct Parted {
+    view: Timely,
+    inactive: Inactive,
+}
+
+impl Parted {
+    fn new() -> Self {
+        let view = Timely::new("parted, until the majority has a view of its own", VIEW);
+        Self { view, inactive: Inactive::new() }
+    }
+
+    fn judge(&self) {
+        self.view.judge().unwrap();
+        self.inactive.0.judge().unwrap();
+    }
+}
 
 /// Waits until a node may not act, and says so.
 fn stops(crew: &Crew, mark: &Mark, node: usize) -> Stands {
@@ -18,15 +54,16 @@ fn stops(crew: &Crew, mark: &Mark, node: usize) -> Stands {
 }
 
 /// Parts the nodes of a cluster at a random moment, `gone` against the rest, and lets them come together again.
-fn part(crew: &mut Crew, sink: &Sink, gone: &[usize], random: &mut heartbeat_tests::xdp::random::Random) {
+fn part((crew, sink): (&mut Crew, &Sink), gone: &[usize], random: &mut Random, parted: &mut Parted) {
     let all: Vec<usize> = (0..crew.lab.spec().nodes.len()).collect();
     let stay: Vec<usize> = all.iter().copied().filter(|node| !gone.contains(node)).collect();
     let before = crew.stands(stay[0]).unwrap().view;
     let mark = crew.mark().unwrap();
     pause_at_random(random, Duration::from_millis(200));
-    crew.lab.partition(&[gone, &stay]).unwrap();
+    let cut = crew.lab.partition(&[gone, &stay]).unwrap();
     let view = crew.await_view(&stay).unwrap();
     assert_eq!(Some(view), before.next(), "one change of view, whoever went");
+    parted.view.add(cut.before_ns, crew.all_installed(&mark, &stay, view).unwrap()).unwrap();
     for node in gone {
         stops(crew, &mark, *node);
         for by in &stay {
@@ -35,6 +72,7 @@ fn part(crew: &mut Crew, sink: &Sink, gone: &[usize], random: &mut heartbeat_tes
         }
     }
     sink.acts().gave_way(gone, &stay, view).unwrap();
+    parted.inactive.add(cut, sink, gone);
     crew.lab.heal().unwrap();
     crew.await_view(&all).unwrap();
     for node in &stay {
@@ -50,13 +88,15 @@ fn fault_01_of_three_and_two_the_two_stop_before_the_three_take_over() {
     }
     let (count, mut random) = rounds(name, 1000);
     let (mut crew, sink) = Crew::formed(5).unwrap();
+    let mut parted = Parted::new();
     for _ in 0..count {
         let first = random.below(5) as usize;
         let second = (first + 1 + random.below(4) as usize) % 5;
         let mut gone = [first, second];
         gone.sort_unstable();
-        part(&mut crew, &sink, &gone, &mut random);
+        part((&mut crew, &sink), &gone, &mut random, &mut parted);
     }
+    parted.judge();
     crew.audit(&sink).unwrap();
 }
 
@@ -68,10 +108,12 @@ fn fault_05_one_node_cut_off_stops_before_the_others_take_over_and_joins_again()
     }
     let (count, mut random) = rounds(name, 1000);
     let (mut crew, sink) = Crew::formed(3).unwrap();
+    let mut parted = Parted::new();
     for _ in 0..count {
         let gone = random.below(3) as usize;
-        part(&mut crew, &sink, &[gone], &mut random);
+        part((&mut crew, &sink), &[gone], &mut random, &mut parted);
     }
+    parted.judge();
     let acts = crew.audit(&sink).unwrap();
     println!("{} acts, the sink's longest gap was {} us", acts.count, acts.longest_gap_ns / 1000);
 }
@@ -88,13 +130,14 @@ fn fault_03_two_and_two_without_a_witness_both_stop_and_say_why_and_go_on_when_t
     crew.cluster = crew.cluster.clone().with("dynamic_quorum", false);
     let sink = crew.form().unwrap();
     let view = crew.stands(0).unwrap().view;
+    let mut inactive = Inactive::new();
     for _ in 0..count {
         let mark = crew.mark().unwrap();
         let other = 1 + random.below(3) as usize;
         let one: Vec<usize> = vec![0, other];
         let two: Vec<usize> = (1..4).filter(|node| *node != other).collect();
         pause_at_random(&mut random, Duration::from_millis(200));
-        crew.lab.partition(&[&one, &two]).unwrap();
+        let cut = crew.lab.partition(&[&one, &two]).unwrap();
         for (side, missing) in [(&one, &two), (&two, &one)] {
             for node in side {
                 stops(&crew, &mark, *node);
@@ -108,11 +151,13 @@ fn fault_03_two_and_two_without_a_witness_both_stop_and_say_why_and_go_on_when_t
                 );
             }
         }
+        inactive.add(cut, &sink, &[0, 1, 2, 3]);
         crew.lab.heal().unwrap();
         assert_eq!(crew.await_view(&[0, 1, 2, 3]).unwrap(), view, "nothing had to change");
         // It is said once in ten seconds that a regroup waits: the next round wants to hear it again.
         std::thread::sleep(Duration::from_secs(10));
     }
+    inactive.0.judge().unwrap();
     crew.audit(&sink).unwrap();
 }
 
@@ -126,13 +171,15 @@ fn fault_03_where_votes_follow_membership_exactly_one_of_two_halves_goes_on() {
     let mut crew = Crew::idle(4).unwrap();
     crew.cluster = crew.cluster.clone().with("lower_quorum_priority_node", "\"b\"");
     let sink = crew.form().unwrap();
+    let mut parted = Parted::new();
     for _ in 0..count {
         // b has no vote: whoever is with b stops.
         let with = [0, 2, 3][random.below(3) as usize];
         let mut gone = [1, with];
         gone.sort_unstable();
-        part(&mut crew, &sink, &gone, &mut random);
+        part((&mut crew, &sink), &gone, &mut random, &mut parted);
     }
+    parted.judge();
     crew.audit(&sink).unwrap();
 }
 
@@ -145,18 +192,21 @@ fn fault_04_of_two_and_two_and_one_nobody_goes_on() {
     let (count, mut random) = rounds(name, 1000);
     let (mut crew, sink) = Crew::formed(5).unwrap();
     let view = crew.stands(0).unwrap().view;
+    let mut inactive = Inactive::new();
     for _ in 0..count {
         let mark = crew.mark().unwrap();
         let alone = random.below(5) as usize;
         let rest: Vec<usize> = (1..5).map(|step| (alone + step) % 5).collect();
         pause_at_random(&mut random, Duration::from_millis(200));
-        crew.lab.partition(&[&[alone], &rest[..2], &rest[2..]]).unwrap();
+        let cut = crew.lab.partition(&[&[alone], &rest[..2], &rest[2..]]).unwrap();
         (0..5).for_each(|node| drop(stops(&crew, &mark, node)));
         std::thread::sleep(DETECTION * 2);
         (0..5).for_each(|node| drop(crew.stands_idle(node).unwrap()));
+        inactive.add(cut, &sink, &[0, 1, 2, 3, 4]);
         crew.lab.heal().unwrap();
         assert_eq!(crew.await_view(&[0, 1, 2, 3, 4]).unwrap(), view, "nothing was decided");
     }
+    inactive.0.judge().unwrap();
     crew.audit(&sink).unwrap();
 }
 
@@ -168,6 +218,7 @@ fn fault_07_two_that_do_not_hear_each_other_are_parted_once_and_by_rule() {
     }
     let (count, mut random) = rounds(name, 1000);
     let (mut crew, sink) = Crew::formed(3).unwrap();
+    let mut stable = Timely::new("two that do not hear each other, until all three know who goes", CONVERGENCE);
     for _ in 0..count {
         let hub = random.below(3) as usize;
         let (one, two) = ((hub + 1) % 3, (hub + 2) % 3);
@@ -177,13 +228,14 @@ fn fault_07_two_that_do_not_hear_each_other_are_parted_once_and_by_rule() {
         kept.sort_unstable();
         let (before, mark) = (crew.stands(0).unwrap().view, crew.mark().unwrap());
         pause_at_random(&mut random, Duration::from_millis(200));
-        crew.lab.partition(&[&[one], &[two]]).unwrap();
+        let cut = crew.lab.partition(&[&[one], &[two]]).unwrap();
         let view = crew.await_view(&kept).unwrap();
         assert_eq!(Some(view), before.next());
         let removed = crew.await_said_of(&mark, hub, "node_removed", goes).unwrap();
         assert!(["not_connected", "down"].contains(&removed["cause"].as_str().unwrap()), "{removed}");
-        crew.await_left_out(goes).unwrap();
-        crew.start_at_once(goes).unwrap();
+        let installed = crew.all_installed(&mark, &kept, view).unwrap();
+        let found = crew.await_return(&mark, goes).unwrap();
+        stable.add(cut.before_ns, installed.max(found)).unwrap();
         // It hears the hub alone, and so does not come in, however long it asks.
         std::thread::sleep(DETECTION * 4);
         assert_eq!(crew.await_view(&kept).unwrap(), view, "no ping-pong");
@@ -191,6 +243,7 @@ fn fault_07_two_that_do_not_hear_each_other_are_parted_once_and_by_rule() {
         crew.lab.heal().unwrap();
         crew.await_view(&[0, 1, 2]).unwrap();
     }
+    stable.judge().unwrap();
     crew.audit(&sink).unwrap();
 }
 

@@ -96,6 +96,15 @@ pub fn noticed(event: &Value) -> Result<u64> {
     event["noticed_ns"].as_u64().with_context(|| format!("no moment in {event}"))
 }
 
+/// When a node that said this found itself out, and was started again after it, ns.
+fn returned(said: &[Value]) -> Result<u64> {
+    let names = || said.iter().map(event_name).collect::<Vec<_>>().join(", ");
+    let out = said.iter().position(|event| matches!(event_name(event), "left_out" | "fenced"));
+    let out = out.with_context(names)?;
+    ensure!(said[out..].iter().any(|event| event_name(event) == "started"), "{}", names());
+    noticed(&said[out])
+}
+
 impl Crew {
     /// When the last of `nodes` said `name` of this view since, ns. What is shown already may be written a little later, so
     /// that it is waited for.
@@ -131,12 +140,7 @@ impl Crew {
         let what = format!("node {} to find itself out, and to be started again", self.name(node));
         wait_every(LOOK, FORMING, &what, || -> Result<u64> {
             self.tend()?;
-            let said = self.since(mark, node)?;
-            let names = || said.iter().map(event_name).collect::<Vec<_>>().join(", ");
-            let out = said.iter().position(|event| matches!(event_name(event), "left_out" | "fenced"));
-            let out = out.with_context(names)?;
-            ensure!(said[out..].iter().any(|event| event_name(event) == "started"), "{}", names());
-            noticed(&said[out])
+            returned(&self.since(mark, node)?)
         })
     }
 
@@ -174,6 +178,7 @@ impl Crew {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     const MS: u64 = 1_000_000;
 
@@ -190,6 +195,16 @@ mod tests {
         assert!(rounds(&[60, 49, 48, 47, 60]).judge().is_err(), "most are early");
         assert!(rounds(&[]).judge().is_err(), "nothing was measured");
         rounds(&[1900]).judge().unwrap();
+    }
+
+    #[test]
+    fn who_returns_has_found_itself_out_and_was_started_after_it() {
+        let said = |name: &str, at: u64| json!({"event": name, "noticed_ns": at});
+        let (out, started) = (said("left_out", 7), said("started", 9));
+        assert_eq!(returned(&[said("quorum_lost", 5), out.clone(), started.clone()]).unwrap(), 7);
+        assert_eq!(returned(&[said("fenced", 6), said("stopped", 8), started.clone()]).unwrap(), 6);
+        assert!(returned(&[started, out]).is_err(), "it has not come back yet");
+        assert!(returned(&[said("quorum_lost", 5)]).unwrap_err().to_string().contains("quorum_lost"));
     }
 
     #[test]

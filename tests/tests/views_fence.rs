@@ -6,7 +6,7 @@ use heartbeat_common::lease::Refused;
 use heartbeat_tests::lab::crew::{Crew, programs};
 use heartbeat_tests::lab::relay::{Recorded, Way};
 use heartbeat_tests::lab::timely::{DELAY, LEASE, noticed};
-use heartbeat_tests::lab::views::{FORMING, LEFT_OUT, pause_at_random, rounds};
+use heartbeat_tests::lab::views::{FORMING, LEFT_OUT, long_rounds, pause_at_random, rounds};
 use heartbeat_tests::lab::wait::root_or_skip;
 use heartbeat_tests::lab::{Cluster, Lab, Options, Port, Sink, Spec, Timely, monotonic_ns, safety, wait_for};
 use std::time::Duration;
@@ -127,32 +127,35 @@ fn fault_108_a_fence_of_an_older_incarnation_that_comes_late_stops_nobody() {
     if !root_or_skip(name) {
         return;
     }
+    let (count, _) = long_rounds(name, 100);
     let port = Port { node: C, network: 0 };
     let lab = Lab::new(Spec { relays: vec![(port, 11)], ..Spec::new(3, 1) }).unwrap();
     let cluster = Cluster::new(&lab, "lan").with("quarantine_threshold", 0);
     let mut crew = Crew::new(lab, cluster);
     let sink = crew.form().unwrap();
-    crew.lab.relay(port).unwrap().record();
-    fence(&crew);
-    crew.await_left_out(C).unwrap();
-    let fences: Vec<Recorded> = crew.lab.relay(port).unwrap().recorded().into_iter().filter(is_fence).collect();
-    assert!(!fences.is_empty(), "no fence was recorded");
-    crew.start_at_once(C).unwrap();
-    let view = crew.await_view(&[0, 1, 2]).unwrap();
-    let from = monotonic_ns();
-    let before = crew.counter(C, "fence_acked").unwrap() + crew.counter(C, "drop_fence_limit").unwrap();
-    for _ in 0..20 {
-        crew.lab.relay(port).unwrap().replay(&fences);
-        std::thread::sleep(Duration::from_millis(20));
+    for _ in 0..count {
+        crew.lab.relay(port).unwrap().record();
+        fence(&crew);
+        crew.await_left_out(C).unwrap();
+        let fences: Vec<Recorded> = crew.lab.relay(port).unwrap().recorded().into_iter().filter(is_fence).collect();
+        assert!(!fences.is_empty(), "no fence was recorded");
+        crew.start_at_once(C).unwrap();
+        let view = crew.await_view(&[0, 1, 2]).unwrap();
+        let from = monotonic_ns();
+        let before = crew.counter(C, "fence_acked").unwrap() + crew.counter(C, "drop_fence_limit").unwrap();
+        for _ in 0..20 {
+            crew.lab.relay(port).unwrap().replay(&fences);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        wait_for(Duration::from_secs(5), "the late fences to be counted", || {
+            let now = crew.counter(C, "fence_acked").unwrap() + crew.counter(C, "drop_fence_limit").unwrap();
+            if now >= before + 20 { Ok(()) } else { Err(now) }
+        })
+        .unwrap();
+        assert_eq!(crew.await_view(&[0, 1, 2]).unwrap(), view);
+        assert_eq!(sink.acts().breaks_of(C, from, monotonic_ns()).count(), 0, "it acts on");
+        assert_eq!(crew.counter(C, "fenced").unwrap(), 0);
     }
-    wait_for(Duration::from_secs(5), "the late fences to be counted", || {
-        let now = crew.counter(C, "fence_acked").unwrap() + crew.counter(C, "drop_fence_limit").unwrap();
-        if now >= before + 20 { Ok(()) } else { Err(now) }
-    })
-    .unwrap();
-    assert_eq!(crew.await_view(&[0, 1, 2]).unwrap(), view);
-    assert_eq!(sink.acts().breaks_of(C, from, monotonic_ns()).count(), 0, "it acts on");
-    assert_eq!(crew.counter(C, "fenced").unwrap(), 0);
     crew.audit(&sink).unwrap();
 }
 
@@ -217,10 +220,13 @@ fn fault_84_whoever_comes_with_the_identity_of_a_member_that_runs_is_refused_and
     if !root_or_skip(name) {
         return;
     }
+    let (count, _) = long_rounds(name, 20);
     let mut refused = Timely::new("a clone's start, until it is refused", BEFORE_ASKING + DELAY * 2);
-    a_clone_is_refused("IPv4", Spec::new(3, 1), ("10.77.1.3/24", "10.77.1.2/24"), &mut refused);
-    let six = Spec { ipv4: false, ipv6: true, ..Spec::new(3, 1) };
-    a_clone_is_refused("IPv6", six, ("fd77:1::3/64", "fd77:1::2/64"), &mut refused);
+    for _ in 0..count {
+        a_clone_is_refused("IPv4", Spec::new(3, 1), ("10.77.1.3/24", "10.77.1.2/24"), &mut refused);
+        let six = Spec { ipv4: false, ipv6: true, ..Spec::new(3, 1) };
+        a_clone_is_refused("IPv6", six, ("fd77:1::3/64", "fd77:1::2/64"), &mut refused);
+    }
     refused.judge().unwrap();
 }
 
@@ -270,9 +276,12 @@ fn fault_84_a_clone_whose_link_comes_up_late_says_nothing_and_a_node_whose_link_
     if !root_or_skip(name) {
         return;
     }
-    a_clone_that_cannot_ask_says_nothing(|crew, askable| {
-        crew.lab.set_carrier(Port { node: C, network: 0 }, askable).unwrap();
-    });
+    let (count, _) = long_rounds(name, 20);
+    for _ in 0..count {
+        a_clone_that_cannot_ask_says_nothing(|crew, askable| {
+            crew.lab.set_carrier(Port { node: C, network: 0 }, askable).unwrap();
+        });
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! one, or a quarter of the members.
 
 use heartbeat_tests::lab::crew::{Crew, Mark};
-use heartbeat_tests::lab::views::FORMING;
+use heartbeat_tests::lab::views::{FORMING, long_rounds};
 use heartbeat_tests::lab::wait::{root_or_skip, wait_every};
 use heartbeat_tests::lab::{Cluster, Lab, Sink, Spec, monotonic_ns};
 use serde_json::Value;
@@ -41,31 +41,34 @@ fn fault_42_who_ends_badly_three_times_is_in_quarantine_until_it_is_cleared() {
     if !root_or_skip(name) {
         return;
     }
-    let mut crew = Crew::idle(3).unwrap();
-    crew.cluster = crew.cluster.clone().with("quarantine_threshold", 3);
-    let sink = crew.form().unwrap();
-    let mark = crew.mark().unwrap();
-    loops(&mut crew, &sink, &mark);
-    for by in [0, 1] {
-        let told = crew.await_said_of(&mark, by, "node_quarantined", C).unwrap();
-        assert_eq!((&told["id"], &told["ends"]), (&1672.into(), &3.into()), "{told}");
-        let refused = crew.await_said_of(&mark, by, "join_refused_by_quarantine", C).unwrap();
-        assert_eq!(refused["id"], 1675, "{refused}");
+    let (count, _) = long_rounds(name, 20);
+    for _ in 0..count {
+        let mut crew = Crew::idle(3).unwrap();
+        crew.cluster = crew.cluster.clone().with("quarantine_threshold", 3);
+        let sink = crew.form().unwrap();
+        let mark = crew.mark().unwrap();
+        loops(&mut crew, &sink, &mark);
+        for by in [0, 1] {
+            let told = crew.await_said_of(&mark, by, "node_quarantined", C).unwrap();
+            assert_eq!((&told["id"], &told["ends"]), (&1672.into(), &3.into()), "{told}");
+            let refused = crew.await_said_of(&mark, by, "join_refused_by_quarantine", C).unwrap();
+            assert_eq!(refused["id"], 1675, "{refused}");
+        }
+        let own = crew.await_said(&mark, C, "quarantined").unwrap();
+        assert_eq!(own["id"], 1676, "{own}");
+        // Two hours by default, of which next to nothing is over.
+        assert!((7_100_000..=7_200_000).contains(&own["remaining_ms"].as_u64().unwrap()), "{own}");
+        let (view, from) = (crew.await_view(&[0, 1]).unwrap(), monotonic_ns());
+        crew.stays(&[0, 1], view, Duration::from_secs(5)).unwrap();
+        crew.acted_on(&sink, &[0, 1], from).unwrap();
+        crew.stands_idle(C).unwrap();
+        let shown = crew.daemon(0).ctl(&["view"]).unwrap();
+        assert!(String::from_utf8_lossy(&shown.stdout).contains("quarantine"), "{shown:?}");
+        clear(&crew);
+        crew.await_view(&[0, 1, 2]).unwrap();
+        crew.await_said(&mark, C, "quarantine_cleared").unwrap();
+        crew.audit(&sink).unwrap();
     }
-    let own = crew.await_said(&mark, C, "quarantined").unwrap();
-    assert_eq!(own["id"], 1676, "{own}");
-    // Two hours by default, of which next to nothing is over.
-    assert!((7_100_000..=7_200_000).contains(&own["remaining_ms"].as_u64().unwrap()), "{own}");
-    let (view, from) = (crew.await_view(&[0, 1]).unwrap(), monotonic_ns());
-    crew.stays(&[0, 1], view, Duration::from_secs(5)).unwrap();
-    crew.acted_on(&sink, &[0, 1], from).unwrap();
-    crew.stands_idle(C).unwrap();
-    let shown = crew.daemon(0).ctl(&["view"]).unwrap();
-    assert!(String::from_utf8_lossy(&shown.stdout).contains("quarantine"), "{shown:?}");
-    clear(&crew);
-    crew.await_view(&[0, 1, 2]).unwrap();
-    crew.await_said(&mark, C, "quarantine_cleared").unwrap();
-    crew.audit(&sink).unwrap();
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use heartbeat_tests::lab::crew::{Crew, Mark, heartbeatd};
 use heartbeat_tests::lab::play::number;
 use heartbeat_tests::lab::timely::{DELAY, DETECTION, VIEW, noticed};
-use heartbeat_tests::lab::views::{FORMING, Stands, pause_at_random, rounds};
+use heartbeat_tests::lab::views::{FORMING, Stands, long_rounds, pause_at_random, rounds};
 use heartbeat_tests::lab::wait::{root_or_skip, wait_every};
 use heartbeat_tests::lab::{Options, Sink, Timely, monotonic_ns};
 use serde_json::Value;
@@ -229,39 +229,42 @@ fn fault_42_killed_again_and_again_until_its_manager_gives_up_a_node_leaves_at_o
     if !root_or_skip(name) {
         return;
     }
+    let (count, _) = long_rounds(name, 50);
     let (mut crew, sink) = Crew::formed(3).unwrap();
-    let (view, old) = (crew.stands(0).unwrap().view, crew.incarnation(C).unwrap());
-    let (mark, from) = (crew.mark().unwrap(), monotonic_ns());
-    for _ in 1..starts_before_giving_up() {
-        crew.take(C).kill().unwrap();
-        crew.start(C, &Options::default()).unwrap();
-        crew.await_stands(C, "to act on", |stands| stands.acting && stands.view == view).unwrap();
-    }
-    crew.acted_on(&sink, &[0, 1, C], from).unwrap();
-    crew.nobody_removed(&mark).unwrap();
-    assert_eq!(crew.incarnation(C).unwrap(), old);
-    let config = crew.daemon(C).config();
-    crew.take(C).kill().unwrap();
-    let given_up = monotonic_ns();
-    let words = ["mark-left", "--config", config.to_str().unwrap()];
-    let marked = heartbeatd(&crew.lab, C, &[], &words).unwrap();
-    assert!(marked.status.success(), "{marked:?}");
-    sink.stopped(C).unwrap();
-    let without = crew.await_view(&[0, 1]).unwrap();
-    assert_eq!(Some(without), view.next());
     let mut left = Timely::new("given up, until it is in no view", VIEW);
-    left.add(given_up, crew.all_installed(&mark, &[0, 1], without).unwrap()).unwrap();
-    left.judge().unwrap();
-    sink.acts().gave_way(&[C], &[0, 1], without).unwrap();
-    for by in [0, 1] {
-        crew.await_said_of(&mark, by, "node_left_view", C).unwrap();
-        for bad in ["node_down", "node_hung", "node_removed", "quorum_lost"] {
-            assert!(crew.said(&mark, by, bad).unwrap().is_empty(), "{bad}");
+    for _ in 0..count {
+        let (view, old) = (crew.stands(0).unwrap().view, crew.incarnation(C).unwrap());
+        let (mark, from) = (crew.mark().unwrap(), monotonic_ns());
+        for _ in 1..starts_before_giving_up() {
+            crew.take(C).kill().unwrap();
+            crew.start(C, &Options::default()).unwrap();
+            crew.await_stands(C, "to act on", |stands| stands.acting && stands.view == view).unwrap();
         }
+        crew.acted_on(&sink, &[0, 1, C], from).unwrap();
+        crew.nobody_removed(&mark).unwrap();
+        assert_eq!(crew.incarnation(C).unwrap(), old);
+        let config = crew.daemon(C).config();
+        crew.take(C).kill().unwrap();
+        let given_up = monotonic_ns();
+        let words = ["mark-left", "--config", config.to_str().unwrap()];
+        let marked = heartbeatd(&crew.lab, C, &[], &words).unwrap();
+        assert!(marked.status.success(), "{marked:?}");
+        sink.stopped(C).unwrap();
+        let without = crew.await_view(&[0, 1]).unwrap();
+        assert_eq!(Some(without), view.next());
+        left.add(given_up, crew.all_installed(&mark, &[0, 1], without).unwrap()).unwrap();
+        sink.acts().gave_way(&[C], &[0, 1], without).unwrap();
+        for by in [0, 1] {
+            crew.await_said_of(&mark, by, "node_left_view", C).unwrap();
+            for bad in ["node_down", "node_hung", "node_removed", "quorum_lost"] {
+                assert!(crew.said(&mark, by, bad).unwrap().is_empty(), "{bad}");
+            }
+        }
+        crew.start_at_once(C).unwrap();
+        crew.await_view(&[0, 1, 2]).unwrap();
+        assert!(crew.incarnation(C).unwrap() > old);
     }
-    crew.start_at_once(C).unwrap();
-    crew.await_view(&[0, 1, 2]).unwrap();
-    assert!(crew.incarnation(C).unwrap() > old);
+    left.judge().unwrap();
     crew.audit(&sink).unwrap();
 }
 

@@ -3,7 +3,7 @@
 
 use heartbeat_tests::lab::crew::{Crew, Mark};
 use heartbeat_tests::lab::timely::noticed;
-use heartbeat_tests::lab::views::rounds;
+use heartbeat_tests::lab::views::{long_rounds, rounds};
 use heartbeat_tests::lab::wait::root_or_skip;
 use heartbeat_tests::lab::{Cluster, Holder, Lab, Options, Spec, Timely, monotonic_ns, wait_for};
 use serde_json::Value;
@@ -148,6 +148,7 @@ fn fault_110_hooks_that_hang_or_fork_are_ended_in_time_and_cost_no_lease() {
     if !root_or_skip(name) {
         return;
     }
+    let (count, _) = long_rounds(name, 40);
     let lab = Lab::new(Spec::new(2, 1)).unwrap();
     let [hangs, fails, next] = ["hangs", "fails", "next"].map(|name| lab.scratch().join(name));
     let noted = lab.scratch().join("noted");
@@ -178,7 +179,7 @@ fn fault_110_hooks_that_hang_or_fork_are_ended_in_time_and_cost_no_lease() {
     let mut views = all_failed(&crew, &begun, [&hangs, &fails], 1);
     let mut ended = Timely::new("a hook that hangs, from its event until it is ended", HOOK_TIME + HOOK_TIME / 2);
     ended = ended.not_before(HOOK_TIME);
-    for by in ["b", "none", "b", "none", "b"] {
+    for by in ["b", "none"].into_iter().cycle().take(5 * count as usize) {
         let set = crew.daemon(1).ctl(&["set", "lower_quorum_priority_node", by]).unwrap();
         assert!(set.status.success(), "{set:?}");
         views = all_failed(&crew, &begun, [&hangs, &fails], views + 1);

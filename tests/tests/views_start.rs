@@ -4,7 +4,7 @@
 use heartbeat_common::maps::PINNED;
 use heartbeat_tests::lab::crew::{Crew, programs};
 use heartbeat_tests::lab::timely::{CONVERGENCE, noticed};
-use heartbeat_tests::lab::views::{pause_at_random, rounds};
+use heartbeat_tests::lab::views::{long_rounds, pause_at_random, rounds};
 use heartbeat_tests::lab::wait::root_or_skip;
 use heartbeat_tests::lab::{Daemon, Options, Timely, safety, wait_for};
 use std::os::unix::process::ExitStatusExt;
@@ -54,25 +54,28 @@ fn fault_64_started_with_too_few_a_node_waits_and_says_for_whom() {
     if !root_or_skip(name) {
         return;
     }
+    let (count, _) = long_rounds(name, 50);
     let (mut crew, sink) = Crew::formed(3).unwrap();
-    crew.power_fails(&sink).unwrap();
-    let mark = crew.mark().unwrap();
-    crew.start_at_once(0).unwrap();
-    let waits = |stands: &heartbeat_tests::lab::views::Stands| stands.waits_for == ["b", "c"];
-    let before = crew.await_stands(0, "to wait for both others", waits).unwrap().view;
-    let told = crew.await_said(&mark, 0, "waits_for_votes").unwrap();
-    assert_eq!((&told["votes_needed"], &told["votes_available"]), (&2.into(), &1.into()), "{told}");
-    std::thread::sleep(Duration::from_secs(5));
-    let stands = crew.stands_idle(0).unwrap();
-    safety::ensure(stands.view == before, || format!("one of three decided alone: {stands:?}")).unwrap();
-    let shown = crew.daemon(0).ctl(&["status"]).unwrap();
-    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
-    assert!(text.contains("waits for") && text.contains('b') && text.contains('c'), "{text}");
-    // With one more there is a majority, and the third is not needed.
-    crew.start_at_once(1).unwrap();
-    assert!(crew.await_view(&[0, 1]).unwrap() > before);
-    crew.start_at_once(2).unwrap();
-    crew.await_view(&[0, 1, 2]).unwrap();
+    for _ in 0..count {
+        crew.power_fails(&sink).unwrap();
+        let mark = crew.mark().unwrap();
+        crew.start_at_once(0).unwrap();
+        let waits = |stands: &heartbeat_tests::lab::views::Stands| stands.waits_for == ["b", "c"];
+        let before = crew.await_stands(0, "to wait for both others", waits).unwrap().view;
+        let told = crew.await_said(&mark, 0, "waits_for_votes").unwrap();
+        assert_eq!((&told["votes_needed"], &told["votes_available"]), (&2.into(), &1.into()), "{told}");
+        std::thread::sleep(Duration::from_secs(5));
+        let stands = crew.stands_idle(0).unwrap();
+        safety::ensure(stands.view == before, || format!("one of three decided alone: {stands:?}")).unwrap();
+        let shown = crew.daemon(0).ctl(&["status"]).unwrap();
+        let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(text.contains("waits for") && text.contains('b') && text.contains('c'), "{text}");
+        // With one more there is a majority, and the third is not needed.
+        crew.start_at_once(1).unwrap();
+        assert!(crew.await_view(&[0, 1]).unwrap() > before);
+        crew.start_at_once(2).unwrap();
+        crew.await_view(&[0, 1, 2]).unwrap();
+    }
     crew.audit(&sink).unwrap();
 }
 
@@ -82,8 +85,9 @@ fn fault_65_a_node_that_starts_alone_forms_nothing_with_its_disk_or_without() {
     if !root_or_skip(name) {
         return;
     }
+    let (count, _) = long_rounds(name, 50);
     let (mut crew, sink) = Crew::formed(3).unwrap();
-    for emptied in [false, true] {
+    for emptied in (0..count).flat_map(|_| [false, true]) {
         let before = crew.stands(0).unwrap().view;
         // The others go on, and c starts where it does not hear them.
         crew.machine_dies(2, &sink).unwrap();

@@ -356,7 +356,16 @@ pub fn is_long() -> bool {
 /// where `HEARTBEAT_LONG=1`.
 #[must_use]
 pub fn rounds(test: &str, long: u64) -> (u64, Random) {
-    let count = if is_long() { long } else { ROUNDS };
+    played(test, if is_long() { long } else { ROUNDS })
+}
+
+/// As [`rounds`], where a round is long: once in an ordinary run.
+#[must_use]
+pub fn long_rounds(test: &str, long: u64) -> (u64, Random) {
+    played(test, if is_long() { long } else { 1 })
+}
+
+fn played(test: &str, count: u64) -> (u64, Random) {
     println!("{test}: {count} rounds");
     (count, Random::new(Random::seed(test)))
 }

@@ -6,8 +6,7 @@ use super::series::{DELAY_MS, Series, check_profile};
 use super::views::{moment, states};
 use super::{Bar, Context, Figure, Found, stats};
 use crate::lab::crew::event_name;
-use crate::lab::play::number;
-use crate::lab::{Crew, Sink, awake, monotonic_ns, views};
+use crate::lab::{Crew, Probes, Sink, awake, monotonic_ns, views};
 use crate::xdp::random::Random;
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -36,46 +35,6 @@ struct Return {
     events: usize,
 }
 
-/// Probes between two nodes, both ways.
-#[derive(Clone, Copy, Debug)]
-struct Probes {
-    /// Seen leaving.
-    departed: u64,
-    /// Of them not answered in their time, or not yet.
-    open: u64,
-}
-
-fn probes(crew: &Crew, nodes: [usize; 2]) -> Result<Probes> {
-    let mut sum = Probes { departed: 0, open: 0 };
-    for (by, about) in [(nodes[0], nodes[1]), (nodes[1], nodes[0])] {
-        let answer = crew.daemon(by).ask("paths")?;
-        let rows = answer["paths"].as_array().context("`paths` in the answer")?;
-        for row in rows.iter().filter(|row| row["peer_node"] == crew.name(about)) {
-            let (departed, echoes) = (number(row, "departed")?, number(row, "echoes")?);
-            sum.departed += departed;
-            sum.open += departed.saturating_sub(echoes);
-        }
-    }
-    Ok(sum)
-}
-
-/// Reads several times, and returns the reading with the least that is open: at any one of them some probes may be on their
-/// way. It is content with `enough`.
-fn settled(crew: &Crew, nodes: [usize; 2], readings: usize, enough: u64) -> Result<Probes> {
-    let mut best = probes(crew, nodes)?;
-    for _ in 1..readings {
-        if best.open <= enough {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(30));
-        let next = probes(crew, nodes)?;
-        if next.open <= best.open {
-            best = next;
-        }
-    }
-    Ok(best)
-}
-
 /// Counts what a node that stayed said that it ought not: that it started, lost its quorum or heard nobody, and verdicts on
 /// the other one that stayed or on the paths to it.
 fn bad_news(said: &[Value], other: &str) -> usize {
@@ -92,7 +51,7 @@ fn reboot(crew: &mut Crew, sink: &Sink, quick: bool, random: &mut Random) -> Res
     let node = random.below(3) as usize;
     let rest = [(node + 1) % 3, (node + 2) % 3];
     views::pause_at_random(random, Duration::from_millis(300));
-    let before = settled(crew, rest, 4, 0)?;
+    let probes = Probes::between(crew, rest)?;
     let mark = crew.mark()?;
     crew.machine_dies(node, sink)?;
     if !quick {
@@ -116,9 +75,7 @@ fn reboot(crew: &mut Crew, sink: &Sink, quick: bool, random: &mut Random) -> Res
     ensure!(started.len() == 1, "it starts once: {started:?}");
     let gained = moments("lease_gained").last().copied().context("its lease")?;
     let acts = moment(&own, "view_in_force", view)?.max(gained);
-    // As many readings as it takes for what was lost before; what is lost now stays open at each of them.
-    let after = settled(crew, rest, 20, before.open)?;
-    ensure!(after.departed > before.departed, "the others ask each other");
+    let lost = probes.lost(crew)?;
     let (mut events, mut down) = (0, false);
     for by in rest {
         let other = crew.name(if by == rest[0] { rest[1] } else { rest[0] });
@@ -131,7 +88,7 @@ fn reboot(crew: &mut Crew, sink: &Sink, quick: bool, random: &mut Random) -> Res
         member_ms: (acts as f64 - started[0] as f64) / 1e6,
         launched_ms: (acts as f64 - launched as f64) / 1e6,
         views: view.number().saturating_sub(held.number()),
-        lost: after.open.saturating_sub(before.open),
+        lost,
         events,
     })
 }

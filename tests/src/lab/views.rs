@@ -333,17 +333,6 @@ impl Crew {
             found.cloned().with_context(|| format!("{said:?}"))
         })
     }
-
-    /// When a node last installed a view since, by its own event: (view, CLOCK_MONOTONIC ns).
-    ///
-    /// # Errors
-    /// If it installed none.
-    pub fn installed(&self, mark: &Mark, node: usize) -> Result<Vec<(Order, u64)>> {
-        let stamp = |event: &Value| -> Result<(Order, u64)> {
-            Ok((order(&event["view"])?, event["noticed_ns"].as_u64().with_context(|| format!("{event}"))?))
-        };
-        self.said(mark, node, "view_installed")?.iter().map(stamp).collect()
-    }
 }
 
 /// Whether tests run at their full length: `HEARTBEAT_LONG=1`.

@@ -11,7 +11,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// There is one view, which is one further, and all are in it and act within the time to converge.
+/// Nodes that started no further apart are in one view, whatever the machine is busy with.
+const TOGETHER: Duration = Duration::from_millis(300);
+
+/// There is one view, which is one further, and all are in it and act within the time to converge. Where a busy machine
+/// starts one so late that the others cannot wait for it there are two, which is seldom, and never three.
 #[test]
 fn fault_63_all_nodes_that_start_at_once_after_a_loss_of_power_come_up_in_one_view() {
     let name = "fault_63_all_nodes_that_start_at_once_after_a_loss_of_power_come_up_in_one_view";
@@ -35,15 +39,15 @@ fn fault_63_all_nodes_that_start_at_once_after_a_loss_of_power_come_up_in_one_vi
         let started = [0, 1, 2].map(started);
         let in_force = crew.all_told(&mark, &[0, 1, 2], "view_in_force", view).unwrap();
         formed.add(*started.iter().max().unwrap(), in_force).unwrap();
-        // A busy machine may start one so late that the others could not wait for it: two views then, never three.
-        let apart_ms = (started.iter().max().unwrap() - started.iter().min().unwrap()) / 1_000_000;
+        let apart = Duration::from_nanos(started.iter().max().unwrap() - started.iter().min().unwrap());
         let views = view.number() - before.number();
-        assert!(views == 1 || apart_ms > 300 && views == 2, "{views} views of nodes that started {apart_ms} ms apart");
+        println!("{views} views of nodes that started {apart:?} apart");
+        assert!(views == 1 || apart > TOGETHER && views == 2, "{views} views of nodes that started {apart:?} apart");
         in_one += u64::from(views == 1);
         assert!((0..3).all(|node| crew.incarnation(node).unwrap() > old[node]));
     }
     println!("{name}: {in_one} times in one view");
-    assert!(in_one * 2 > count, "in one view {in_one} times of {count}");
+    assert!(in_one * 10 >= count * 9, "in one view {in_one} times of {count}");
     formed.judge().unwrap();
     crew.audit(&sink).unwrap();
 }

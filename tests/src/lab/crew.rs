@@ -1,7 +1,7 @@
 //! A cluster whose nodes run daemons, and what they said since a moment. It waits and reads; what should have been
 //! said is the test's to know.
 
-use super::daemon::read_events;
+use super::daemon::{Prepared, read_events};
 use super::{Cluster, Daemon, Lab, Options, Spec, wait_for};
 use anyhow::{Context, Result, ensure};
 use aya::programs::SchedClassifier;
@@ -68,6 +68,19 @@ impl Crew {
     /// As [`Daemon::launch`].
     pub fn launch(&mut self, node: usize, options: &Options<'_>) -> Result<()> {
         self.daemons[node] = Some(Daemon::launch(&self.lab, node, &self.cluster, options)?);
+        Ok(())
+    }
+
+    /// Starts daemons on nodes, one right after another, and waits for nothing: what takes time is made before the first.
+    ///
+    /// # Errors
+    /// As [`Daemon::launch`].
+    pub fn launch_together(&mut self, nodes: &[usize], options: &Options<'_>) -> Result<()> {
+        let prepare = |node: &usize| Prepared::new(&self.lab, *node, &self.cluster, options);
+        let prepared = nodes.iter().map(prepare).collect::<Result<Vec<_>>>()?;
+        for (node, prepared) in nodes.iter().zip(prepared) {
+            self.daemons[*node] = Some(prepared.launch()?);
+        }
         Ok(())
     }
 

@@ -80,22 +80,22 @@ pub struct Daemon {
     notify: Notify,
 }
 
-impl Daemon {
-    /// Starts a daemon and waits until it says that it is ready.
-    ///
-    /// # Errors
-    /// Fails when it cannot be started, ends, or is not ready in time; the error carries the end of its log.
-    pub fn start(lab: &Lab, node: usize, cluster: &Cluster, options: &Options<'_>) -> Result<Self> {
-        let mut daemon = Self::launch(lab, node, cluster, options)?;
-        daemon.wait_ready(options.ready_limit)?;
-        Ok(daemon)
-    }
+/// A daemon of which all is there but its process.
+#[derive(Debug)]
+pub struct Prepared {
+    command: Command,
+    ns: NodeNs,
+    name: String,
+    directory: PathBuf,
+    notify: Notify,
+}
 
-    /// Starts a daemon and waits for nothing.
+impl Prepared {
+    /// Makes a daemon's files, and the command that starts it.
     ///
     /// # Errors
     /// Fails when there is no binary, or its files cannot be made.
-    pub fn launch(lab: &Lab, node: usize, cluster: &Cluster, options: &Options<'_>) -> Result<Self> {
+    pub fn new(lab: &Lab, node: usize, cluster: &Cluster, options: &Options<'_>) -> Result<Self> {
         let program = binary("heartbeatd", "HEARTBEATD")?;
         if !cluster.key_file.exists() {
             make_key(&program, &cluster.key_file)?;
@@ -125,9 +125,38 @@ impl Daemon {
         if let Some(cpu) = options.cpu {
             hold_to(&mut command, cpu)?;
         }
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
-        let child = child.with_context(|| format!("starting {}", words[0].display()))?;
-        Ok(Self { child, ns, name: lab.spec().nodes[node].clone(), directory, notify })
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(Self { command, ns, name: lab.spec().nodes[node].clone(), directory, notify })
+    }
+
+    /// Starts it and waits for nothing.
+    ///
+    /// # Errors
+    /// Fails when the system starts no process.
+    pub fn launch(self) -> Result<Daemon> {
+        let Self { mut command, ns, name, directory, notify } = self;
+        let child = command.spawn().with_context(|| format!("starting {}", command.get_program().display()))?;
+        Ok(Daemon { child, ns, name, directory, notify })
+    }
+}
+
+impl Daemon {
+    /// Starts a daemon and waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// Fails when it cannot be started, ends, or is not ready in time; the error carries the end of its log.
+    pub fn start(lab: &Lab, node: usize, cluster: &Cluster, options: &Options<'_>) -> Result<Self> {
+        let mut daemon = Self::launch(lab, node, cluster, options)?;
+        daemon.wait_ready(options.ready_limit)?;
+        Ok(daemon)
+    }
+
+    /// Starts a daemon and waits for nothing.
+    ///
+    /// # Errors
+    /// Fails when there is no binary, or its files cannot be made.
+    pub fn launch(lab: &Lab, node: usize, cluster: &Cluster, options: &Options<'_>) -> Result<Self> {
+        Prepared::new(lab, node, cluster, options)?.launch()
     }
 
     /// Waits until the daemon says that it is ready.

@@ -132,9 +132,7 @@ impl Crew {
     /// If one does not start.
     pub fn start_together(&mut self, nodes: &[usize]) -> Result<()> {
         let options = Options::default();
-        for node in nodes {
-            self.launch(*node, &options)?;
-        }
+        self.launch_together(nodes, &options)?;
         nodes.iter().try_for_each(|node| self.wait_ready(*node, options.ready_limit))
     }
 

@@ -254,7 +254,11 @@ pub const FAULTS: &[Fault] = &[
         "all start at once",
         By(&["fault_63_all_nodes_that_start_at_once_after_a_loss_of_power_come_up_in_one_view"]),
     ),
-    fault(64, "a cold start of too few", By(&["fault_64_started_with_too_few_a_node_waits_and_says_for_whom"])),
+    fault(
+        64,
+        "a cold start of too few",
+        By(&["fault_64_started_with_too_few_a_node_waits_and_says_for_whom", "an_operator_fences_sets_and_forces"]),
+    ),
     fault(
         65,
         "a node that starts alone",

@@ -2,7 +2,7 @@
 //! its disk tells its next start, newer incarnations, reloads, and the verbs that ask for a change.
 
 use heartbeat_common::lease::{Refused, Token};
-use heartbeat_tests::lab::crew::{Crew, PATIENCE, refused};
+use heartbeat_tests::lab::crew::{Crew, Mark, PATIENCE, refused};
 use heartbeat_tests::lab::wait::{binary, root_or_skip};
 use heartbeat_tests::lab::{Cluster, Lab, Options, Spec, safety, wait_for};
 use heartbeat_user::lease::{Lease, Owner, Places, text};
@@ -345,21 +345,38 @@ fn settings_that_were_reloaded_everywhere_let_a_node_join() {
     await_view(&crew, &[0, 1]);
 }
 
+/// Says that a node has told since that this user asked for a change, and what became of it.
+fn told_who_asked(crew: &Crew, mark: &Mark, node: usize, change: &str, outcome: &str) {
+    let told = wait_for(PATIENCE, &format!("who asked to {change}"), || {
+        let said = crew.said(mark, node, "change_asked").unwrap();
+        let of_it = |event: &&Value| {
+            event["change"] == change && event["outcome"].as_str().is_some_and(|said| said.contains(outcome))
+        };
+        said.iter().find(of_it).cloned().ok_or_else(|| format!("{said:?}"))
+    })
+    .unwrap();
+    assert_eq!((&told["id"], &told["uid"]), (&20125.into(), &nix::unistd::getuid().as_raw().into()), "{told}");
+}
+
 #[test]
 fn an_operator_fences_sets_and_forces() {
     if !root_or_skip("an_operator_fences_sets_and_forces") {
         return;
     }
     let mut crew = formed(3, &[], &Options::default());
+    let mark = crew.mark().unwrap();
     let wrong = crew.daemon(0).ctl(&["fence", crew.name(2), "other"]).unwrap();
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+    told_who_asked(&crew, &mark, 0, "fence c", "nothing was done");
     asked(&crew, 0, &["fence", crew.name(2), "lab"]);
+    told_who_asked(&crew, &mark, 0, "fence c", "decided in view 0.");
     assert_eq!(crew.take(2).wait(LONG).unwrap().code(), Some(10));
     await_view(&crew, &[0, 1]);
     crew.start(2, &Options::default()).unwrap();
     await_view(&crew, &[0, 1, 2]);
 
     asked(&crew, 1, &["set", "quorum_arbitration_time_max_s", "0.8"]);
+    told_who_asked(&crew, &mark, 1, "set quorum_arbitration_time_max_s = 0.8", "decided in view 0.");
     let quorum = crew.daemon(0).ctl(&["--json", "quorum"]).unwrap();
     let quorum: Value = serde_json::from_slice(&quorum.stdout).unwrap();
     assert_eq!(quorum["lease_ms"], 800, "{quorum}");
@@ -381,6 +398,7 @@ fn an_operator_fences_sets_and_forces() {
     crew.start(0, &forced).unwrap();
     let alone = await_view(&crew, &[0]);
     assert_eq!(alone["view"]["force"], 1, "{alone}");
+    told_who_asked(&crew, &mark, 0, "go on without a majority, by the start itself", "decided in view 1.");
 }
 
 #[test]

@@ -78,6 +78,8 @@ fn fault_103_where_the_state_can_not_be_written_the_node_casts_no_vote_and_leave
     crew.audit(&sink).unwrap();
 }
 
+/// That the state was lost is an event, as the reason of a newer incarnation; what is wrong with it, and that the vote is
+/// gone with it, is in the log.
 #[test]
 fn fault_104_a_state_that_is_not_whole_has_no_vote_until_a_view_names_a_new_one() {
     let name = "fault_104_a_state_that_is_not_whole_has_no_vote_until_a_view_names_a_new_one";
@@ -97,8 +99,14 @@ fn fault_104_a_state_that_is_not_whole_has_no_vote_until_a_view_names_a_new_one(
             bytes[at] ^= 1 << random.below(8);
         }
         fs::write(agreement(&crew), bytes).unwrap();
+        let mark = crew.mark().unwrap();
         crew.start_at_once(C).unwrap();
+        let told = crew.await_said(&mark, C, "incarnation_changed").unwrap();
+        assert_eq!((&told["id"], &told["reason"]), (&20022.into(), &"the disk state was lost".into()), "{told}");
         crew.await_view(&[0, 1, 2]).unwrap();
+        let log = crew.daemon(C).log();
+        let said = log.lines().filter(|line| line.contains("this node has no vote until a view names a new one"));
+        assert_eq!(said.count() as u64, round + 1, "once at each start: {log}");
         let state = fs::read_dir(crew.lab.node_dir(C).join("state")).unwrap();
         let aside = state.flatten().filter(|entry| entry.file_name().to_string_lossy().contains("lost")).count();
         assert!(aside >= 1, "what was not whole is kept for people");

@@ -80,8 +80,13 @@ pub enum SetVerb {
         #[arg(value_name = "WEIGHT", value_parser = clap::value_parser!(u8).range(0..=1))]
         weight: u8,
     },
-    /// Which node loses its vote first where their number is even [WSFC: LowerQuorumPriorityNodeId]
-    #[command(name = "lower_quorum_priority_node", visible_aliases = ["LowerQuorumPriorityNodeId"])]
+    /// Which node loses its vote first where their number is even [WSFC: LowerQuorumPriorityNodeID]
+    // With a small letter at its end it was taken before.
+    #[command(
+        name = "lower_quorum_priority_node",
+        visible_aliases = ["LowerQuorumPriorityNodeID"],
+        alias = "LowerQuorumPriorityNodeId"
+    )]
     LowerQuorumPriorityNode {
         /// Name or id of the node, or `none`
         #[arg(value_name = "NODE")]

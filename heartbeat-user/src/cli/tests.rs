@@ -80,6 +80,7 @@ fn heartbeatctl_changes_the_cluster() {
             &["set", "lower_quorum_priority_node", "c"],
             set(SettingChange::LowerQuorumPriorityNode { node: Some(node()) }),
         ),
+        (&["set", "LowerQuorumPriorityNodeID", "none"], set(SettingChange::LowerQuorumPriorityNode { node: None })),
         (&["set", "LowerQuorumPriorityNodeId", "none"], set(SettingChange::LowerQuorumPriorityNode { node: None })),
         (&["set", "DynamicQuorum", "0"], set(SettingChange::DynamicQuorum { dynamic: false })),
         (&["set", "dynamic_quorum", "true"], set(SettingChange::DynamicQuorum { dynamic: true })),

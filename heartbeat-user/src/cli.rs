@@ -101,7 +101,9 @@ pub enum DaemonCommand {
     Genkey(GenkeyArgs),
     /// Tell the peers that this node has left, for the service manager to call after it gave up
     #[command(
-        long_about = "Tell the peers that this node has left, through the kernel program that is still pinned.\n\n\
+        long_about = "Tell the peers that this node has left, since its service manager gave up starting heartbeatd, \
+        through the kernel program that is still pinned. Its peers count that as a bad end, of which three within an hour \
+        lead to quarantine; heartbeatctl leave and heartbeatctl detach are none.\n\n\
         The service manager calls it after each end of heartbeatd (ExecStopPost=) and once it has given up restarting \
         (OnFailure=heartbeatd-left.service). Called by the manager it first asks whether a restart is still to come, \
         and then does nothing. Called by hand it marks the node at once. It never touches a node whose heartbeatd runs."

@@ -17,7 +17,7 @@ words! {
         Up = "up" "Its kernel answers and its controller makes progress.",
         Stalled = "stalled" "Its kernel answers, its controller makes no progress.",
         Hung = "hung" "Stalled past the hang limit.",
-        Left = "left" "It said that it leaves, has stopped or was fenced.",
+        Left = "left" "It said that it leaves, has stopped, was fenced or was given up.",
         Down = "down" "Silent on every path for the detection time.",
     }
 }
@@ -292,7 +292,7 @@ pub struct NodeStatus {
     pub generation: Option<u64>,
     /// Age of its controller as its newest frame said, and the time since; absent: not known.
     pub controller_age_ms: Option<u64>,
-    /// What its newest frame said: `leaving`, `stopped`, `fenced`, `member`, `quorate`.
+    /// What its newest frame said: `leaving`, `stopped`, `fenced`, `gave_up`, `member`, `quorate`.
     pub flags: Vec<String>,
     /// Paths to it that are up.
     pub paths_up: u32,

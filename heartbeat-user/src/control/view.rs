@@ -39,6 +39,7 @@ words! {
         CannotApply = "cannot_apply" "It said that it cannot apply what was decided.",
         Fenced = "fenced" "An operator asked for it.",
         Forced = "forced" "An operator forced a start without it.",
+        GaveUp = "gave_up" "Its service manager gave up starting its controller.",
     }
 }
 

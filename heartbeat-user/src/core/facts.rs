@@ -71,7 +71,7 @@ impl Facts {
             incarnation,
             incarnation_since: seen.since,
             older_heard: MonoTime(ticks.iter().map(|tick| tick.older_heard_ns).max().unwrap_or(0)),
-            health: health(node.verdict()),
+            health: health(node.verdict(), said_last.gave_up),
             heard: newest(|tick| tick.heard_ns),
             both_ways_since: seen.both.map(|(since, _)| since),
             controller_age: said_last.controller_age_ms.map(Duration::from_millis),
@@ -106,12 +106,13 @@ impl Seen {
     }
 }
 
-const fn health(verdict: Verdict) -> Health {
+const fn health(verdict: Verdict, gave_up: bool) -> Health {
     match verdict {
         Verdict::Unknown => Health::Unknown,
         Verdict::Up => Health::Up,
         Verdict::Stalled => Health::Stalled,
         Verdict::Hung => Health::Hung,
+        Verdict::Left if gave_up => Health::GaveUp,
         Verdict::Left => Health::Left,
         Verdict::Down => Health::Down,
     }
@@ -121,6 +122,7 @@ const fn health(verdict: Verdict) -> Health {
 mod tests {
     use super::*;
     use crate::core::event::NodeName;
+    use crate::core::node::{Limits, Said};
     use heartbeat_common::tick::{DEPARTURES, Departure};
 
     const MS: u64 = 1_000_000;
@@ -196,6 +198,34 @@ mod tests {
             let fact = of(&mut Facts::default(), 2_000, &ticks);
             assert_eq!((fact.incarnation, fact.stopped, fact.quorate), (7, true, false));
             assert_eq!((fact.heard, fact.older_heard), (MonoTime(1_600 * MS), MonoTime(1_700 * MS)));
+        }
+    }
+
+    #[test]
+    fn who_left_is_told_from_who_was_given_up() {
+        let limits = Limits { stall: Duration::from_secs(1), hang: Duration::from_secs(60) };
+        let leaving = frame::FLAG_LEAVING;
+        for (age, flags, expected) in [
+            (0, 0, Health::Up),
+            (0, leaving, Health::Left),
+            (frame::U24_MAX, leaving, Health::GaveUp),
+            (frame::U24_MAX, 0, Health::Hung),
+        ] {
+            let tick = Tick::<u64> {
+                peer_incarnation: 7,
+                heard_ns: 1_500 * MS,
+                peer_dynamic: frame::dynamic(frame::Kind::Echo, age, 0, flags),
+                peer_dynamic_ns: 1_500 * MS,
+                ..Tick::default()
+            };
+            let name = NodeName { node: "b".to_owned(), node_id: NodeId(2) };
+            let mut node = Node::new(name, MonoTime(MS));
+            let mut said = Said::default();
+            said.add(&tick);
+            node.listen(said, limits, &mut Vec::new());
+            let look = PeerLook { id: NodeId(2), node: &node, detection: Duration::from_millis(500), tried: 90 };
+            let fact = Facts::default().of(MonoTime(2_000 * MS), look, &[&tick]);
+            assert_eq!(fact.health, expected, "{age:#x} {flags:#x}");
         }
     }
 

@@ -130,9 +130,12 @@ impl DaemonBackend {
     fn node_status(snapshot: &Snapshot, view: &NodeView) -> control::NodeStatus {
         let now = snapshot.now;
         let mut flags = Vec::new();
-        for (set, name) in
-            [(view.said.leaving, "leaving"), (view.said.stopped, "stopped"), (view.said.fenced, "fenced")]
-        {
+        for (set, name) in [
+            (view.said.leaving, "leaving"),
+            (view.said.stopped, "stopped"),
+            (view.said.fenced, "fenced"),
+            (view.said.gave_up, "gave_up"),
+        ] {
             if set {
                 flags.push(name.to_owned());
             }

@@ -117,7 +117,7 @@ fn say_goodbye(pins: &PinDir, config: Option<&Config>) -> String {
     if !pins.answers() {
         return "the peers were told nothing, for no program of this build is attached any more".to_owned();
     }
-    let said = match mark_left::mark(&own) {
+    let said = match mark_left::mark(&own, mark_left::By::Operator) {
         Ok(true) => "the peers were told that this node has left",
         Ok(false) => "the peers were told that this node leaves, and not that it has stopped, for something still runs",
         Err(error) => return format!("the peers could not be told that this node leaves ({error:#})"),

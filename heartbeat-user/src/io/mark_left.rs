@@ -1,5 +1,5 @@
-//! `heartbeatd mark-left`: tells the peers, through the program that is still pinned, that this node has left. It acts
-//! only where no daemon runs and none is to come.
+//! `heartbeatd mark-left`: tells the peers, through the program that is still pinned, that this node's service manager
+//! gave up starting its controller, and so that it has left. It acts only where no daemon runs and none is to come.
 
 use crate::cli::{MarkLeft, ServiceFacts, gave_up, mark_left_verdict};
 use crate::config::{Config, load};
@@ -51,7 +51,7 @@ pub fn run(file: &Path) -> Result<String, Failure> {
     if !own.exists() {
         return Ok("nothing done: no program of heartbeatd is pinned, so the kernel answers nothing".to_owned());
     }
-    let stopped = mark(&own).map_err(Failure::host)?;
+    let stopped = mark(&own, By::Manager).map_err(Failure::host)?;
     let said = if stopped { "has left" } else { "leaves, and not that it has stopped, for something still runs" };
     Ok(match pins.answers() {
         true => format!("marked: the kernel tells every peer that this node {said}"),
@@ -82,17 +82,26 @@ pub(super) fn pin_dir(config: Option<&Config>) -> anyhow::Result<PathBuf> {
     Ok(noted.unwrap_or_else(|| PathBuf::from(PIN_DIR)))
 }
 
+/// Who ends a node's part where its controller has died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// An operator: it leaves in order.
+    Operator,
+    /// Its service manager, which starts no controller any more: an end that nobody wanted, and that peers count.
+    Manager,
+}
+
 /// Sets in the pinned record of this node that it leaves and, once nothing runs any more that acted by its lease, that it
 /// has stopped: every echo says so from then on. The lease ends before: who acts by it must not outlive what is said.
 /// Returns whether "stopped" is said: not, if something runs on after its time.
 ///
 /// # Errors
 /// If the record or the lease's page cannot be opened or mapped.
-pub(super) fn mark(pin: &Path) -> anyhow::Result<bool> {
+pub(super) fn mark(pin: &Path, by: By) -> anyhow::Result<bool> {
     let fd = sys::object_get(pin).with_context(|| format!("open {}", pin.display()))?;
     let shared = Shared::of_own(fd.as_fd())?;
     let stop_time = page::close_pinned(&pin.with_file_name(maps::LEASE))?;
-    shared.set_flags(shared.flags() | FLAG_LEAVING);
+    say_leaving(&shared, by);
     let ran = Ran::new(stop_time, Shelter::find());
     // The service manager would end this sooner than what runs, where that may take long to stop.
     manager::extend(ran.longest() * 2);
@@ -104,8 +113,52 @@ pub(super) fn mark(pin: &Path) -> anyhow::Result<bool> {
     Ok(stopped.is_ok())
 }
 
+/// Says that this node leaves and, where its manager gave it up, that it has no controller whose age could be told: by
+/// both together peers know (`core::node`). The frame has no flag left for it. A controller that was leaving when it was
+/// killed has said so itself, and nothing makes another end of that.
+fn say_leaving(shared: &Shared, by: By) {
+    let leaves = shared.flags() & (FLAG_LEAVING | FLAG_STOPPED) != 0;
+    if by == By::Manager && !leaves {
+        // First: a frame in between shows a controller that hangs, and not one that leaves in order.
+        shared.end_progress();
+    }
+    shared.set_flags(shared.flags() | FLAG_LEAVING);
+}
+
 /// Asks the manager whether it has given the unit up; `None` if it does not say.
 fn manager_gave_up() -> Option<bool> {
     let unit = std::env::var("MONITOR_UNIT").unwrap_or_else(|_| crate::cli::DEFAULT_UNIT.to_owned());
     manager::of_unit("ActiveState", &unit).map(|state| gave_up(&state))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heartbeat_common::frame::{FLAG_MEMBER, FLAG_QUORATE, Kind, age_ns, age_since, dynamic};
+    use heartbeat_common::maps::Own;
+
+    /// What a record of these flags says once it was marked, in turn, by these: its flags, and whether it tells an age.
+    fn marked(flags: u8, by: &[By]) -> (u8, bool) {
+        let shared = Shared::new(None, 1).expect("private memory");
+        shared.set_own(&Own { progress_ns: 5, flags: flags.into(), ..Own::default() });
+        by.iter().for_each(|by| say_leaving(&shared, *by));
+        let word = dynamic(Kind::Echo, age_since(shared.progress(), 5_000_000_000), 0, 0);
+        (shared.flags(), age_ns(word).is_some())
+    }
+
+    #[test]
+    fn who_is_given_up_leaves_without_an_age_and_who_is_taken_off_with_one() {
+        let member = FLAG_MEMBER | FLAG_QUORATE;
+        assert_eq!(marked(member, &[By::Operator]), (member | FLAG_LEAVING, true));
+        assert_eq!(marked(member, &[By::Manager]), (member | FLAG_LEAVING, false));
+        assert_eq!(marked(member, &[By::Manager, By::Manager]), (member | FLAG_LEAVING, false), "said again");
+        assert_eq!(marked(member, &[By::Manager, By::Operator]), (member | FLAG_LEAVING, false), "nor taken back");
+    }
+
+    #[test]
+    fn who_was_leaving_when_its_controller_was_killed_leaves_in_order() {
+        for said in [FLAG_LEAVING, FLAG_LEAVING | FLAG_STOPPED] {
+            assert_eq!(marked(said, &[By::Manager]), (said, true));
+        }
+    }
 }

@@ -343,6 +343,12 @@ impl Shared {
         self.own_word(std::mem::offset_of!(Own, progress_ns)).store(now_ns, Ordering::Release);
     }
 
+    /// Takes the date of the last progress away: no controller is there whose age could be told. For whoever gives up a
+    /// node that has none any more.
+    pub fn end_progress(&self) {
+        self.set_progress(0);
+    }
+
     /// Returns when progress was last proved.
     #[must_use]
     pub fn progress(&self) -> u64 {

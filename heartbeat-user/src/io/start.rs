@@ -281,7 +281,7 @@ pub fn start(
         decider.orders().agreement(hands);
     }
     undo.keep();
-    exits::note_start(&config.daemon.state_dir, identity.incarnation, state.boot);
+    exits::note_start(&config.daemon.state_dir, identity.incarnation, life.unsaid, state.boot);
     Ok(Running {
         keeper,
         decider,

@@ -139,6 +139,7 @@ fn left_out(removal: &RemovalStatus) -> String {
         RemovalReason::CannotApply => "it said that it cannot apply what was decided".to_owned(),
         RemovalReason::Fenced => "an operator asked for it".to_owned(),
         RemovalReason::Forced => "an operator forced a start without it".to_owned(),
+        RemovalReason::GaveUp => "its service manager gave up starting its controller".to_owned(),
     };
     let judges =
         if removal.judges.is_empty() { String::new() } else { format!("; so judged by {}", removal.judges.join(", ")) };

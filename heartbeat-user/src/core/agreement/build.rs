@@ -218,6 +218,7 @@ pub const fn is_ungraceful(reason: Reason) -> bool {
         | Reason::Restarted
         | Reason::NotConnected
         | Reason::NoMessages
-        | Reason::CannotApply => true,
+        | Reason::CannotApply
+        | Reason::GaveUp => true,
     }
 }

@@ -7,7 +7,7 @@ mod words;
 
 use super::document::{ChangeId, Document, Holder, Member, Reason, Removal};
 use super::event::JoinFault;
-use super::message::{Health, Report, Wish, Wished};
+use super::message::{Health, Hears, Report, Wish, Wished};
 use super::parted::{Edges, Patience};
 use super::select::{Candidate, select};
 use crate::core::ids::NodeId;
@@ -208,7 +208,8 @@ impl<'a> Judge<'a> {
             };
         }
         // Who is heard, and could be in the same view a moment later, is waited for: one view, not two.
-        let gone = |node: NodeId| self.all_say(node, |hears| matches!(hears.health, Health::Down | Health::Left));
+        let over = |hears: &Hears| matches!(hears.health, Health::Down | Health::Left | Health::GaveUp);
+        let gone = |node: NodeId| self.all_say(node, over);
         let wants = scene.reports.values().filter(back).map(|report| report.author.node);
         let all: BTreeSet<NodeId> = self.holders().chain(wants).collect();
         let coming: Vec<NodeId> = all.into_iter().filter(|node| outside(node) && !gone(*node)).collect();
@@ -322,11 +323,11 @@ impl<'a> Judge<'a> {
     /// Says whether the author of a report votes though it is to be no member: a member that goes by its own or an
     /// operator's word; or one that is none and may not be admitted now, or does not ask to be. Every vote of the view
     /// takes part in following it. Who wants to be a member and may be is waited for instead; and of whom all say that it
-    /// is silent nothing is to be had any more, whatever it said before.
+    /// is silent, or has no controller any more, nothing is to be had, whatever it said before.
     fn votes_outside(&self, report: &Report) -> bool {
         let scene = self.scene;
-        let silent = self.all_say(report.author.node, |hears| hears.health == Health::Down);
-        if silent || scene.view.weight_of(report.vote) == 0 {
+        let silent = |hears: &Hears| matches!(hears.health, Health::Down | Health::GaveUp);
+        if self.all_say(report.author.node, silent) || scene.view.weight_of(report.vote) == 0 {
             return false;
         }
         if is_member(scene.view, report.author) {

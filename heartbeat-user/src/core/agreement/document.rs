@@ -145,6 +145,8 @@ pub enum Reason {
     Fenced,
     /// An operator forced a start without it.
     Forced,
+    /// Its service manager gave up starting its controller, and had its kernel say so.
+    GaveUp,
 }
 
 /// A member that this view left out, and why.

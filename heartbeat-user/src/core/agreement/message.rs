@@ -37,6 +37,9 @@ pub enum Health {
     Left,
     /// Silent on every path for the detection time.
     Down,
+    /// It said that its service manager gave up starting its controller: it leaves, or has stopped, and that was nobody's
+    /// will.
+    GaveUp,
 }
 
 /// One edge of the hear-graph, as its hearing end sees it.

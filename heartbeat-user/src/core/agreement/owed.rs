@@ -19,7 +19,7 @@ pub(super) struct Fences {
     /// When each victim was last sent one.
     sent: BTreeMap<Member, MonoTime>,
     acknowledged: BTreeSet<Member>,
-    /// They left by themselves, and stop in their own time.
+    /// They left by themselves, or were given up by their service manager, and stop in their own time.
     graceful: BTreeSet<Member>,
     /// It was told that they have stopped.
     told: BTreeSet<Member>,
@@ -29,7 +29,7 @@ pub(super) struct Fences {
 
 impl Fences {
     pub fn install(&mut self, view: &Document) {
-        let left = view.removals.iter().filter(|removal| removal.reason == Reason::Left);
+        let left = view.removals.iter().filter(|removal| matches!(removal.reason, Reason::Left | Reason::GaveUp));
         self.graceful.extend(left.map(|removal| removal.member));
         let owed = |member: &Member| view.owed.iter().any(|owed| owed.member == *member);
         self.graceful.retain(owed);

@@ -140,7 +140,7 @@ impl Peer {
 
     /// Says that it acts, as far as it is heard: whether it hears this node too does not matter.
     pub const fn says_quorate(&self) -> bool {
-        self.facts.quorate && !matches!(self.facts.health, Health::Down | Health::Left)
+        self.facts.quorate && !matches!(self.facts.health, Health::Down | Health::Left | Health::GaveUp)
     }
 
     /// Says whether its messages pass, or its controller is too stalled to send any. Between members they do until they

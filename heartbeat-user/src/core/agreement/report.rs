@@ -110,7 +110,8 @@ impl Agreement {
             Health::Down => Some(Reason::Down),
             Health::Hung => Some(Reason::Hung),
             Health::Left if facts.incarnation == member.incarnation => Some(Reason::Left),
-            Health::Left | Health::Unknown | Health::Stalled => None,
+            Health::GaveUp if facts.incarnation == member.incarnation => Some(Reason::GaveUp),
+            Health::Left | Health::GaveUp | Health::Unknown | Health::Stalled => None,
             Health::Up if facts.both_ways_since.is_none() => {
                 let apart = peer.apart_since.is_some_and(|since| self.passed(since) >= timing.detection);
                 apart.then_some(Reason::NotConnected)

@@ -48,8 +48,8 @@ impl Agreement {
         (view.total_weight() - weights.iter().sum::<u32>(), apart)
     }
 
-    /// Says whose answers an attempt waits for: `open` are votes of the view held. The dead are named only where nobody
-    /// else is waited for.
+    /// Says whose answers an attempt waits for: `open` are votes of the view held. The dead, and those that have no
+    /// controller any more, are named only where nobody else is waited for.
     pub(super) fn wait_for_answers(&mut self, open: &[VoteId]) {
         let Some(held) = &self.held else { return };
         let own = self.setup.own.node;
@@ -58,7 +58,8 @@ impl Agreement {
             Holder::Node(node) if node != own => Some(node),
             Holder::Node(_) | Holder::Witness(_) => None,
         });
-        let down = |node: &NodeId| self.peers.get(node).is_none_or(|peer| peer.facts.health == Health::Down);
+        let health = |node: &NodeId| self.peers.get(node).map_or(Health::Down, |peer| peer.facts.health);
+        let down = |node: &NodeId| matches!(health(node), Health::Down | Health::GaveUp);
         let (dead, alive): (Vec<NodeId>, Vec<NodeId>) = nodes.partition(down);
         self.regroup.waits_for = if alive.is_empty() { dead } else { alive };
         self.say_waits();

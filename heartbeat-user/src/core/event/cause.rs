@@ -62,6 +62,7 @@ words! {
         CannotApply = "cannot_apply" "it said that it cannot apply what was decided: the fault is its disk",
         Fenced = "fenced" "an operator asked for it",
         Forced = "forced" "an operator forced a start without it",
+        GaveUp = "gave_up" "its service manager gave up starting its controller: the fault is on that node",
     }
 }
 words! {

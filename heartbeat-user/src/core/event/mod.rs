@@ -212,6 +212,8 @@ events! {
             stopped: bool,
             /// It says that it obeys a fence.
             fenced: bool,
+            /// It says that its service manager gave up starting its controller.
+            gave_up: bool,
         }
         /// This node ran late.
         LocalLateness = 20010 "local_lateness" Warning {

@@ -119,6 +119,8 @@ pub struct PeerSaid {
     pub stopped: bool,
     /// It said that it obeyed a fence.
     pub fenced: bool,
+    /// It said that its service manager gave up starting its controller.
+    pub gave_up: bool,
 }
 
 /// What was sent and heard on one path of a silent peer.

@@ -95,10 +95,12 @@ impl fmt::Display for EventBody {
                 "node {node} has restarted its controller (generation {old_generation} to {new_generation}) \
                  without missing an answer"
             ),
-            E::NodeLeft { node, leaving, stopped, fenced, .. } => {
-                let says = match (*fenced, *stopped, *leaving) {
+            E::NodeLeft { node, stopped, fenced, gave_up, .. } => {
+                let says = match (*fenced, *gave_up, *stopped) {
                     (true, ..) => "it says that it obeys a fence",
-                    (_, true, _) => "it says that its controller has stopped for good",
+                    (_, true, true) => "it says that its service manager gave it up, and that it has stopped for good",
+                    (_, true, false) => "it says that its service manager gave up starting its controller",
+                    (_, _, true) => "it says that its controller has stopped for good",
                     _ => "it says that it is leaving",
                 };
                 write!(f, "node {node} has left: {says}")

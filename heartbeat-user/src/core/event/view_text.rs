@@ -41,7 +41,8 @@ impl fmt::Display for Judgement {
             | RemovalCause::Left
             | RemovalCause::CannotApply
             | RemovalCause::Fenced
-            | RemovalCause::Forced => {}
+            | RemovalCause::Forced
+            | RemovalCause::GaveUp => {}
         }
         if self.judges.is_empty() {
             return Ok(());

@@ -38,7 +38,7 @@ pub enum Verdict {
     Stalled,
     /// It is heard, and its controller has made no progress for the hang limit.
     Hung,
-    /// It said that it leaves, has stopped or is fenced.
+    /// It said that it leaves, has stopped, is fenced or was given up.
     Left,
     /// It is silent on every path.
     Down,
@@ -152,6 +152,7 @@ impl Node {
             leaving: flags & frame::FLAG_LEAVING != 0,
             stopped: flags & frame::FLAG_STOPPED != 0,
             fenced: flags & frame::FLAG_FENCED != 0,
+            gave_up: self.said.gave_up(),
         }
     }
 
@@ -164,6 +165,9 @@ impl Node {
             (Verdict::Stalled, _) => "heard, but its controller makes no progress: stall limit passed".to_string(),
             (Verdict::Hung, _) => "heard, but its controller makes no progress: hang limit passed".to_string(),
             (Verdict::Left, _) if self.said().fenced => "it obeys a fence".to_string(),
+            (Verdict::Left, _) if self.said().gave_up => {
+                "its service manager gave up starting its controller".to_string()
+            }
             (Verdict::Left, _) if self.said().stopped => "it stopped for good".to_string(),
             (Verdict::Left, _) => "it is leaving".to_string(),
             (Verdict::Down, Some(down)) if down.never_heard => format!("never heard: {}", down.cause),
@@ -235,14 +239,14 @@ impl Node {
 
     /// Finds the verdict on a peer that spoke; `heard` says that it did so within its time.
     fn place(&mut self, before: Said, heard: bool, limits: Limits, out: &mut Vec<(MonoTime, EventBody)>) {
-        let PeerSaid { peer_said_ns, incarnation, leaving, stopped, fenced, .. } = self.said();
+        let PeerSaid { peer_said_ns, incarnation, leaving, stopped, fenced, gave_up, .. } = self.said();
         if self.said.left() {
             // Told again when "leaving" becomes "stopped": only that is proof that nothing runs any more.
             let told = self.left_told.is_some_and(|told| told || !stopped) && incarnation == before.incarnation;
             if !told {
                 let node = self.name.clone();
                 self.left_told = Some(stopped);
-                out.push((peer_said_ns, EventBody::NodeLeft { node, incarnation, leaving, stopped, fenced }));
+                out.push((peer_said_ns, EventBody::NodeLeft { node, incarnation, leaving, stopped, fenced, gave_up }));
             }
             self.set(Verdict::Left, peer_said_ns);
             return;

@@ -47,6 +47,15 @@ impl Said {
         self.at != 0 && self.flags() & (frame::FLAG_LEAVING | frame::FLAG_STOPPED | frame::FLAG_FENCED) != 0
     }
 
+    /// Says that its service manager gave up starting its controller: it leaves, or has stopped, and its kernel knows of
+    /// no progress that a controller ever made. Whoever leaves by itself has a controller for it; whoever gives a node up
+    /// takes the date of the last progress out of its record (`heartbeatd mark-left`). An age that does not fit, after
+    /// five hours, looks the same: so old it is as bad an end.
+    pub(super) const fn gave_up(&self) -> bool {
+        let leaves = self.flags() & (frame::FLAG_LEAVING | frame::FLAG_STOPPED) != 0;
+        self.at != 0 && leaves && frame::age_ns(self.dynamic).is_none()
+    }
+
     pub(super) fn age(&self) -> Option<Duration> {
         if self.at == 0 { None } else { frame::age_ns(self.dynamic).map(Duration::from_nanos) }
     }

@@ -103,6 +103,30 @@ fn left_stays_left_until_a_word_without_the_flags() {
 }
 
 #[test]
+fn whoever_leaves_without_a_controller_was_given_up() {
+    let fresh = Some(Duration::ZERO);
+    let (leaving, stopped) = (frame::FLAG_LEAVING, frame::FLAG_LEAVING | frame::FLAG_STOPPED);
+    for (age, flags, gave_up) in [
+        (fresh, leaving, false),
+        (fresh, stopped, false),
+        (Some(Duration::from_secs(3_600)), stopped, false),
+        (None, leaving, true),
+        (None, stopped, true),
+        (None, frame::FLAG_FENCED, false),
+        (None, 0, false),
+    ] {
+        let mut rig = Rig::new();
+        rig.identity(7, 1).frame(2, fresh, frame::FLAG_MEMBER).listen();
+        assert!(!rig.node.said().gave_up);
+        rig.frame(3, age, flags).listen();
+        assert_eq!(rig.node.said().gave_up, gave_up, "{age:?} {flags:#x}");
+        let told = rig.node.reason().contains("gave up");
+        assert_eq!((told, rig.node.verdict() == Verdict::Hung), (gave_up, flags == 0), "{}", rig.node.reason());
+    }
+    assert!(!Rig::new().node.said().gave_up, "nothing was heard of it");
+}
+
+#[test]
 fn records_from_before_the_start_are_no_news() {
     let mut rig = Rig::new();
     assert_eq!(rig.identity(7, 1).frame(0, None, frame::FLAG_LEAVING).listen(), [""; 0]);

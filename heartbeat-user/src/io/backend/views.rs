@@ -115,6 +115,7 @@ const fn reason(reason: Reason) -> RemovalReason {
         Reason::CannotApply => RemovalReason::CannotApply,
         Reason::Fenced => RemovalReason::Fenced,
         Reason::Forced => RemovalReason::Forced,
+        Reason::GaveUp => RemovalReason::GaveUp,
     }
 }
 

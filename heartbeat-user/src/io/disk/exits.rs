@@ -38,13 +38,15 @@ pub enum How {
     DiskFailed,
     /// It was found to have ended without a word: a crash, a kill, a loss of power.
     Died,
+    /// Its controller died again and again, until its service manager gave up starting it.
+    GaveUp,
 }
 
 impl How {
     /// Says whether the next start has to be careful.
     #[must_use]
     pub const fn is_ungraceful(self) -> bool {
-        matches!(self, Self::Fenced | Self::LeftOut | Self::DiskFailed | Self::Died)
+        matches!(self, Self::Fenced | Self::LeftOut | Self::DiskFailed | Self::Died | Self::GaveUp)
     }
 }
 
@@ -106,15 +108,15 @@ impl Exits {
         }
     }
 
-    /// Takes note that a run begins. An older one that was not known to have ended has died; the same one that goes on,
-    /// under another controller, is no end.
-    pub fn begin(&mut self, incarnation: u64, now: Moment) {
+    /// Takes note that a run begins. An older one that did not say how it ended has ended as `unsaid`; the same one that
+    /// goes on, under another controller, is no end.
+    pub fn begin(&mut self, incarnation: u64, unsaid: How, now: Moment) {
         if let Some(last) = self.runs.last_mut().filter(|last| last.how == How::Running) {
             if last.incarnation == incarnation {
                 return;
             }
             // When it did is not known: it counts from when it was found.
-            (last.how, last.at) = (How::Died, now);
+            (last.how, last.at) = (unsaid, now);
         }
         self.runs.push(Run { incarnation, how: How::Running, at: now });
         self.shorten();
@@ -150,11 +152,12 @@ impl Exits {
     }
 
     /// Returns how many bad ends the start that comes now waits for. A single death is none: a node whose machine was
-    /// reset is back at once, and one that dies again and again is not.
+    /// reset, or that somebody mended after its manager gave it up, is back at once, and one that dies again and again is
+    /// not.
     #[must_use]
     pub fn counted(&self, now: &Moment) -> u8 {
         match self.recent(now).collect::<Vec<_>>()[..] {
-            [one] if one.how == How::Died => 0,
+            [one] if matches!(one.how, How::Died | How::GaveUp) => 0,
             ref ends => u8::try_from(ends.len()).unwrap_or(u8::MAX),
         }
     }
@@ -179,18 +182,18 @@ pub fn now(boot: [u64; 2]) -> Moment {
     Moment { wall, boot, boottime_ms: crate::lease::now() / 1_000_000 }
 }
 
-/// Returns how many bad ends the start of an incarnation has to wait for. Nothing is noted: a start that is refused is no
-/// run.
+/// Returns how many bad ends the start of an incarnation has to wait for, if the run before ended as `unsaid` where it did
+/// not say how. Nothing is noted: a start that is refused is no run.
 #[must_use]
-pub fn before(directory: &Path, incarnation: u64, boot: [u64; 2]) -> u8 {
+pub fn before(directory: &Path, incarnation: u64, unsaid: How, boot: [u64; 2]) -> u8 {
     let (mut exits, now) = (Exits::read(directory).0, now(boot));
-    exits.begin(incarnation, now);
+    exits.begin(incarnation, unsaid, now);
     exits.counted(&now)
 }
 
-/// Notes in the state directory that an incarnation runs.
-pub fn note_start(directory: &Path, incarnation: u64, boot: [u64; 2]) {
-    note(directory, boot, |exits, now| exits.begin(incarnation, now));
+/// Notes in the state directory that an incarnation runs, and how the run before ended where it did not say that.
+pub fn note_start(directory: &Path, incarnation: u64, unsaid: How, boot: [u64; 2]) {
+    note(directory, boot, |exits, now| exits.begin(incarnation, unsaid, now));
 }
 
 /// Notes how the incarnation that runs ended.
@@ -222,10 +225,10 @@ mod tests {
     #[test]
     fn a_run_that_said_nothing_has_died() {
         let mut exits = Exits::default();
-        exits.begin(5, at(1, 10));
-        exits.begin(5, at(1, 20));
+        exits.begin(5, How::Died, at(1, 10));
+        exits.begin(5, How::Died, at(1, 20));
         assert_eq!(exits.runs(), [Run { incarnation: 5, how: How::Running, at: at(1, 10) }], "a handover is no end");
-        exits.begin(6, at(1, 30));
+        exits.begin(6, How::Died, at(1, 30));
         assert_eq!(exits.runs()[0], Run { incarnation: 5, how: How::Died, at: at(1, 30) });
         exits.end(How::Left, at(1, 40));
         exits.end(How::Fenced, at(1, 50));
@@ -237,7 +240,7 @@ mod tests {
     fn bad_ends_count_for_an_hour() {
         let mut exits = Exits::default();
         for incarnation in 1..=9 {
-            exits.begin(incarnation, at(1, incarnation));
+            exits.begin(incarnation, How::Died, at(1, incarnation));
             exits.end(How::Fenced, at(1, incarnation));
         }
         assert_eq!(exits.ungraceful(&at(1, 3600)), 9);
@@ -253,28 +256,45 @@ mod tests {
     #[test]
     fn a_single_death_is_waited_for_by_nobody() {
         let mut exits = Exits::default();
-        exits.begin(5, at(1, 10));
-        exits.begin(6, at(2, 10));
+        exits.begin(5, How::Died, at(1, 10));
+        exits.begin(6, How::Died, at(2, 10));
         assert_eq!((exits.ungraceful(&at(2, 10)), exits.counted(&at(2, 10))), (1, 0));
-        exits.begin(7, at(2, 20));
+        exits.begin(7, How::Died, at(2, 20));
         assert_eq!(exits.counted(&at(2, 20)), 2, "and then it died again");
         let mut fenced = Exits::default();
-        fenced.begin(5, at(1, 10));
+        fenced.begin(5, How::Died, at(1, 10));
         fenced.end(How::Fenced, at(1, 20));
         assert_eq!(fenced.counted(&at(1, 20)), 1);
+    }
+
+    #[test]
+    fn who_was_given_up_by_its_manager_ended_badly_and_waits_for_the_second_time() {
+        let mut exits = Exits::default();
+        exits.begin(5, How::Died, at(1, 10));
+        exits.begin(6, How::GaveUp, at(1, 20));
+        assert_eq!(exits.runs()[0], Run { incarnation: 5, how: How::GaveUp, at: at(1, 20) });
+        assert_eq!((exits.ungraceful(&at(1, 20)), exits.counted(&at(1, 20))), (1, 0));
+        exits.begin(6, How::GaveUp, at(1, 25));
+        assert_eq!(exits.ungraceful(&at(1, 25)), 1, "a handover is no end");
+        exits.end(How::Left, at(1, 30));
+        exits.begin(7, How::GaveUp, at(1, 40));
+        assert_eq!(exits.runs()[1].how, How::Left, "it had said itself how it ended");
+        exits.begin(8, How::Died, at(1, 50));
+        assert_eq!(exits.counted(&at(1, 50)), 2, "it counts beside a death");
     }
 
     #[test]
     fn a_start_and_an_end_are_noted_in_the_directory() {
         let directory = tempfile::tempdir().unwrap();
         let starts = |incarnation| {
-            let ends = before(directory.path(), incarnation, [1, 0]);
-            note_start(directory.path(), incarnation, [1, 0]);
+            let ends = before(directory.path(), incarnation, How::Died, [1, 0]);
+            note_start(directory.path(), incarnation, How::Died, [1, 0]);
             ends
         };
         assert_eq!(starts(5), 0);
         note_end(directory.path(), How::Fenced, [1, 0]);
-        assert_eq!((before(directory.path(), 6, [1, 0]), before(directory.path(), 7, [1, 0])), (1, 1), "none is a run");
+        let refused = |incarnation| before(directory.path(), incarnation, How::Died, [1, 0]);
+        assert_eq!((refused(6), refused(7)), (1, 1), "none is a run");
         assert_eq!(starts(7), 1);
         note_end(directory.path(), How::Left, [1, 0]);
         assert_eq!((starts(8), starts(8)), (1, 1), "a handover is no end");
@@ -287,7 +307,7 @@ mod tests {
         assert_eq!(Exits::read(directory.path()), (Exits::default(), None), "none yet");
         let mut exits = Exits::default();
         for incarnation in 0..40 {
-            exits.begin(incarnation, at(1, incarnation));
+            exits.begin(incarnation, How::Died, at(1, incarnation));
             exits.end(How::LeftOut, at(1, incarnation));
         }
         exits.write(directory.path()).unwrap();

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::core::identity::{self, Disk, Found, Identity, Kept as KeptIdentity};
 use crate::core::ids::NodeId;
 use crate::core::time::MonoTime;
+use crate::io::disk::exits::How;
 use crate::io::disk::{AgreementFile, Owner, TakenUp, exits};
 use crate::io::failure::Failure;
 use crate::io::memory::Shared;
@@ -13,7 +14,7 @@ use crate::io::state::{State, StateDir, random};
 use crate::io::{clock, manager};
 use heartbeat_common::frame::{FLAG_FENCED, FLAG_LEAVING, FLAG_STOPPED};
 use heartbeat_common::lease::{self, Remembered};
-use heartbeat_common::maps;
+use heartbeat_common::maps::{self, Own};
 use std::time::Duration;
 
 /// What the rest of a start may take: as much as the unit gives a whole one that has nothing to wait for.
@@ -30,6 +31,8 @@ pub(super) struct Life {
     pub(super) remembered: Remembered,
     /// Runs of this node that ended badly of late.
     pub(super) own_ends: u8,
+    /// How the last of them ended, if it has not noted that itself.
+    pub(super) unsaid: How,
     /// What an earlier incarnation ran may run still: it was of this machine start, and did not say that it had stopped.
     pub(super) may_run: bool,
     /// The incarnation before, as far as the disk knows it; 0: it does not.
@@ -86,9 +89,17 @@ pub(super) fn identify(
     let may_run = disk.is_some_and(|state| state.boot == boot && !state.left);
     let of_this_boot = disk.is_none_or(|state| state.boot == boot) || pinned.is_some_and(|kept| kept.boot == boot);
     let nothing_ran = !lived || !of_this_boot;
-    let own_ends = exits::before(&config.daemon.state_dir, identity.incarnation, boot);
+    let unsaid = if pinned.is_some() { unsaid_end(&mark) } else { How::Died };
+    let own_ends = exits::before(&config.daemon.state_dir, identity.incarnation, unsaid, boot);
     let before = disk.map_or(0, |state| state.incarnation);
-    Ok(Life { identity, state, file, taken, remembered, own_ends, may_run, before, nothing_ran })
+    Ok(Life { identity, state, file, taken, remembered, own_ends, unsaid, may_run, before, nothing_ran })
+}
+
+/// How a run ended that did not say so, by the record that it left pinned: its service manager gave it up, and had the
+/// kernel tell the peers (`io::mark_left`), or nobody did.
+fn unsaid_end(mark: &Own) -> How {
+    let told = mark.flags & u64::from(FLAG_LEAVING | FLAG_STOPPED) != 0;
+    if told && mark.progress_ns == 0 { How::GaveUp } else { How::Died }
 }
 
 /// Reads the agreement's file: the newest incarnation of this node that a view in it admitted, and what the vote goes on
@@ -138,6 +149,14 @@ pub(super) fn end_earlier(ran: &Ran, shared: &Shared, life: &Life) -> Result<(),
 mod tests {
     use super::*;
     use crate::io::hooks::Shelter;
+
+    #[test]
+    fn who_was_given_up_is_told_from_who_died_by_what_it_left() {
+        let end = |progress_ns, flags: u8| unsaid_end(&Own { progress_ns, flags: flags.into(), ..Own::default() });
+        assert_eq!((end(5, 0), end(0, 0)), (How::Died, How::Died), "killed, and killed before it made any progress");
+        assert_eq!((end(5, FLAG_LEAVING), end(5, FLAG_LEAVING | FLAG_STOPPED)), (How::Died, How::Died), "taken off");
+        assert_eq!((end(0, FLAG_LEAVING), end(0, FLAG_LEAVING | FLAG_STOPPED)), (How::GaveUp, How::GaveUp));
+    }
 
     #[test]
     fn a_start_may_take_as_long_as_what_ran_before() {

@@ -57,6 +57,8 @@ fn accuses(hears: &Hears, reason: Reason) -> bool {
         Reason::Hung => matches!(hears.health, Health::Hung | Health::Down),
         Reason::NotConnected => one_way,
         Reason::NoMessages => one_way || hears.health == Health::Up && !hears.messages_pass,
-        Reason::Restarted | Reason::Left | Reason::CannotApply | Reason::Fenced | Reason::Forced => false,
+        Reason::Restarted | Reason::Left | Reason::CannotApply | Reason::Fenced | Reason::Forced | Reason::GaveUp => {
+            false
+        }
     }
 }

@@ -39,7 +39,7 @@ impl<'a> Judge<'a> {
         let known = |hears: &Hears| match hears.health {
             Health::Unknown => false,
             Health::Up => incarnation.is_some_and(|old| hears.peer.incarnation > old),
-            Health::Stalled | Health::Hung | Health::Left | Health::Down => true,
+            Health::Stalled | Health::Hung | Health::Left | Health::GaveUp | Health::Down => true,
         };
         self.scene.reports.contains_key(&node) || self.scene.behind.contains_key(&node) || self.all_say(node, known)
     }
@@ -60,19 +60,28 @@ impl<'a> Judge<'a> {
         (all && self.one_says(member.node, hung)).then_some(Reason::Hung)
     }
 
-    /// Says whether this incarnation has gone, or goes, by its own word, a newer one's, or an operator's.
+    /// Says whether this incarnation has gone, or goes, by its own word, a newer one's, or an operator's. What its service
+    /// manager has its kernel say is its own word too.
     pub(in crate::core::agreement) fn gone(&self, member: Member) -> Option<Reason> {
         if matches!(self.wish, Some(Wished { wish: Wish::Without(node), .. }) if node == member.node) {
             return Some(Reason::Fenced);
         }
         let newer = |hears: &Hears| hears.peer.incarnation > member.incarnation;
-        let left = |hears: &Hears| hears.health == Health::Left && hears.peer.incarnation == member.incarnation;
+        let ended = |how: Health| {
+            let so = |hears: &Hears| hears.health == how && hears.peer.incarnation == member.incarnation;
+            self.one_says(member.node, so)
+        };
         let report = self.own_word(member.node);
         if report.is_some_and(|report| report.author.incarnation > member.incarnation)
             || self.one_says(member.node, newer)
         {
             Some(Reason::Restarted)
-        } else if report.is_some_and(|report| report.leaving) || self.one_says(member.node, left) {
+        } else if report.is_some_and(|report| report.leaving) {
+            // What became of its controller on the way does not make it another end.
+            Some(Reason::Left)
+        } else if ended(Health::GaveUp) {
+            Some(Reason::GaveUp)
+        } else if ended(Health::Left) {
             Some(Reason::Left)
         } else {
             None

@@ -55,6 +55,17 @@ fn the_form_is_pinned() {
     assert_eq!(document().name().digest[0], 589_830_071_836_329_508, "schema 1");
 }
 
+/// Each reason has its number on every disk, and no other one is read.
+#[test]
+fn reasons_keep_their_numbers() {
+    let of = |number: u8| borsh::from_slice::<Reason>(&[number]).ok();
+    for (number, reason) in [(0, Reason::Down), (3, Reason::Left), (8, Reason::Forced), (9, Reason::GaveUp)] {
+        assert_eq!(of(number), Some(reason));
+        assert_eq!(borsh::to_vec(&reason).unwrap(), [number]);
+    }
+    assert_eq!(of(10), None);
+}
+
 #[test]
 fn each_broken_rule_is_told() {
     type Break = fn(&mut Document);

@@ -5,6 +5,7 @@ mod directed;
 mod endings;
 mod ends;
 mod fences;
+mod gave_up;
 mod grants;
 mod graphs;
 mod heard;

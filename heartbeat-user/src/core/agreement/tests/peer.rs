@@ -90,7 +90,7 @@ fn who_fell_silent_or_left_says_of_quorum_nothing_any_more() {
         peer.says_quorate()
     };
     assert_eq!([Health::Up, Health::Stalled, Health::Hung].map(&mut says), [true; 3]);
-    assert_eq!([Health::Down, Health::Left].map(&mut says), [false; 2]);
+    assert_eq!([Health::Down, Health::Left, Health::GaveUp].map(&mut says), [false; 3]);
 }
 
 #[test]

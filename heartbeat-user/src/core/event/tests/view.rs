@@ -53,6 +53,7 @@ fn grave() -> Vec<A> {
         removed(Reason::CannotApply),
         removed(Reason::Fenced),
         removed(Reason::Forced),
+        removed(Reason::GaveUp),
         A::NodeRemoved { view: view(8), member: member(3), grounds: None },
         lost(Refused::Expired, vec![NodeId(2), NodeId(3)]),
         lost(Refused::Expired, Vec::new()),
@@ -227,7 +228,8 @@ fn who_leaves_by_itself_is_no_error() {
     let level = |reason| event(tell(removed(reason), &names())).level();
     assert_eq!(level(Reason::Left), Level::Info);
     assert_eq!(level(Reason::Restarted), Level::Warning);
-    for reason in [Reason::Down, Reason::Hung, Reason::NotConnected, Reason::NoMessages, Reason::Fenced] {
+    let bad = [Reason::Down, Reason::Hung, Reason::NotConnected, Reason::NoMessages, Reason::GaveUp, Reason::Fenced];
+    for reason in bad {
         assert_eq!(level(reason), Level::Error, "{reason:?}");
     }
 }

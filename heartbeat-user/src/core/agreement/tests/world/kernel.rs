@@ -26,6 +26,8 @@ pub struct Kernel {
     pub hold: u64,
     pub fenced: u64,
     pub stopped: bool,
+    /// Its node's service manager gave up starting a controller.
+    pub given_up: bool,
 }
 
 impl Kernel {
@@ -52,7 +54,7 @@ impl Kernel {
 
     pub fn acting(&self, incarnation: u64, now: u64) -> Result<Token, Refused> {
         match &self.bank {
-            _ if !self.up || self.stopped => Err(Refused::Nobody),
+            _ if !self.up || self.stopped || self.given_up => Err(Refused::Nobody),
             _ if self.fenced >= incarnation => Err(Refused::Fenced),
             _ if self.hold != 0 => Err(Refused::Held(self.hold)),
             Some(bank) if bank.member && self.in_force == Order::NONE => Err(Refused::NotInForce),
@@ -78,6 +80,14 @@ pub struct Seen {
 }
 
 impl World {
+    /// A node's controller dies, and its service manager gives up starting another one. `stopped`: all that it ran has
+    /// stopped, and its kernel says so.
+    pub fn give_up(&mut self, node: u16, stopped: bool) {
+        self.kill_controller(node);
+        let kernel = &mut self.nodes.get_mut(&node).unwrap().kernel;
+        (kernel.given_up, kernel.stopped) = (true, stopped);
+    }
+
     pub(super) fn hears(&self, a: u16, b: u16) -> bool {
         self.nodes[&a].kernel.up && self.nodes[&b].kernel.up && !self.deaf.contains(&(b, a))
     }
@@ -132,6 +142,7 @@ impl World {
             let health = match () {
                 () if seen.heard == 0 && silent < DETECTION => Health::Unknown,
                 () if silent >= DETECTION => Health::Down,
+                () if other.kernel.given_up => Health::GaveUp,
                 () if other.kernel.stopped => Health::Left,
                 () if stalled > 10_000 => Health::Hung,
                 () if stalled > self.stall_limit => Health::Stalled,

@@ -173,8 +173,8 @@ pub const FAULTS: &[Fault] = &[
         42,
         "a kill loop",
         By(&[
-            "fault_42_killed_again_and_again_until_its_manager_gives_up_a_node_leaves_at_once",
-            "fault_42_who_ends_badly_three_times_is_in_quarantine_until_it_is_cleared",
+            "fault_42_killed_again_and_again_until_its_manager_gives_up_a_node_is_out_at_once_and_that_counts",
+            "fault_42_whose_manager_gives_up_three_times_is_in_quarantine_until_it_is_cleared",
         ]),
     ),
     fault(

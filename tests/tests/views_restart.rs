@@ -1,12 +1,12 @@
 //! Nodes that leave, restart and come back, one after another and at random: the others go on, lose no heartbeat and need
-//! no restart; and one that is killed again and again leaves in the end.
+//! no restart; and one that is killed again and again is out in the end.
 
-use heartbeat_tests::lab::crew::{Crew, Mark, heartbeatd};
+use heartbeat_tests::lab::crew::{Crew, Mark};
 use heartbeat_tests::lab::play::number;
 use heartbeat_tests::lab::timely::{DELAY, DETECTION, VIEW, noticed};
 use heartbeat_tests::lab::views::{FORMING, Stands, long_rounds, pause_at_random, rounds};
 use heartbeat_tests::lab::wait::{root_or_skip, wait_every};
-use heartbeat_tests::lab::{Options, Probes, Sink, Timely, monotonic_ns};
+use heartbeat_tests::lab::{Options, Probes, Timely, monotonic_ns};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -204,19 +204,24 @@ fn starts_before_giving_up() -> usize {
     burst.expect("a start limit").parse().unwrap()
 }
 
+/// What is noted of the ends of c's runs.
+fn noted_ends(crew: &Crew) -> String {
+    std::fs::read_to_string(crew.cluster.state_dir(&crew.lab, C).join("exits.json")).unwrap()
+}
+
 /// Each of the starts goes on where the one before was killed: nobody is removed and nothing is interrupted. When the
-/// manager gives up, what it runs then lets the node leave: no hang limit is waited for, nobody accuses it, nothing of it
-/// acts, and its next start is a newer incarnation.
+/// manager gives up, what it runs then has the node removed: no hang limit is waited for, nobody judges it or fences it,
+/// and nothing of it acts. That is a bad end by its own word, and its next start is a newer incarnation.
 #[test]
-fn fault_42_killed_again_and_again_until_its_manager_gives_up_a_node_leaves_at_once() {
-    let name = "fault_42_killed_again_and_again_until_its_manager_gives_up_a_node_leaves_at_once";
+fn fault_42_killed_again_and_again_until_its_manager_gives_up_a_node_is_out_at_once_and_that_counts() {
+    let name = "fault_42_killed_again_and_again_until_its_manager_gives_up_a_node_is_out_at_once_and_that_counts";
     if !root_or_skip(name) {
         return;
     }
     let (count, _) = long_rounds(name, 50);
-    let (mut crew, sink) = Crew::formed(3).unwrap();
     let mut left = Timely::new("given up, until it is in no view", VIEW);
     for _ in 0..count {
+        let (mut crew, sink) = Crew::formed(3).unwrap();
         let (view, old) = (crew.stands(0).unwrap().view, crew.incarnation(C).unwrap());
         let (mark, from) = (crew.mark().unwrap(), monotonic_ns());
         for _ in 1..starts_before_giving_up() {
@@ -227,35 +232,37 @@ fn fault_42_killed_again_and_again_until_its_manager_gives_up_a_node_leaves_at_o
         crew.acted_on(&sink, &[0, 1, C], from).unwrap();
         crew.nobody_removed(&mark).unwrap();
         assert_eq!(crew.incarnation(C).unwrap(), old);
-        let config = crew.daemon(C).config();
-        crew.take(C).kill().unwrap();
         let given_up = monotonic_ns();
-        let words = ["mark-left", "--config", config.to_str().unwrap()];
-        let marked = heartbeatd(&crew.lab, C, &[], &words).unwrap();
-        assert!(marked.status.success(), "{marked:?}");
+        crew.manager_gives_up(C).unwrap();
         sink.stopped(C).unwrap();
         let without = crew.await_view(&[0, 1]).unwrap();
         assert_eq!(Some(without), view.next());
         left.add(given_up, crew.all_installed(&mark, &[0, 1], without).unwrap()).unwrap();
         sink.acts().gave_way(&[C], &[0, 1], without).unwrap();
         for by in [0, 1] {
-            crew.await_said_of(&mark, by, "node_left_view", C).unwrap();
-            for bad in ["node_down", "node_hung", "node_removed", "quorum_lost"] {
+            let removed = crew.await_said_of(&mark, by, "node_removed", C).unwrap();
+            assert_eq!((&removed["id"], &removed["cause"]), (&1135.into(), &"gave_up".into()), "{removed}");
+            let nobody = Value::Array(Vec::new());
+            assert_eq!((&removed["judges"], &removed["level"]), (&nobody, &"error".into()), "{removed}");
+            for bad in ["node_down", "node_hung", "node_left_view", "fence_sent", "quorum_lost"] {
                 assert!(crew.said(&mark, by, bad).unwrap().is_empty(), "{bad}");
             }
         }
-        crew.start_at_once(C).unwrap();
+        crew.start(C, &Options::default()).unwrap();
         crew.await_view(&[0, 1, 2]).unwrap();
         assert!(crew.incarnation(C).unwrap() > old);
+        let ends = noted_ends(&crew);
+        assert_eq!((ends.matches("\"gave_up\"").count(), ends.matches("\"died\"").count()), (1, 0), "{ends}");
+        assert!(crew.said(&mark, C, "restart_backoff").unwrap().is_empty(), "the first one is waited for by nobody");
+        crew.audit(&sink).unwrap();
     }
     left.judge().unwrap();
-    crew.audit(&sink).unwrap();
 }
 
-/// Lets c's machine die and start again, what is noted of its ends left in place.
-fn dies_and_returns(crew: &mut Crew, sink: &Sink) -> Mark {
+/// Lets c end badly and start again, what is noted of its ends left in place.
+fn ends_and_returns(crew: &mut Crew, end: impl FnOnce(&mut Crew)) -> Mark {
     let mark = crew.mark().unwrap();
-    crew.machine_dies(C, sink).unwrap();
+    end(crew);
     crew.await_view(&[0, 1]).unwrap();
     crew.lab.heal().unwrap();
     crew.start(C, &Options::default()).unwrap();
@@ -264,21 +271,20 @@ fn dies_and_returns(crew: &mut Crew, sink: &Sink) -> Mark {
 }
 
 #[test]
-fn who_died_twice_within_the_hour_waits_before_it_asks_to_join_and_says_so() {
-    let name = "who_died_twice_within_the_hour_waits_before_it_asks_to_join_and_says_so";
+fn who_ended_badly_twice_within_the_hour_waits_before_it_asks_to_join_and_says_so() {
+    let name = "who_ended_badly_twice_within_the_hour_waits_before_it_asks_to_join_and_says_so";
     if !root_or_skip(name) {
         return;
     }
     let (mut crew, sink) = Crew::formed(3).unwrap();
-    let mark = dies_and_returns(&mut crew, &sink);
+    let mark = ends_and_returns(&mut crew, |crew| crew.machine_dies(C, &sink).map(drop).unwrap());
     assert!(crew.said(&mark, C, "restart_backoff").unwrap().is_empty(), "a single death is waited for by nobody");
-    let mark = dies_and_returns(&mut crew, &sink);
+    let mark = ends_and_returns(&mut crew, |crew| crew.manager_gives_up(C).unwrap());
     let told = crew.said(&mark, C, "restart_backoff").unwrap();
     let [waits] = &told[..] else { panic!("once: {told:?}") };
     assert_eq!((&waits["id"], &waits["ends"], &waits["wait_ms"]), (&20_114.into(), &2.into(), &4000.into()), "{waits}");
-    let exits = crew.cluster.state_dir(&crew.lab, C).join("exits.json");
-    let exits = std::fs::read_to_string(exits).unwrap();
-    assert_eq!(exits.matches("\"died\"").count(), 2, "{exits}");
+    let ends = noted_ends(&crew);
+    assert_eq!((ends.matches("\"died\"").count(), ends.matches("\"gave_up\"").count()), (1, 1), "{ends}");
     // The wait began a moment before it was told of.
     let told_at = number(waits, "noticed_ns").unwrap();
     for by in [0, 1] {

@@ -120,6 +120,20 @@ impl Crew {
         self.daemons[node].take().unwrap_or_else(|| panic!("no daemon to take from node {node}"))
     }
 
+    /// Ends a node's daemon, and has its service manager give up starting it: what that runs then is run.
+    ///
+    /// # Errors
+    /// If that cannot be done, or does not mark the node.
+    pub fn manager_gives_up(&mut self, node: usize) -> Result<()> {
+        let config = self.daemon(node).config();
+        self.take(node).kill()?;
+        let words = ["mark-left", "--config", config.to_str().context("a path that is no text")?];
+        let marked = heartbeatd(&self.lab, node, &["env", "MONITOR_SERVICE_RESULT=start-limit-hit"], &words)?;
+        let said = String::from_utf8_lossy(&marked.stdout);
+        ensure!(marked.status.success() && said.starts_with("marked: "), "{marked:?}");
+        Ok(())
+    }
+
     /// How a node's daemon has ended; `None`: it runs, or there is none.
     ///
     /// # Errors

@@ -155,6 +155,7 @@ pub const FAULTS: &[Fault] = &[
         By(&[
             "fault_39_where_heartbeats_pass_and_messages_do_not_the_node_goes_within_the_control_limit",
             "fault_39_where_messages_pass_and_heartbeats_do_not_the_node_goes_as_one_that_is_silent",
+            "fault_39_where_messages_reach_two_of_five_no_more_these_go_one_after_the_other",
             "fault_39_between_two_alone_that_do_not_reach_each_other_by_messages_one_goes_by_rule",
         ]),
     ),

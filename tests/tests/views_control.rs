@@ -1,9 +1,10 @@
 //! Ways that pass heartbeats and no messages, and the reverse: there is no limbo, within the control limit it is decided
 //! who goes, and all come to the same. And what an operator is told of a change that nobody can decide.
 
+use heartbeat_common::view::Order;
 use heartbeat_tests::lab::crew::Crew;
 use heartbeat_tests::lab::timely::{CONTROL_LIMIT, DELAY, VIEW};
-use heartbeat_tests::lab::views::rounds;
+use heartbeat_tests::lab::views::{long_rounds, rounds};
 use heartbeat_tests::lab::wait::root_or_skip;
 use heartbeat_tests::lab::{Direction, Fault, Port, Sink, Timely, monotonic_ns};
 use serde_json::Value;
@@ -127,6 +128,42 @@ fn fault_39_where_heartbeats_pass_and_messages_do_not_the_node_goes_within_the_c
             assert!(crew.lab.dropped().unwrap() > 0);
             crew.lab.heal().unwrap();
         });
+    }
+    decided.judge().unwrap();
+    crew.audit(&sink).unwrap();
+}
+
+/// Two of five are more than may go at once: they go one after the other, and the three go on.
+#[test]
+fn fault_39_where_messages_reach_two_of_five_no_more_these_go_one_after_the_other() {
+    let name = "fault_39_where_messages_reach_two_of_five_no_more_these_go_one_after_the_other";
+    if !root_or_skip(name) {
+        return;
+    }
+    let (count, _) = long_rounds(name, 100);
+    let (mut crew, sink) = Crew::formed(5).unwrap();
+    let both = CONTROL_LIMIT + APART + (OPENING + SETTLING + Duration::from_millis(400)) * 2;
+    let mut decided = Timely::new("two whose messages do not pass, until both are in no view", both);
+    for _ in 0..count {
+        let (before, mark, from) = (crew.stands(0).unwrap().view, crew.mark().unwrap(), monotonic_ns());
+        crew.lab.inject(&[no_messages(3), no_messages(4)].concat()).unwrap();
+        let view = crew.await_view(&[0, 1, 2]).unwrap();
+        assert_eq!(Some(view), before.next().and_then(Order::next), "one view for each");
+        decided.add(from, crew.all_installed(&mark, &[0, 1, 2], view).unwrap()).unwrap();
+        for by in [0, 1, 2] {
+            let mut removed = ["d", "e"].map(|name| {
+                let node = if name == "d" { 3 } else { 4 };
+                let told = crew.await_said_of(&mark, by, "node_removed", node).unwrap();
+                assert_eq!(told["cause"], "no_messages", "{told}");
+                told["view"].to_string()
+            });
+            removed.sort();
+            assert_ne!(removed[0], removed[1], "not by one view");
+            assert!(crew.said(&mark, by, "node_down").unwrap().is_empty(), "they were never silent");
+        }
+        sink.acts().gave_way(&[3, 4], &[0, 1, 2], view).unwrap();
+        crew.lab.heal().unwrap();
+        crew.await_view(&[0, 1, 2, 3, 4]).unwrap();
     }
     decided.judge().unwrap();
     crew.audit(&sink).unwrap();

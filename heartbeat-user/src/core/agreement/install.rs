@@ -85,8 +85,9 @@ impl Agreement {
         // Nor what frames say. Where nothing is to go on by the bank that is there, it is not kept for that.
         self.page.claims = whole && adopted.is_some();
         self.hold_view(document.clone(), name, (!kept).then_some(carry));
-        // The controller before was killed with this view on disk, before it told of it: it told, and then made the bank.
-        if adopted.is_some_and(|page| Order(page.bank.0) < name.order) {
+        // The controller before was killed with this view on disk, before it told of it: it told, and then made the bank. The
+        // bank of a view that gives time to stop may come later, and shows nothing.
+        if document.lease.stop_ms == 0 && adopted.is_some_and(|page| Order(page.bank.0) < name.order) {
             self.tell_view(&document, name);
         }
         let (in_force, own) = (self.page.in_force, self.setup.own);

@@ -4,6 +4,7 @@ use super::world::{DETECTION, World};
 use crate::core::agreement::AgreementEvent;
 use crate::core::agreement::document::Reason;
 use crate::core::agreement::event::Grounds;
+use crate::core::agreement::message::Setting;
 use crate::core::agreement::types::{Ending, Request};
 use crate::core::event::{Event, NodeNames, tell};
 use crate::core::ids::NodeId;
@@ -163,4 +164,21 @@ fn a_view_of_which_a_killed_controller_did_not_come_to_tell_is_told_by_the_next_
     world.restart_controller(2);
     world.run(1_000);
     assert_eq!((told(&world, 2, &[1135]).len(), told(&world, 2, &[20100])), (1, installed), "and once");
+}
+
+/// The bank of a view that gives time to stop is made once no frame says otherwise: a controller that told of it may be
+/// killed before that.
+#[test]
+fn a_view_whose_bank_waits_is_told_once() {
+    let mut world = World::formed(3);
+    let next = world.view(2).order.next().unwrap();
+    world.frames_wait = true;
+    world.request(1, 7, Request::Set(Setting::StopMs(100)));
+    world.run_until(2_000, |world| world.view(2).order == next);
+    let once = told(&world, 2, &[20_100]);
+    world.kill_controller(2);
+    world.run(20);
+    world.restart_controller(2);
+    world.run(1_000);
+    assert_eq!(told(&world, 2, &[20_100]), once, "{}", world.describe());
 }

@@ -278,7 +278,11 @@ impl<'a> Judge<'a> {
                 return (heard, BTreeSet::new());
             }
             let passing = |member: &Member| strict.iter().filter(|one| self.both_hear(**one, *member)).count();
-            cut.sort_by_cached_key(|member| (passing(member), member.node));
+            // Who has a vote goes before who has none: the more of those go, the larger a part of what is left have those who
+            // stay, whichever vote of an even number the next view leaves out.
+            let votes = &self.scene.view.votes;
+            let votes = |node| votes.iter().any(|vote| vote.configured > 0 && vote.holder == Holder::Node(node));
+            cut.sort_by_cached_key(|member| (!votes(member.node), passing(member), member.node));
             strict.extend(cut.drain(room..));
             strict.sort_unstable();
         }

@@ -10,6 +10,9 @@ use crate::xdp::random::Random;
 use heartbeat_user::core::agreement::message::Setting;
 use heartbeat_user::core::agreement::types::Request;
 
+/// The shortest time for which a machine stands still.
+const HALT_MIN: u64 = 25 * MS;
+
 impl World {
     /// Has the first fault of each class drawn.
     pub fn start_faults(&mut self) {
@@ -23,6 +26,11 @@ impl World {
     /// Ends every fault that can be ended at once, and draws no more.
     pub fn heal(&mut self) {
         self.player.over = true;
+        // No machine sleeps for a moment only, and what has to notice a sleep counts on that.
+        let asleep = self.nodes.iter().filter(|node| !node.clock.runs()).map(|node| node.halted_at + HALT_MIN);
+        if let Some(until) = asleep.max() {
+            self.run_until(until.max(self.now));
+        }
         for number in 0..self.player.ends.len() {
             self.fault(number as u32);
         }

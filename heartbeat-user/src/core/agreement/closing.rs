@@ -259,8 +259,9 @@ impl<'a> Judge<'a> {
     }
 
     /// Returns the members that stay, and whom they go without for want of messages alone. Of those no more go at once
-    /// than may by judgement, the worst connected first; the others go with the views that follow. Where those whose
-    /// messages pass are no majority all stay who are heard: nobody could decide anything without the rest.
+    /// than may by judgement, first who holds a vote, and of these the worst connected; the others go with the views that
+    /// follow. Where those whose messages pass are no majority all stay who are heard: nobody could decide anything
+    /// without the rest.
     fn staying(&self) -> (Vec<Member>, BTreeSet<NodeId>) {
         let candidates = self.candidates();
         let mut strict = self.select(&candidates, true);
@@ -278,7 +279,12 @@ impl<'a> Judge<'a> {
                 return (heard, BTreeSet::new());
             }
             let passing = |member: &Member| strict.iter().filter(|one| self.both_hear(**one, *member)).count();
-            cut.sort_by_cached_key(|member| (passing(member), member.node));
+            // Who has a vote goes before who has none. Two halves can be told apart by the one vote alone that this view leaves
+            // out; did somebody without one go, the next view could leave out a vote of those who stay, and they would wait
+            // for ever. With a vote of the others gone they are more, whichever is left out.
+            let votes = &self.scene.view.votes;
+            let votes = |node| votes.iter().any(|vote| vote.configured > 0 && vote.holder == Holder::Node(node));
+            cut.sort_by_cached_key(|member| (!votes(member.node), passing(member), member.node));
             strict.extend(cut.drain(room..));
             strict.sort_unstable();
         }

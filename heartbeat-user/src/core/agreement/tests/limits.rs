@@ -3,7 +3,8 @@
 
 use super::world::{ROUND, World, times};
 use crate::core::agreement::document::{Document, Reason};
-use crate::core::agreement::types::{Input, Setup};
+use crate::core::agreement::message::Setting;
+use crate::core::agreement::types::{Input, Outcome, Request, Setup};
 use crate::core::agreement::voter::State;
 use crate::core::agreement::{Agreement, AgreementEvent};
 use crate::core::ids::NodeId;
@@ -149,6 +150,27 @@ fn who_has_the_fewest_whose_messages_pass_goes_first() {
     mute_between(&mut world, &[1, 2, 3], &[5]);
     world.run_until(6_000, |world| world.members(1) == [1, 2, 3]);
     assert_eq!(sent_away(&world, before, Reason::NoMessages), [[5], [4]], "{}", world.describe());
+}
+
+/// Of four votes that of 4 is not counted, as it stood still when the view was made. Were 2 to go first, who has none, the
+/// next view would leave out that of 5 instead, and 1 and 5 would be no majority any more.
+#[test]
+fn who_has_a_vote_goes_before_who_has_none() {
+    let mut world = World::formed(5);
+    let asks = |world: &mut World, number, setting| {
+        world.request(1, number, Request::Set(setting));
+        world.run_until(6_000, |world| matches!(world.outcome(1, number), Some(Outcome::Decided(_))));
+    };
+    asks(&mut world, 1, Setting::Weight(NodeId(2), 0));
+    world.stall(4, true);
+    asks(&mut world, 2, Setting::LeaseMs(600));
+    world.stall(4, false);
+    world.run(1_000);
+    assert_eq!(world.view(1).votes.iter().map(|vote| vote.weight).collect::<Vec<_>>(), [1, 0, 1, 0, 1]);
+    let before = world.view(1).order;
+    mute_between(&mut world, &[1, 5], &[2, 3, 4]);
+    go_on(&mut world, &[1, 5]);
+    assert_eq!(sent_away(&world, before, Reason::NoMessages), [[3], [4], [2]], "{}", world.describe());
 }
 
 #[test]

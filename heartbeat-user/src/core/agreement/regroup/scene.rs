@@ -24,7 +24,7 @@ impl Agreement {
         let reports = peers.filter_map(|(node, peer)| Some((*node, peer.report.as_ref()?)));
         let mut reports: BTreeMap<NodeId, &Report> = reports.filter(|(_, report)| counts(report)).collect();
         reports.insert(self.setup.own.node, own);
-        reports
+        without_silent(own, reports)
     }
 
     /// Returns whose reports count in this regroup.
@@ -150,4 +150,19 @@ impl Agreement {
         let weight = document.votes.iter().filter(answered).map(|vote| u32::from(vote.weight)).sum();
         document.is_majority(weight).then_some(document)
     }
+}
+
+/// Takes out what those said who have fallen silent since: nobody hears them of all that this node hears, itself or through
+/// others. They are not there any more, whatever they said before.
+fn without_silent<'a>(own: &'a Report, mut reports: BTreeMap<NodeId, &'a Report>) -> BTreeMap<NodeId, &'a Report> {
+    let (mut there, mut open) = (BTreeSet::from([own.author.node]), vec![own]);
+    while let Some(report) = open.pop() {
+        for hears in report.hears.iter().filter(|hears| hears.health != Health::Down) {
+            if there.insert(hears.peer.node) {
+                open.extend(reports.get(&hears.peer.node).copied());
+            }
+        }
+    }
+    reports.retain(|node, _| there.contains(node));
+    reports
 }

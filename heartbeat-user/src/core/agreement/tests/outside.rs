@@ -44,6 +44,34 @@ fn a_vote_counts_also_where_its_holder_may_not_be_a_member() {
     world.run_until(200, |world| world.members(3) == [1]);
 }
 
+/// The only member dies as another one is about to join, with what it said in that regroup still there; the third may not
+/// join. The two have votes enough without it.
+#[test]
+fn what_the_only_member_said_before_it_died_keeps_nobody_from_going_on() {
+    let mut world = World::new(3);
+    world.dynamic = false;
+    world.form();
+    for _ in 0..3 {
+        world.run_until(20_000, |world| world.settled(3));
+        world.crash(3);
+        world.run_until(5_000, |world| world.members(1) == [1, 2]);
+        world.start(3);
+    }
+    assert_eq!(world.view(1).quarantined.len(), 1);
+    world.run(1_000);
+    world.crash(2);
+    world.run_until(5_000, |world| world.members(1) == [1] && world.members(3) == [1]);
+    world.start(2);
+    world.run_until(20_000, |world| {
+        let report = |node| world.nodes[&node].agreement.as_ref().unwrap().own_report();
+        report(2).joins && report(2).turn == report(1).turn && report(2).turn == report(3).turn
+    });
+    world.run(100);
+    assert_eq!(world.members(1), [1], "{}", world.describe());
+    world.crash(1);
+    world.run_until(10_000, |world| world.members(2) == [2] && world.members(3) == [2] && world.acting(2).is_ok());
+}
+
 #[test]
 fn where_no_member_is_left_a_joiner_needs_the_settings_that_most_votes_have() {
     let mut world = World::formed(3);

@@ -61,6 +61,24 @@ fn a_part_whose_messages_reach_no_majority_waits_for_the_others_and_says_so() {
     assert!(!told_since(&world, 1, from).is_empty(), "{}", world.describe());
 }
 
+/// 5 is dead, and a view without it could be proposed, with 3 and 4 in it; of these nothing is heard but their kernels.
+#[test]
+fn who_lacks_the_reports_of_members_that_stand_still_waits_for_them_and_says_so() {
+    let mut world = World::new(5);
+    world.dynamic = false;
+    world.form();
+    let (before, from) = (world.view(1).order, told(&world, 1));
+    [3, 4].into_iter().for_each(|node| world.stall(node, true));
+    world.run(500);
+    world.crash(5);
+    world.run_until(3_000, |world| waits_for(world, 1) == [3, 4]);
+    world.run_until(3_000, |world| told_since(world, 1, from) == [[3, 4]]);
+    assert_eq!(world.view(1).order, before, "{}", world.describe());
+    [3, 4].into_iter().for_each(|node| world.stall(node, false));
+    world.run_until(3_000, |world| world.members(1) == [1, 2, 3, 4]);
+    assert!(waits_for(&world, 1).is_empty(), "{}", world.describe());
+}
+
 #[test]
 fn nobody_waits_for_itself() {
     let mut world = World::new(4);

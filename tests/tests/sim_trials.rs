@@ -6,9 +6,12 @@ use heartbeat_tests::sim::clock::{MS, SECOND};
 use heartbeat_tests::sim::heap::{THREADS, Thread};
 use heartbeat_tests::sim::net::Class;
 use heartbeat_tests::sim::rules::Rule;
+use heartbeat_tests::sim::stats::Count;
 use heartbeat_tests::sim::trial::Trial;
 use heartbeat_tests::sim::world::START;
-use heartbeat_tests::sim::{Plan, World};
+use heartbeat_tests::sim::{Plan, World, plan};
+use heartbeat_user::core::agreement::message::Setting;
+use heartbeat_user::core::agreement::types::Request;
 use std::time::Duration;
 
 const EVERYTHING: &[Class] = &[Class::Asked, Class::Answered, Class::Messages];
@@ -41,6 +44,9 @@ fn every_trial_holds_and_is_judged() {
         (Trial::Gone(3), [Rule::S8, Rule::L2]),
         (Trial::Split(0b10010), [Rule::L1, Rule::L2]),
         (Trial::Split(0b01101), [Rule::L1, Rule::L2]),
+        (Trial::Muted(0b10000), [Rule::Limbo, Rule::L2]),
+        (Trial::Muted(0b10010), [Rule::Limbo, Rule::L2]),
+        (Trial::Muted(0b01101), [Rule::Limbo, Rule::L2]),
     ];
     for (trial, rules) in trials {
         let mut world = five();
@@ -61,6 +67,68 @@ fn a_death_that_is_not_left_out_in_time_is_seen() {
     }
     world.play_trial(Trial::Death(4));
     assert_eq!(broken(&world), Some("L1"));
+}
+
+#[test]
+fn messages_that_do_not_pass_and_for_which_nobody_goes_are_seen() {
+    let mut world = five();
+    for node in 0..3 {
+        world.nodes[node].paused[Thread::Disk as usize] = world.now + 9 * SECOND;
+    }
+    world.play_trial(Trial::Muted(0b00111));
+    assert_eq!(broken(&world), Some("limbo"));
+}
+
+#[test]
+fn where_messages_part_the_votes_evenly_nobody_goes() {
+    for (nodes, side) in [(2, 0b01), (4, 0b0101)] {
+        let mut world = formed(Plan { dynamic: false, ..Plan::calm(nodes) });
+        let before = world.ghost.newest;
+        world.play_trial(Trial::Muted(side));
+        assert_eq!((world.violation.clone(), world.ghost.newest), (None, before));
+        assert_eq!((world.stats.of(Count::MutedAllStay), world.ghost.judged.of(Rule::Limbo)), (1, 1));
+        assert!(world.settles(), "{:?}", world.violation);
+    }
+}
+
+/// Of four votes one is not counted: that of a member that stood still when the view was made. It runs again, and the next
+/// view would leave out the vote of another instead.
+#[test]
+fn who_goes_first_takes_no_majority_from_those_who_stay() {
+    let mut world = formed(Plan { weightless: Some(1), ..Plan::calm(5) });
+    world.nodes[3].paused = [world.now + 3 * SECOND; THREADS];
+    world.run_ms(1_500);
+    world.request(0, Request::Set(Setting::LeaseMs(600)));
+    world.run_ms(6_000);
+    assert_eq!((world.violation.clone(), world.settled()), (None, Ok(())));
+    let newest = world.ghost.view(world.ghost.newest).expect("a view");
+    assert_eq!(newest.document.votes.iter().map(|vote| vote.weight).collect::<Vec<_>>(), [1, 0, 1, 0, 1]);
+    world.play_trial(Trial::Muted(0b10001));
+    assert_eq!((world.violation.clone(), world.ghost.judged.of(Rule::Limbo)), (None, 1));
+    assert!(world.settles(), "{:?}", world.violation);
+}
+
+#[test]
+fn a_majority_alone_is_one_view_be_the_others_cut_off_or_dead() {
+    for (core, dead) in [(0b00111, 0), (0b11100, 0b00011), (0b01111, 0b10000), (0b11010, 0b00100)] {
+        let mut world = five();
+        world.settles_alone(core, dead);
+        assert_eq!(world.violation, None, "{core:b}");
+        let newest = world.ghost.view(world.ghost.newest).expect("a view");
+        let members = newest.document.members.iter().fold(0, |set, member| set | 1 << plan::place(member.node));
+        let counts = (world.stats.of(Count::Cores), world.stats.of(Count::CoresLost), world.ghost.judged.of(Rule::L4));
+        assert_eq!((members, counts), (core, (1, 0, 1)));
+        assert!(world.settles(), "{core:b}: {:?}", world.violation);
+    }
+}
+
+#[test]
+fn a_majority_alone_that_is_no_view_is_seen() {
+    let mut world = five();
+    world.net.set_cut(0, 1, EVERYTHING, true);
+    world.net.set_cut(1, 0, EVERYTHING, true);
+    world.settles_alone(0b00111, 0);
+    assert_eq!(broken(&world), Some("L4"));
 }
 
 #[test]

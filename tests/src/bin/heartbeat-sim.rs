@@ -18,8 +18,10 @@ const MANY: u64 = 10_000;
 /// A world has two to five nodes. What decides in it is the code that ships; played are clocks, wires, disks, threads and
 /// machines. First come faults: loss, delay, doubled and damaged frames, cuts, starved and killed daemons, machines that
 /// sleep, fall or are paused, disks that fail, hang, are lost or put back, clocks that run wrong, forged and replayed
-/// frames, operators who ask for changes. Then everything heals, and within a bounded time every node has to be a member
-/// that acts. Then one fault comes alone, and what it leads to has a bound too. One seed is one run, to the last event.
+/// frames, operators who ask for changes. Then, in some, a majority heals, and has to be a view that acts within a bounded
+/// time, while all others stay cut off or dead. Then everything heals, and within such a time every node has to be a
+/// member that acts. Then one fault comes alone, and what it leads to has a bound too. One seed is one run, to the last
+/// event.
 ///
 /// Examples:
 ///   heartbeat-sim --seeds 10000              ten thousand worlds, and what they went through

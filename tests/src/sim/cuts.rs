@@ -35,6 +35,20 @@ impl World {
         End::Cut { pairs, classes }
     }
 
+    /// Cuts everything between these nodes, a bit for each, and all others.
+    pub(super) fn split_off(&mut self, side: u64) {
+        self.part(side, ALL);
+    }
+
+    /// Cuts classes between two sides, in both directions.
+    pub(super) fn part(&mut self, side: u64, classes: &[Class]) {
+        for a in 0..self.plan.nodes {
+            for b in (0..self.plan.nodes).filter(|b| (side >> a ^ side >> b) & 1 == 1) {
+                self.net.set_cut(a, b, classes, true);
+            }
+        }
+    }
+
     /// Cuts pairs of nodes in both directions, so that some hear each other only through a third.
     pub(super) fn cut_pairs(&mut self, random: &mut Random) -> Option<End> {
         let pairs = intransitive(self.plan.nodes, random)?;

@@ -6,7 +6,8 @@
 //! Plan (seed) --> World --events--> Kernel  (frames, page)         --+
 //!                   |               pacer, decider, keeper, disk   --+--> Ghost: what reached a disk
 //!                   |               holder and what it runs        --+    properties: checked at every event
-//!                   `-- Player: faults by class, then none         --> settled? then one trial, and settled?
+//!                   `-- Player: faults by class, then none         --> a core settled? all settled? then one trial,
+//!                                                                      and settled?
 //! ```
 //!
 //! The properties ask the ghost record, which the world writes from disks, frames and true time, and never the core.
@@ -21,6 +22,8 @@ pub mod heap;
 pub mod kernel;
 pub mod link;
 mod machine;
+mod majority;
+mod muted;
 pub mod net;
 pub mod node;
 mod pacer;

@@ -1,5 +1,5 @@
-//! The phases of a world: faults, and safety alone; then none, until there is one view and everybody acts; then, in the
-//! healthy cluster, one trial, and the same once more.
+//! The phases of a world: faults, and safety alone; then, in some, none among a majority that is healed first; then none,
+//! until there is one view and everybody acts; then, in the healthy cluster, one trial, and the same once more.
 
 use super::clock::{MS, SECOND};
 use super::ghost::{Violation, broken};
@@ -14,11 +14,11 @@ use heartbeat_user::core::agreement::types::Request;
 use heartbeat_user::core::agreement::voter::State;
 
 /// How often it is looked whether a world has settled.
-const LOOK: u64 = 250 * MS;
+pub(super) const LOOK: u64 = 250 * MS;
 /// For how long a cluster that has settled is left alone.
-const CALM: u64 = SECOND;
+pub(super) const CALM: u64 = SECOND;
 /// What is left of a fault after its end: frames on their way, and a thread that stopped while it signed.
-const REST: u64 = 2 * SECOND;
+pub(super) const REST: u64 = 2 * SECOND;
 /// Longest time between two orders to create the cluster, until it is.
 const INIT_AGAIN: u64 = 500 * MS;
 /// How often the operator asks for a quarantine to be over.
@@ -35,6 +35,9 @@ pub fn play(plan: &Plan, trace: bool) -> World {
     world.begin();
     world.heap.at(START + SECOND, Event::Script(0));
     world.run_until(START + plan.safety_ns);
+    if plan.core {
+        world.core_settles();
+    }
     if world.settles() && plan.trial {
         world.tried();
         world.settles();
@@ -68,7 +71,7 @@ impl World {
         self.last_fault = self.now;
         loop {
             // Whoever was asked to leave, and did so only now, comes back like all others.
-            self.bring_back();
+            self.bring_back(self.everybody());
             let found = self.settled();
             let over = self.now >= self.last_fault + self.converges_within();
             match found {
@@ -115,13 +118,19 @@ impl World {
         self.ghost.forgets() && !self.nodes.iter().any(|node| node.disk.agreement.as_deref().is_some_and(has))
     }
 
-    fn newest_document(&self) -> Option<&Document> {
+    pub(super) fn newest_document(&self) -> Option<&Document> {
         self.ghost.view(self.ghost.newest).map(|view| &view.document)
     }
 
-    /// Starts who left after the last fault, and has the operator end quarantines.
-    fn bring_back(&mut self) {
-        for place in 0..self.nodes.len() {
+    /// Returns all nodes, a bit for each.
+    pub(super) const fn everybody(&self) -> u64 {
+        (1 << self.plan.nodes) - 1
+    }
+
+    /// Starts which of some nodes, a bit for each, left after the last fault, and has the operator end their quarantines.
+    pub(super) fn bring_back(&mut self, nodes: u64) {
+        let is_meant = |place: &usize| nodes >> place & 1 == 1;
+        for place in (0..self.nodes.len()).filter(is_meant) {
             if self.nodes[place].stays_down && self.nodes[place].process.is_none() {
                 self.nodes[place].stays_down = false;
                 let life = self.nodes[place].life;
@@ -130,7 +139,8 @@ impl World {
             }
         }
         let Some(view) = self.newest_document() else { return };
-        let quarantined: Vec<_> = view.quarantined.iter().map(|one| one.node).collect();
+        let quarantined = view.quarantined.iter().map(|one| one.node).filter(|node| is_meant(&plan::place(*node)));
+        let quarantined: Vec<_> = quarantined.collect();
         if quarantined.is_empty() || self.now < self.cleared_at + CLEAR_AGAIN {
             return;
         }
@@ -190,8 +200,14 @@ impl World {
     /// # Errors
     /// What is missing yet.
     pub fn settled(&self) -> Result<(), String> {
+        self.settled_among(self.everybody())
+    }
+
+    /// The same of some nodes, a bit for each: "all of them members and acting".
+    pub(super) fn settled_among(&self, nodes: u64) -> Result<(), String> {
         let newest = self.ghost.newest;
-        for place in (0..self.nodes.len()).filter(|place| !self.is_stranger(*place)) {
+        let is_meant = |place: &usize| nodes >> place & 1 == 1 && !self.is_stranger(*place);
+        for place in (0..self.nodes.len()).filter(is_meant) {
             let name = plan::name(place);
             let node = &self.nodes[place];
             let installed = node.disk.agreement.as_ref().map(|state| state.installed.order);

@@ -56,6 +56,8 @@ pub struct Plan {
     pub faults: Faults,
     /// How long they go on, ns.
     pub safety_ns: u64,
+    /// A majority is healed alone, before all are.
+    pub core: bool,
     /// Once all is well again, one more fault comes alone.
     pub trial: bool,
     /// Pauses last for up to a minute and a half: beyond every lease and hang limit.
@@ -89,6 +91,8 @@ impl Plan {
             hang_limit: Duration::from_millis(random.pick(&[2_000, 4_000, 60_000])),
             faults: faults::draw(seed),
             safety_ns: 20_000 * MS,
+            // Drawn by itself: all else that a seed says stays what it is.
+            core: Random::new(seed ^ 0x6865_616c).one_in(3),
             trial: true,
             odd_settings: rare.one_in(16).then(|| 1 + rare.below(nodes.max(2) as u64 - 1) as usize),
             quarantine_threshold: if rare.one_in(4) { rare.pick(&[1, 2, 3]) } else { 0 },
@@ -132,6 +136,7 @@ impl Plan {
             hang_limit: Duration::from_secs(60),
             faults: Faults::NONE,
             safety_ns: 0,
+            core: false,
             trial: false,
             patient: false,
         }

@@ -32,11 +32,12 @@ rules! {
     S11 = "S11", "the members of a view have the same settings";
     S14 = "S14", "each change is told once by each node, in order of views, and a removal with its cause";
     Clear = "clear", "grants are cleared before an acceptance or a view is written";
+    Limbo = "limbo", "whose messages do not pass go in time, a few with each view, or all stay";
     Stopped = "stopped", "nothing runs of what is said to have stopped";
     L1 = "L1", "a death is seen in its time, and left out of the view within D";
     L2 = "L2", "the majority that is left acts within D, one lease and a regroup";
     L3 = "L3", "a restart is over in time, and touches nobody else";
-    L4 = "L4", "after the last fault there is one view, and everybody acts, in time";
+    L4 = "L4", "after the last fault any connected majority, and then everybody, is one view and acts, in time";
     L8 = "L8", "who hears nobody says so before it accuses anybody";
 }
 

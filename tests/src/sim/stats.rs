@@ -81,12 +81,24 @@ counts! {
     TrialRestarts = "trials_of_a_restart",
     TrialHangs = "trials_of_a_controller_that_stands",
     TrialSplits = "trials_of_a_split",
+    TrialMutes = "trials_of_messages_that_do_not_pass",
+    MutedMany = "of_them_with_more_than_may_go_at_once",
+    MutedAllStay = "of_them_in_which_nobody_goes",
     TrialsWithoutMajority = "trials_that_left_no_majority",
+    Cores = "cores_that_were_healed_alone",
+    CoresLost = "of_them_without_a_majority_soon_after",
     Unrecoverable = "worlds_without_a_majority_of_disks",
 }
 
 /// What has a bound and is timed.
-pub const TIMES: [&str; 4] = ["until_settled", "until_left_out", "until_taken_over", "until_back"];
+pub const TIMES: [&str; 6] = [
+    "until_settled",
+    "until_left_out",
+    "until_taken_over",
+    "until_back",
+    "until_muted_left_out",
+    "until_a_core_settled",
+];
 
 /// How long something took, over all worlds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -164,6 +176,16 @@ impl Stats {
     /// Takes note of how long it took until a machine that was started again was a member that acts, ns.
     pub const fn back_within(&mut self, took: u64) {
         self.times[3].add(took);
+    }
+
+    /// Takes note of how long it took until a view was without all whose messages do not pass, ns.
+    pub const fn muted_within(&mut self, took: u64) {
+        self.times[4].add(took);
+    }
+
+    /// Takes note of how long it took a core that was healed alone to settle, ns.
+    pub const fn core_settled_within(&mut self, took: u64) {
+        self.times[5].add(took);
     }
 
     /// Counts a frame by its end.

@@ -4,7 +4,6 @@
 use super::clock::{MS, SECOND};
 use super::ghost::broken;
 use super::heap::THREADS;
-use super::net::{CLASSES as FRAME_CLASSES, Class};
 use super::plan;
 use super::properties::Accusation;
 use super::rules::Rule;
@@ -15,8 +14,6 @@ use heartbeat_common::view::Order;
 use heartbeat_user::core::agreement::document::{Document, Holder};
 use heartbeat_user::core::event::EventBody;
 
-/// Everything between two nodes.
-const ALL: &[Class] = &FRAME_CLASSES;
 /// In such steps a trial is looked at.
 const STEP: u64 = 10 * MS;
 /// Hang limits that are waited for.
@@ -35,6 +32,8 @@ pub enum Trial {
     Gone(usize),
     /// Nothing passes between these nodes, a bit for each, and all others.
     Split(u64),
+    /// Likewise, but for heartbeats: these do.
+    Muted(u64),
 }
 
 impl World {
@@ -46,8 +45,11 @@ impl World {
         if self.plan.nodes < 2 {
             return;
         }
-        let all = (1 << self.plan.nodes) - 1;
+        let all = self.everybody();
+        // Drawn by itself: the other trials of a seed stay what they are.
+        let mutes = Random::new(self.plan.seed ^ 0x006d_7574_6564).one_in(6);
         let trial = match random.below(10) {
+            _ if mutes => Trial::Muted(1 + random.below(all - 1)),
             0..=2 => Trial::Death(node),
             // Whoever falls may be quarantined for that, and is then not let in.
             3..=5 if self.plan.quarantine_threshold == 0 => Trial::Restart(node),
@@ -69,6 +71,7 @@ impl World {
             Trial::Restart(_) => Count::TrialRestarts,
             Trial::Hang(_) | Trial::Gone(_) => Count::TrialHangs,
             Trial::Split(_) => Count::TrialSplits,
+            Trial::Muted(_) => Count::TrialMutes,
         });
         self.accusations.clear();
         match trial {
@@ -92,16 +95,13 @@ impl World {
                 self.stands(node);
             }
             Trial::Split(side) => self.split(side),
+            Trial::Muted(side) => self.mute(side),
         }
     }
 
-    fn newest(&self) -> Option<&Document> {
-        self.ghost.view(self.ghost.newest).map(|view| &view.document)
-    }
-
     /// Members of the newest view that are not among `out`, a bit for each; none, if they have no majority of its votes.
-    fn majority_without(&self, out: u64) -> Vec<usize> {
-        let Some(view) = self.newest() else { return Vec::new() };
+    pub(super) fn majority_without(&self, out: u64) -> Vec<usize> {
+        let Some(view) = self.newest_document() else { return Vec::new() };
         let is_in = |place: &usize| out >> place & 1 == 0;
         let votes = view.votes.iter().filter(|vote| match vote.holder {
             Holder::Node(node) => is_in(&plan::place(node)),
@@ -113,7 +113,7 @@ impl World {
     }
 
     /// Plays until `done`, for `within` at most. Says whether it came to that.
-    fn comes(&mut self, within: u64, done: impl Fn(&Self) -> bool) -> bool {
+    pub(super) fn comes(&mut self, within: u64, done: impl Fn(&Self) -> bool) -> bool {
         let end = self.now + within;
         while self.violation.is_none() {
             if done(self) {
@@ -127,7 +127,7 @@ impl World {
         false
     }
 
-    fn installed(&self, place: usize) -> Order {
+    pub(super) fn installed(&self, place: usize) -> Order {
         self.nodes[place].disk.agreement.as_ref().map_or(Order::NONE, |state| state.installed.order)
     }
 
@@ -140,13 +140,14 @@ impl World {
             return false;
         }
         let is_out = |view: &Document| view.members.iter().all(|member| out >> plan::place(member.node) & 1 == 0);
-        if self.newest().is_none_or(is_out) {
+        if self.newest_document().is_none_or(is_out) {
             return false;
         }
         let began = self.now;
         let done = self.comes(within, |world| {
             let newest = world.ghost.newest;
-            world.newest().is_some_and(is_out) && survivors.iter().all(|place| world.installed(*place) == newest)
+            world.newest_document().is_some_and(is_out)
+                && survivors.iter().all(|place| world.installed(*place) == newest)
         });
         if self.violation.is_none() {
             self.ghost.judged.add(Rule::L1);
@@ -176,7 +177,7 @@ impl World {
     }
 
     /// Those that are left act in a view without `out` within the longest lease and a regroup of that view.
-    fn taken_over(&mut self, out: u64) {
+    pub(super) fn taken_over(&mut self, out: u64) {
         let (survivors, newest) = (self.majority_without(out), self.ghost.newest);
         let within = self.longest_lease() + 2 * self.plan.delay_ns() + 200 * MS;
         let began = self.now;
@@ -208,21 +209,12 @@ impl World {
 
     /// The side with a majority of the votes goes on, in its time; both sides' leases are watched anyway.
     fn split(&mut self, side: u64) {
-        let all = (1 << self.plan.nodes) - 1;
-        self.set_split(side, true);
+        let all = self.everybody();
+        self.split_off(side);
         let stays = if self.majority_without(!side & all).is_empty() { !side & all } else { side };
         let out = !stays & all;
         if self.left_by(out, self.d()) {
             self.taken_over(out);
-        }
-    }
-
-    /// Cuts everything between two sides, or lets it pass again.
-    pub fn set_split(&mut self, side: u64, cut: bool) {
-        for a in 0..self.plan.nodes {
-            for b in (0..self.plan.nodes).filter(|b| (side >> a ^ side >> b) & 1 == 1) {
-                self.net.set_cut(a, b, ALL, cut);
-            }
         }
     }
 

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! start:  take_up --> whole: written anew, then believed | lost: set aside | absent
-//! later:  Writer::write(state) --> hb-disk: new file, flush, rename, flush of the directory --> Written | Failed
+//! later:  Writer::write(state) --> hb-disk: spare file, flush, exchange, flush of the directory --> Written | Failed
 //! ```
 //!
 //! After a write that failed it is not known what the disk holds: a later flush may succeed though the bytes are gone.
@@ -13,10 +13,12 @@
 pub mod exits;
 mod first;
 mod form;
+mod put;
 mod writer;
 
 pub use first::{First, InitFault, first_state};
 pub use form::{Lost, Owner, admitted, decode, encode};
+pub use put::{Step, WriteFault};
 pub use writer::{Report, Writer};
 
 use crate::config::{FileError, open_regular, read_limited};
@@ -24,63 +26,14 @@ use crate::core::agreement::voter::State;
 use crate::io::state::random;
 use heartbeat_common::lease::Remembered;
 use heartbeat_common::view::VoteId;
-use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 const FILE: &str = "agreement";
 /// Files set aside at most. Then the last one is replaced: the first show how it began, the last how it goes on.
 const LOST_KEPT: u32 = 16;
-
-/// What a write consists of, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
-    /// Make the new file, once what an earlier write left in its place is gone.
-    Create,
-    /// Fill it.
-    Write,
-    /// Flush it.
-    Flush,
-    /// Put it in the place of the old one.
-    Rename,
-    /// Flush the directory.
-    FlushDirectory,
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Create => "be made anew",
-            Self::Write => "be written",
-            Self::Flush => "be flushed",
-            Self::Rename => "be put in its place",
-            Self::FlushDirectory => "be flushed with its directory",
-        })
-    }
-}
-
-/// What is to be written is not on disk for certain.
-#[derive(Debug, Error)]
-#[error("{path}: cannot {step}: {error}", path = .path.display())]
-pub struct WriteFault {
-    /// The file.
-    pub path: PathBuf,
-    /// Where it ended.
-    pub step: Step,
-    /// What the system said.
-    pub error: io::Error,
-}
-
-impl WriteFault {
-    /// Returns what the system said as its number; EIO where it wrote less than it was given and said nothing.
-    #[must_use]
-    pub fn errno(&self) -> i32 {
-        self.error.raw_os_error().unwrap_or(libc::EIO)
-    }
-}
 
 /// What was found on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,13 +145,15 @@ impl AgreementFile {
         Ok(form::admitted(self.owner.node, &read_limited(file, &path, form::LEN_MAX as u64)?))
     }
 
-    /// Reads what is there and makes it certain. A whole state is written anew: what the system shows need not be on
-    /// disk, if the flush of an earlier run failed. A lost one is set aside.
+    /// Reads what is there and makes it certain. A whole state is written anew, into a new file: what the system shows need
+    /// not be on disk, if the flush of an earlier run failed. A lost one is set aside.
     ///
     /// # Errors
     /// If nothing can be said of the disk: the start has to be refused.
     pub fn take_up(&self, remembered: Remembered) -> Result<TakenUp, Refused> {
-        match self.read(remembered)? {
+        let found = self.read(remembered)?;
+        put::drop_spare(&self.directory, FILE)?;
+        match found {
             Found::Absent => Ok(TakenUp::Absent),
             Found::Whole(state) => {
                 self.write(&state)?;
@@ -213,7 +168,17 @@ impl AgreementFile {
     /// # Errors
     /// If it is not there for certain. The caller must not write through this disk again: see the head of this file.
     pub fn write(&self, state: &State) -> Result<(), WriteFault> {
-        replace(&self.directory, FILE, &encode(self.owner, state), &|step| self.before(step))
+        let bytes = encode(self.owner, state);
+        let room = form::room(bytes.len());
+        put::swap(&self.directory, FILE, bytes, (room, form::LEN_MAX), &|step| self.before(step))
+    }
+
+    /// Makes ready what the next write uses, so that it needs no room on the disk and no time for that. Where it cannot be
+    /// done, that write does it or fails.
+    pub fn prepare(&self) {
+        if let Err(error) = put::prepare(&self.directory, FILE, form::LEN_MAX) {
+            log::warn!("{}: the next write makes its spare file: {error}", self.path().display());
+        }
     }
 
     /// Puts the first state of a cluster on disk.
@@ -223,7 +188,10 @@ impl AgreementFile {
     pub fn create(&self, state: &State) -> Result<(), CreateFault> {
         let path = self.path();
         match fs::symlink_metadata(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(self.write(state)?),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                put::drop_spare(&self.directory, FILE)?;
+                Ok(self.write(state)?)
+            }
             Err(error) => Err(WriteFault { path, step: Step::Create, error }.into()),
             Ok(_) => Err(CreateFault::Exists(path)),
         }
@@ -267,46 +235,6 @@ impl AgreementFile {
 /// If the kernel gives no random number.
 pub fn new_vote() -> anyhow::Result<VoteId> {
     Ok(VoteId([random()?.max(1), random()?]))
-}
-
-/// Puts `bytes` in the place of a file, so that a crash leaves the old or the new one: into a file beside it, flushed,
-/// renamed, and the directory flushed. `before` stands before each step.
-fn replace(
-    directory: &Path,
-    name: &str,
-    bytes: &[u8],
-    before: &dyn Fn(Step) -> io::Result<()>,
-) -> Result<(), WriteFault> {
-    let (path, beside) = (directory.join(name), directory.join(format!("{name}.new")));
-    let mut reached = Step::Create;
-    let mut write = || -> io::Result<()> {
-        let mut reach = |step| {
-            reached = step;
-            before(step)
-        };
-        reach(Step::Create)?;
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(&beside)?;
-        reach(Step::Write)?;
-        file.write_all(bytes)?;
-        reach(Step::Flush)?;
-        file.sync_all()?;
-        reach(Step::Rename)?;
-        fs::rename(&beside, &path)?;
-        reach(Step::FlushDirectory)?;
-        File::open(directory)?.sync_all()
-    };
-    write().map_err(|error| {
-        if reached < Step::FlushDirectory {
-            // It is no one's; on a full disk it would take the room that the next start needs.
-            let _ = fs::remove_file(&beside);
-        }
-        WriteFault { path, step: reached, error }
-    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! the more of them ended badly. It is a help and no proof: what cannot be read counts as nothing, and no decision of
 //! the cluster rests on it.
 
-use super::{Step, WriteFault, replace};
+use super::put::{Step, WriteFault, replace};
 use crate::config::{FileError, open_regular, read_limited};
 use crate::io::clock;
 use jiff::Timestamp;

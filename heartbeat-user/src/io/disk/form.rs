@@ -3,11 +3,13 @@
 //!
 //! ```text
 //! 0 magic (8)  8 schema (2)  10 node (2)  12 length of the state (4)  16 state id (8)  24 sequence (8)
-//! 32 SHA-256 of all the rest (32)  64 the state, in the canonical form of borsh
+//! 32 SHA-256 of all before and of the state (32)  64 the state, in the canonical form of borsh
+//! then zeros up to the end of a block: files of whole blocks can be written over and over without a new length
 //! ```
 //!
 //! Numbers are little-endian.
 
+use super::put::BLOCK;
 use crate::core::agreement::document::{self, DocumentFault};
 use crate::core::agreement::voter::{Served, State};
 use crate::core::ids::NodeId;
@@ -17,15 +19,17 @@ use thiserror::Error;
 
 const MAGIC: [u8; 8] = *b"HBAGREE1";
 /// Layout of head and state.
-const SCHEMA: u16 = 2;
-/// The layout before, which is read too: its state ends before the quarantines.
+const SCHEMA: u16 = 3;
+/// The oldest layout that is read too: its state ends before the quarantines.
 const OLDER: u16 = 1;
+/// The layout from which on there are zeros behind the state; before, a file ended with it.
+const FILLED: u16 = 3;
 /// Length of the head, bytes.
 const HEAD: usize = 64;
 /// Where the checksum lies.
 const SUM: std::ops::Range<usize> = 32..HEAD;
 /// Longest file, bytes: two documents, and what goes with them.
-pub(super) const LEN_MAX: usize = HEAD + 2 * document::LEN_MAX + 4096;
+pub(super) const LEN_MAX: usize = (HEAD + 2 * document::LEN_MAX + 4096).next_multiple_of(BLOCK);
 
 /// Whose state it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +56,7 @@ pub enum Lost {
     #[error("it is no agreement of heartbeatd")]
     Foreign,
     /// Another build's layout.
-    #[error("its layout is version {0}, and this build reads versions {OLDER} and {SCHEMA}")]
+    #[error("its layout is version {0}, and this build reads versions {OLDER} to {SCHEMA}")]
     Schema(u16),
     /// Not what was written.
     #[error("its checksum is wrong")]
@@ -94,7 +98,13 @@ pub fn encode(owner: Owner, state: &State) -> Vec<u8> {
     let sum = checksum(&bytes, &body);
     bytes.extend(sum);
     bytes.extend(body);
+    bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
     bytes
+}
+
+/// Returns the length of the file to make for a state of `length` bytes: one that accepts a view holds two of them.
+pub(super) fn room(length: usize) -> usize {
+    (2 * length).next_multiple_of(BLOCK).min(LEN_MAX)
 }
 
 /// Reads a state, and holds it against what is remembered to have been on disk.
@@ -145,11 +155,13 @@ fn whole(bytes: &[u8]) -> Result<(&[u8], &[u8]), Lost> {
         return Err(Lost::Schema(schema));
     }
     let length = u32::from_le_bytes(field(head, 12)) as usize;
-    if body.len() < length {
-        // A damaged length looks the same; both are lost.
+    let filled = schema >= FILLED;
+    // A damaged length looks the same as too few bytes; both are lost.
+    let Some((body, behind)) = body.split_at_checked(length).filter(|_| !filled || bytes.len().is_multiple_of(BLOCK))
+    else {
         return Err(Lost::Truncated(bytes.len()));
-    }
-    if body.len() > length {
+    };
+    if behind.iter().any(|&byte| byte != 0 || !filled) {
         return Err(Lost::TooLong);
     }
     if checksum(&head[..SUM.start], body) != head[SUM] {

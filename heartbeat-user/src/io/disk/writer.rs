@@ -117,6 +117,7 @@ impl Drop for Writer {
 
 fn run(desk: &Desk, file: &AgreementFile, mut report: impl FnMut(Report)) {
     let mut failed: Option<(Step, i32)> = None;
+    file.prepare();
     while let Some(order) = desk.next() {
         let state = match order {
             Order::Write(state) => state,
@@ -139,5 +140,8 @@ fn run(desk: &Desk, file: &AgreementFile, mut report: impl FnMut(Report)) {
             None => Report::Written { sequence, took: clock::now().since(begun) },
             Some((step, errno)) => Report::Failed { sequence, step, errno },
         });
+        if failed.is_none() {
+            file.prepare();
+        }
     }
 }

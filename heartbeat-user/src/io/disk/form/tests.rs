@@ -6,9 +6,24 @@ use proptest::prelude::*;
 
 /// Puts a right checksum on bytes that were changed.
 fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
-    let sum = checksum(&bytes[..SUM.start], &bytes[HEAD..]);
+    let sum = checksum(&bytes[..SUM.start], &bytes[HEAD..ends(&bytes)]);
     bytes[SUM].copy_from_slice(&sum);
     bytes
+}
+
+/// How long a state of these bytes is, with its head.
+fn ends(bytes: &[u8]) -> usize {
+    HEAD + u32::from_le_bytes(field(bytes, 12)) as usize
+}
+
+/// The same state in an older layout: it ends with its file.
+fn of_layout(schema: u16, bytes: &[u8]) -> Vec<u8> {
+    // The first ends before the quarantines: there are none, which is four bytes.
+    let end = ends(bytes) - if schema == OLDER { 4 } else { 0 };
+    let mut older = bytes[..end].to_vec();
+    older[8..10].copy_from_slice(&schema.to_le_bytes());
+    older[12..16].copy_from_slice(&((end - HEAD) as u32).to_le_bytes());
+    sealed(older)
 }
 
 fn changed(at: usize, bytes: &[u8]) -> Vec<u8> {
@@ -27,14 +42,39 @@ fn a_state_is_what_was_written() {
 }
 
 #[test]
-fn a_state_of_the_layout_before_is_read() {
+fn a_state_of_the_layouts_before_is_read() {
+    let whole = encode(OWNER, &accepted(2));
+    for schema in OLDER..FILLED {
+        let bytes = of_layout(schema, &whole);
+        assert_eq!(decode(OWNER, since(2), &bytes), Ok(accepted(2)), "layout {schema}");
+        let filled = [bytes.as_slice(), &whole[bytes.len()..]].concat();
+        assert_eq!(decode(OWNER, since(2), &filled), Err(Lost::TooLong), "no zeros are behind layout {schema}");
+        let cut = &bytes[..bytes.len() - 1];
+        assert_eq!(decode(OWNER, since(2), cut), Err(Lost::Truncated(cut.len())), "layout {schema}");
+    }
+}
+
+/// A spare file may be longer than the state that is put there.
+#[test]
+fn zeros_up_to_any_block_are_no_part_of_a_state() {
     let mut bytes = encode(OWNER, &accepted(2));
-    // It ends before the quarantines: there are none, which is four bytes.
-    bytes.truncate(bytes.len() - 4);
-    bytes[8..10].copy_from_slice(&1_u16.to_le_bytes());
-    let length = (bytes.len() - HEAD) as u32;
-    bytes[12..16].copy_from_slice(&length.to_le_bytes());
-    assert_eq!(decode(OWNER, since(2), &sealed(bytes)), Ok(accepted(2)));
+    assert_eq!(bytes.len(), BLOCK);
+    for _ in 0..3 {
+        bytes.resize(bytes.len() + BLOCK, 0);
+        assert_eq!(decode(OWNER, since(2), &bytes), Ok(accepted(2)));
+        for at in [ends(&bytes), bytes.len() - 1] {
+            let mut dirty = bytes.clone();
+            dirty[at] = 1;
+            assert_eq!(decode(OWNER, since(2), &dirty), Err(Lost::TooLong), "{at}");
+        }
+    }
+}
+
+#[test]
+fn a_file_has_room_for_two_of_its_states_and_is_never_too_long_to_be_read() {
+    assert_eq!((room(BLOCK), room(3 * BLOCK)), (2 * BLOCK, 6 * BLOCK));
+    assert_eq!(room(LEN_MAX), LEN_MAX);
+    assert!(LEN_MAX.is_multiple_of(BLOCK));
 }
 
 #[test]
@@ -42,11 +82,12 @@ fn every_fault_has_its_name() {
     let whole = encode(OWNER, &state());
     let lost = |bytes: &[u8]| decode(OWNER, since(0), bytes).unwrap_err();
     assert_eq!(lost(b"HBAGREE2 and so on"), Lost::Foreign);
-    assert_eq!(lost(&changed(8, &[3, 0])), Lost::Schema(3));
+    assert_eq!(lost(&changed(8, &[4, 0])), Lost::Schema(4));
     assert_eq!(lost(&changed(8, &[0, 0])), Lost::Schema(0));
-    assert_eq!(lost(&[whole.as_slice(), b"x"].concat()), Lost::TooLong);
+    assert_eq!(lost(&[whole.as_slice(), b"x"].concat()), Lost::Truncated(whole.len() + 1));
+    assert_eq!(lost(&changed(whole.len() - 1, &[9])), Lost::TooLong);
     assert_eq!(lost(&changed(24, &[9])), Lost::Checksum);
-    assert_eq!(lost(&changed(whole.len() - 1, &[9])), Lost::Checksum);
+    assert_eq!(lost(&changed(ends(&whole) - 1, &[9])), Lost::Checksum);
     let other = |owner| decode(owner, since(0), &whole).unwrap_err();
     assert_eq!(other(Owner { node: NodeId(2), ..OWNER }), Lost::OtherNode(NodeId(1)));
     assert_eq!(other(Owner { state_id: 78, ..OWNER }), Lost::OtherState(77));
@@ -76,8 +117,9 @@ fn contents_that_do_not_fit_together_are_no_state() {
         let decoded = decode(OWNER, since(0), &encode(OWNER, &state));
         assert!(matches!(decoded, Err(Lost::Contents(DocumentFault::Rule(_)))), "{decoded:?}");
     }
-    let mut empty = encode(OWNER, &state())[..HEAD].to_vec();
+    let mut empty = encode(OWNER, &state());
     empty[12..16].copy_from_slice(&[0; 4]);
+    empty[HEAD..].fill(0);
     assert_eq!(decode(OWNER, since(0), &sealed(empty)), Err(Lost::Contents(DocumentFault::Malformed)));
 }
 
@@ -124,6 +166,7 @@ proptest! {
         let mut file = encode(OWNER, &state())[..HEAD].to_vec();
         file.extend(&bytes);
         file[12..16].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
+        file.resize(BLOCK, 0);
         let file = if sealing { sealed(file) } else { file };
         prop_assert!(decode(OWNER, since(0), &file).is_err());
         prop_assert!(decode(OWNER, since(0), &bytes).is_err());
@@ -133,7 +176,7 @@ proptest! {
     #[test]
     fn sealed_changes_never_panic(at in any::<usize>(), with in any::<[u8; 4]>()) {
         let mut bytes = encode(OWNER, &accepted(2));
-        let at = HEAD + at % (bytes.len() - HEAD - 4);
+        let at = HEAD + at % (ends(&bytes) - HEAD - 4);
         bytes[at..at + 4].copy_from_slice(&with);
         let bytes = sealed(bytes);
         if let Ok(state) = decode(OWNER, since(0), &bytes) {

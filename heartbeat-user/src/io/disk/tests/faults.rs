@@ -4,6 +4,8 @@
 use super::*;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::process::Command;
 
 /// Says aloud that a test cannot run here; the runner counts these.
@@ -59,6 +61,19 @@ fn a_full_disk_fails_and_keeps_the_old_state() {
         // The next start finds room again, and the state that was.
         fs::remove_file(directory.join("filler")).unwrap();
         assert_eq!(file.take_up(since(1)).unwrap(), TakenUp::Resumed(Box::new(state())));
+    });
+}
+
+#[test]
+fn a_full_disk_takes_what_a_spare_has_room_for() {
+    with_mounts("a_full_disk_takes_what_a_spare_has_room_for", |directory| {
+        tmpfs(directory, "64k");
+        let file = file(directory);
+        (1..3).for_each(|sequence| file.write(&accepted(sequence)).unwrap());
+        fill(&directory.join("filler"));
+        let reports = written(&file, vec![accepted(3), accepted(4)]);
+        assert!(reports.iter().all(|report| matches!(report, Report::Written { .. })), "{reports:?}");
+        assert_eq!(file.read(since(4)).unwrap(), whole(&accepted(4)));
     });
 }
 
